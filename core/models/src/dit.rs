@@ -1,0 +1,530 @@
+//! Diffusion transformer (Peebles and Xie 2023) with the structure and parameter names of the reference implementation
+//! (facebookresearch/DiT, `models.py`), so that its checkpoints fit once they are safetensors. The class enters through a slot, as a
+//! vector, instead of a label: that is where feedback flows back to the task model.
+
+use std::sync::Arc;
+
+use dtta_tensor::{Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::denoiser::{Conditioning, Denoiser, Slot, expect_images};
+use crate::error::{ModelError, Result};
+use crate::layers::Linear;
+use crate::schedule::{NoiseSchedule, ScheduleConfig};
+use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
+
+/// The slot that takes what the label table would give.
+pub const CLASS_EMBEDDING: &str = "class-embedding";
+/// The constant that holds the label table.
+pub const CLASS_EMBEDDINGS: &str = "class-embeddings";
+
+/// Extent of the sinusoidal timestep code.
+const FREQUENCIES: usize = 256;
+/// Epsilon of the normalisation layers.
+const EPSILON: f64 = 1e-6;
+
+/// How patches know where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Positions {
+    /// A fixed sine and cosine table, as in the reference.
+    #[default]
+    Sincos,
+    /// A table that starts so and is trained.
+    Learned,
+}
+
+/// A diffusion transformer. DiT-XL/2 is `image: [4, 32, 32], patch_size: 2, hidden_size: 1152, depth: 28, num_heads: 16,
+/// num_classes: 1000, learn_sigma: true`, the rest as by default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DitConfig {
+    /// Channels, height and width of what it denoises: pixels or latents.
+    pub image: [usize; 3],
+    /// Height and width of a patch; divides those of the image.
+    #[schemars(range(min = 1))]
+    pub patch_size: usize,
+    /// Width of the token vectors; a multiple of 4 and of `num_heads`.
+    #[schemars(range(min = 4))]
+    pub hidden_size: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads of each block.
+    #[schemars(range(min = 1))]
+    pub num_heads: usize,
+    /// Width of the feed-forward layers, in token widths.
+    #[serde(default = "four")]
+    pub mlp_ratio: f64,
+    /// Number of classes.
+    #[schemars(range(min = 1))]
+    pub num_classes: usize,
+    /// How often training leaves the class out; above 0 the label table has a last row for "no class".
+    #[serde(default = "tenth")]
+    #[schemars(range(min = 0, max = 1))]
+    pub class_dropout_prob: f64,
+    /// Whether the output has a second half for the variance. It is not used here, but checkpoints may have it.
+    #[serde(default)]
+    pub learn_sigma: bool,
+    /// How patches know where they are.
+    #[serde(default)]
+    pub positions: Positions,
+    /// The noise schedule that it is trained with.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+}
+
+fn four() -> f64 {
+    4.0
+}
+
+fn tenth() -> f64 {
+    0.1
+}
+
+impl DitConfig {
+    /// Number of patches: rows, columns.
+    fn grid(&self) -> [usize; 2] {
+        [
+            self.image[1] / self.patch_size,
+            self.image[2] / self.patch_size,
+        ]
+    }
+
+    fn tokens(&self) -> usize {
+        self.grid().iter().product()
+    }
+
+    fn patch_elements(&self) -> usize {
+        self.image[0] * self.patch_size * self.patch_size
+    }
+
+    fn output_channels(&self) -> usize {
+        if self.learn_sigma {
+            2 * self.image[0]
+        } else {
+            self.image[0]
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let [channels, height, width] = self.image;
+        let patch = self.patch_size;
+        if patch == 0 {
+            return Err(ModelError::value("/patch_size", patch, "1 or more"));
+        }
+        if channels == 0 || height == 0 || width == 0 || height % patch != 0 || width % patch != 0 {
+            let expected =
+                format!("channels and two positive multiples of the patch size, {patch}");
+            return Err(ModelError::value(
+                "/image",
+                format!("{:?}", self.image),
+                expected,
+            ));
+        }
+        if self.num_heads == 0 {
+            return Err(ModelError::value("/num_heads", 0, "1 or more"));
+        }
+        let hidden = self.hidden_size;
+        if hidden == 0 || hidden % 4 != 0 || hidden % self.num_heads != 0 {
+            let expected = format!(
+                "a positive multiple of 4 and of the number of heads, {}",
+                self.num_heads
+            );
+            return Err(ModelError::value("/hidden_size", hidden, expected));
+        }
+        if !(self.mlp_ratio * hidden as f64 >= 1.0 && self.mlp_ratio.is_finite()) {
+            return Err(ModelError::value(
+                "/mlp_ratio",
+                self.mlp_ratio,
+                format!("{} or more", 1.0 / hidden as f64),
+            ));
+        }
+        if self.num_classes == 0 {
+            return Err(ModelError::value("/num_classes", 0, "1 or more"));
+        }
+        if !(0.0..=1.0).contains(&self.class_dropout_prob) {
+            return Err(ModelError::value(
+                "/class_dropout_prob",
+                self.class_dropout_prob,
+                "a probability, 0 to 1",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A diffusion transformer's structure.
+pub struct Dit {
+    config: DitConfig,
+    schedule: NoiseSchedule,
+    slots: Vec<Slot>,
+    specs: Arc<[ParameterSpec]>,
+    patches: Projection,
+    positions: ParameterId,
+    timestep: [Linear; 2],
+    labels: ParameterId,
+    blocks: Vec<Block>,
+    last: FinalLayer,
+}
+
+struct Block {
+    qkv: Linear,
+    out: Linear,
+    feed: [Linear; 2],
+    modulation: Linear,
+}
+
+struct FinalLayer {
+    linear: Linear,
+    modulation: Linear,
+}
+
+/// The patch embedding: a convolution whose windows do not overlap, hence a matrix product over patches.
+struct Projection {
+    weight: ParameterId,
+    bias: ParameterId,
+}
+
+impl Dit {
+    /// The structure that `config` describes. Allocates no parameter.
+    ///
+    /// # Errors
+    /// [`ModelError::Value`] for values that contradict one another.
+    pub fn new(config: DitConfig) -> Result<Self> {
+        config.check()?;
+        let schedule = NoiseSchedule::new(&config.schedule)?;
+        let hidden = config.hidden_size;
+        let (tokens, patch) = (config.tokens(), config.patch_size);
+        let mut d = Declaration::new();
+        let table: Arc<[f32]> = sincos_positions(config.grid(), hidden).into();
+        let (group, init) = match config.positions {
+            Positions::Sincos => (Group::Buffer, Init::Fixed(table)),
+            Positions::Learned => (Group::Embedding, Init::Fixed(table)),
+        };
+        let positions = d.declare("pos_embed", &[1, tokens, hidden], group, init);
+        let patches = d.within("x_embedder.proj", |d| {
+            // The reference draws the window as a matrix of [hidden, patch elements].
+            let fans = config.patch_elements() + hidden;
+            let shape = [hidden, config.image[0], patch, patch];
+            Projection {
+                weight: d.declare(
+                    "weight",
+                    &shape,
+                    Group::Weight,
+                    Init::Uniform((6.0 / fans as f64).sqrt()),
+                ),
+                bias: d.declare("bias", &[hidden], Group::Bias, Init::Zeros),
+            }
+        });
+        let timestep = d.within("t_embedder", |d| {
+            let init = || Init::Normal(0.02);
+            [
+                Linear::declare(d, "mlp.0", FREQUENCIES, hidden, init()),
+                Linear::declare(d, "mlp.2", hidden, hidden, init()),
+            ]
+        });
+        let rows = config.num_classes + usize::from(config.class_dropout_prob > 0.0);
+        let labels = d.declare(
+            "y_embedder.embedding_table.weight",
+            &[rows, hidden],
+            Group::Embedding,
+            Init::Normal(0.02),
+        );
+        let blocks = (0..config.depth)
+            .map(|n| d.within(format_args!("blocks.{n}"), |d| Block::declare(d, &config)))
+            .collect();
+        let last = d.within("final_layer", |d| FinalLayer {
+            linear: Linear::declare(
+                d,
+                "linear",
+                hidden,
+                patch * patch * config.output_channels(),
+                Init::Zeros,
+            ),
+            modulation: Linear::declare(d, "adaLN_modulation.1", hidden, 2 * hidden, Init::Zeros),
+        });
+        let slots = vec![Slot {
+            name: CLASS_EMBEDDING.into(),
+            shape: vec![hidden],
+            meaning:
+                "a row of the label table, or a mixture of rows; added to the timestep embedding"
+                    .into(),
+        }];
+        Ok(Self {
+            config,
+            schedule,
+            slots,
+            specs: d.finish(),
+            patches,
+            positions,
+            timestep,
+            labels,
+            blocks,
+            last,
+        })
+    }
+
+    /// What the structure was made from.
+    pub fn config(&self) -> &DitConfig {
+        &self.config
+    }
+
+    /// The row of the label table for "no class", if it has one.
+    pub fn null_label(&self) -> Option<usize> {
+        (self.config.class_dropout_prob > 0.0).then_some(self.config.num_classes)
+    }
+
+    /// The whole label table, `[classes (+ 1), D]`.
+    pub fn label_table<'a>(&self, weights: &'a Weights) -> &'a Tensor {
+        weights.get(self.labels)
+    }
+
+    /// The condition `[B, D]` for whole-number labels of `[B]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] unless the labels are ints of rank 1, or for one that the table does not have.
+    pub fn embed_labels(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
+        Ok(self.label_table(weights).index_select(0, labels)?)
+    }
+
+    fn embed_timesteps(
+        &self,
+        weights: &Weights,
+        timesteps: &[usize],
+        device: &Device,
+    ) -> Result<Tensor> {
+        let codes = timestep_codes(timesteps);
+        let codes = Tensor::from_floats(&codes, &[timesteps.len(), FREQUENCIES], device)?;
+        let [first, second] = &self.timestep;
+        second.forward(weights, &first.forward(weights, &codes)?.silu()?)
+    }
+
+    /// `[B, C, H, W]` to `[B, T, D]`, with positions.
+    fn embed_patches(&self, weights: &Weights, images: &Tensor) -> Result<Tensor> {
+        let [rows, columns] = self.config.grid();
+        let (p, tokens) = (self.config.patch_size, self.config.tokens());
+        let elements = self.config.patch_elements();
+        let extents = signed(&[images.shape()[0], self.config.image[0], rows, p, columns, p]);
+        let patches = images
+            .reshape(&extents)?
+            .permute(&[0, 2, 4, 1, 3, 5])?
+            .reshape(&signed(&[images.shape()[0], tokens, elements]))?;
+        let weight = weights
+            .get(self.patches.weight)
+            .reshape(&[-1, elements as i64])?;
+        let embedded = patches.linear(&weight, Some(weights.get(self.patches.bias)))?;
+        Ok(embedded.add(weights.get(self.positions))?)
+    }
+
+    /// `[B, T, p p C']` to the first `C` channels of `[B, C', H, W]`.
+    fn assemble(&self, tokens: &Tensor) -> Result<Tensor> {
+        let [rows, columns] = self.config.grid();
+        let (p, channels) = (self.config.patch_size, self.config.output_channels());
+        let [c, h, w] = self.config.image;
+        let batch = tokens.shape()[0];
+        let noise = tokens
+            .reshape(&signed(&[batch * rows * columns, p * p, channels]))?
+            .narrow(2, 0, c)?
+            .reshape(&signed(&[batch, rows, columns, p, p, c]))?
+            .permute(&[0, 5, 1, 3, 2, 4])?;
+        Ok(noise.reshape(&signed(&[batch, c, h, w]))?)
+    }
+}
+
+impl Denoiser for Dit {
+    fn parameters(&self) -> &Arc<[ParameterSpec]> {
+        &self.specs
+    }
+
+    fn image_shape(&self) -> [usize; 3] {
+        self.config.image
+    }
+
+    fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    fn predict_noise(
+        &self,
+        weights: &Weights,
+        noisy: &Tensor,
+        timesteps: &[usize],
+        conditioning: &Conditioning,
+    ) -> Result<Tensor> {
+        let batch = expect_images("the noisy batch", noisy, self.config.image)?;
+        conditioning.expect(&self.slots, batch)?;
+        if timesteps.len() != batch {
+            return Err(ModelError::input(
+                "timesteps",
+                format!("are {}", timesteps.len()),
+                format!("{batch}, one for each row"),
+            ));
+        }
+        for &timestep in timesteps {
+            self.schedule.alpha_bar(timestep)?;
+        }
+        let mut condition = self.embed_timesteps(weights, timesteps, noisy.device())?;
+        if let Some(class) = conditioning.get(CLASS_EMBEDDING) {
+            condition = condition.add(class)?;
+        }
+        let condition = condition.silu()?;
+        let mut x = self.embed_patches(weights, noisy)?;
+        for block in &self.blocks {
+            x = block.forward(weights, &x, &condition, self.config.num_heads)?;
+        }
+        self.assemble(&self.last.forward(weights, &x, &condition)?)
+    }
+
+    fn constants(&self, weights: &Weights) -> Result<Vec<(String, Tensor)>> {
+        let classes = self
+            .label_table(weights)
+            .narrow(0, 0, self.config.num_classes)?;
+        Ok(vec![(CLASS_EMBEDDINGS.into(), classes)])
+    }
+}
+
+impl Block {
+    fn declare(d: &mut Declaration, config: &DitConfig) -> Self {
+        let hidden = config.hidden_size;
+        let wide = (hidden as f64 * config.mlp_ratio) as usize;
+        let init = || Init::XavierUniform;
+        Self {
+            qkv: Linear::declare(d, "attn.qkv", hidden, 3 * hidden, init()),
+            out: Linear::declare(d, "attn.proj", hidden, hidden, init()),
+            feed: [
+                Linear::declare(d, "mlp.fc1", hidden, wide, init()),
+                Linear::declare(d, "mlp.fc2", wide, hidden, init()),
+            ],
+            modulation: Linear::declare(d, "adaLN_modulation.1", hidden, 6 * hidden, Init::Zeros),
+        }
+    }
+
+    /// adaLN-Zero: both branches are normalised, shifted and scaled by the condition, and gated by it on their way back.
+    /// `x` is `[B, T, D]`, `condition` `[B, D]`.
+    fn forward(
+        &self,
+        weights: &Weights,
+        x: &Tensor,
+        condition: &Tensor,
+        heads: usize,
+    ) -> Result<Tensor> {
+        let [shift, scale, gate, shift_feed, scale_feed, gate_feed] =
+            modulation(&self.modulation, weights, condition)?;
+        let attended = self.attend(weights, &modulate(x, &shift, &scale)?, heads)?;
+        let x = x.add(&gate.mul(&attended)?)?;
+        let [first, second] = &self.feed;
+        let inner = first
+            .forward(weights, &modulate(&x, &shift_feed, &scale_feed)?)?
+            .gelu_tanh()?;
+        let fed = second.forward(weights, &inner)?;
+        Ok(x.add(&gate_feed.mul(&fed)?)?)
+    }
+
+    fn attend(&self, weights: &Weights, x: &Tensor, heads: usize) -> Result<Tensor> {
+        let shape = x.shape();
+        let (batch, tokens, hidden) = (shape[0], shape[1], shape[2]);
+        let extent = hidden / heads;
+        // [B, T, 3 D] to three of [B, heads, T, D / heads].
+        let qkv = self
+            .qkv
+            .forward(weights, x)?
+            .reshape(&signed(&[batch, tokens, 3, heads, extent]))?
+            .permute(&[2, 0, 3, 1, 4])?;
+        let part = |n: usize| qkv.narrow(0, n, 1)?.squeeze(0);
+        let (query, key, value) = (
+            part(0)?.affine(1.0 / (extent as f64).sqrt(), 0.0)?,
+            part(1)?,
+            part(2)?,
+        );
+        let attention = query.matmul(&key.permute(&[0, 1, 3, 2])?)?.softmax(-1)?;
+        let mixed = attention
+            .matmul(&value)?
+            .permute(&[0, 2, 1, 3])?
+            .reshape(&signed(&[batch, tokens, hidden]))?;
+        self.out.forward(weights, &mixed)
+    }
+}
+
+impl FinalLayer {
+    fn forward(&self, weights: &Weights, x: &Tensor, condition: &Tensor) -> Result<Tensor> {
+        let [shift, scale] = modulation(&self.modulation, weights, condition)?;
+        self.linear.forward(weights, &modulate(x, &shift, &scale)?)
+    }
+}
+
+/// `N` tensors of `[B, 1, D]` from the activated condition.
+fn modulation<const N: usize>(
+    layer: &Linear,
+    weights: &Weights,
+    condition: &Tensor,
+) -> Result<[Tensor; N]> {
+    let hidden = condition.shape()[1];
+    let all = layer.forward(weights, condition)?.unsqueeze(1)?;
+    let mut parts = Vec::with_capacity(N);
+    for n in 0..N {
+        parts.push(all.narrow(2, n * hidden, hidden)?);
+    }
+    Ok(<[Tensor; N]>::try_from(parts).expect("N parts were pushed"))
+}
+
+/// `norm(x) (1 + scale) + shift`, with a normalisation that has no parameters of its own.
+fn modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    Ok(x.layer_norm(None, None, EPSILON)?
+        .mul(&scale.affine(1.0, 1.0)?)?
+        .add(shift)?)
+}
+
+fn signed<const N: usize>(extents: &[usize; N]) -> [i64; N] {
+    extents.map(|extent| extent as i64)
+}
+
+/// Cosines and sines of each timestep at geometrically falling frequencies, `[B, 256]` row by row (`timestep_embedding` of the
+/// reference, in single precision as there).
+fn timestep_codes(timesteps: &[usize]) -> Vec<f32> {
+    let half = FREQUENCIES / 2;
+    let step = -(10_000f64.ln() as f32);
+    let frequencies: Vec<f32> = (0..half)
+        .map(|i| (step * i as f32 / half as f32).exp())
+        .collect();
+    let mut codes = Vec::with_capacity(timesteps.len() * FREQUENCIES);
+    for &timestep in timesteps {
+        let angles = frequencies
+            .iter()
+            .map(|frequency| timestep as f32 * frequency);
+        codes.extend(angles.clone().map(f32::cos));
+        codes.extend(angles.map(f32::sin));
+    }
+    codes
+}
+
+/// The fixed position table `[T, D]`, row by row (`get_2d_sincos_pos_embed` of the reference): the first half codes the column,
+/// the second the row.
+fn sincos_positions([rows, columns]: [usize; 2], hidden: usize) -> Vec<f32> {
+    let quarter = hidden / 4;
+    let frequencies: Vec<f64> = (0..quarter)
+        .map(|i| 10_000f64.powf(-(i as f64) / quarter as f64))
+        .collect();
+    let mut table = Vec::with_capacity(rows * columns * hidden);
+    for row in 0..rows {
+        for column in 0..columns {
+            for place in [column, row] {
+                table.extend(
+                    frequencies
+                        .iter()
+                        .map(|frequency| (place as f64 * frequency).sin() as f32),
+                );
+                table.extend(
+                    frequencies
+                        .iter()
+                        .map(|frequency| (place as f64 * frequency).cos() as f32),
+                );
+            }
+        }
+    }
+    table
+}

@@ -1,0 +1,495 @@
+//! Weight and configuration files: what is written comes back, and what does not fit is told at once, by name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dtta_models::{
+    Conditioning, Declaration, Denoiser, Dit, DitConfig, Group, Init, ModelConfig, ModelError,
+    NoiseSchedule, ParameterSpec, Precision, ScheduleConfig, Weights, load_backbone, load_denoiser,
+};
+use dtta_tensor::{Device, Tensor};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn specs(parameters: &[(&str, &[usize])]) -> Arc<[ParameterSpec]> {
+    let mut declaration = Declaration::new();
+    for (name, shape) in parameters {
+        declaration.declare(name, shape, Group::Weight, Init::Normal(1.0));
+    }
+    declaration.finish()
+}
+
+fn save(
+    folder: &Path,
+    parameters: &[(&str, &[usize])],
+    precision: Precision,
+) -> (PathBuf, Weights) {
+    let weights = Weights::initialise(&specs(parameters), 7, &Device::cpu()).unwrap();
+    let path = folder.join("weights.safetensors");
+    weights.save(&path, precision, &BTreeMap::new()).unwrap();
+    (path, weights)
+}
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn f32_comes_back_exactly_and_halves_within_their_precision(values in prop::collection::vec(-1e4f32..1e4, 1..40)) {
+        let specs = specs(&[("a", &[values.len()])]);
+        let mut weights = Weights::initialise(&specs, 0, &Device::cpu()).unwrap();
+        let id = weights.find("a").unwrap();
+        weights.set(id, Tensor::from_floats(&values, &[values.len()], &Device::cpu()).unwrap()).unwrap();
+        let folder = folder();
+        let path = folder.path().join("w.safetensors");
+        for (precision, relative) in [(Precision::F32, 0.0), (Precision::F16, 2f32.powi(-11)), (Precision::Bf16, 2f32.powi(-8))] {
+            weights.save(&path, precision, &BTreeMap::new()).unwrap();
+            let loaded = Weights::load(&path, &specs, &Device::cpu()).unwrap().get(id).to_floats().unwrap();
+            for (a, b) in values.iter().zip(&loaded) {
+                // Below 2^-14, f16 has a fixed step of 2^-24.
+                prop_assert!((a - b).abs() <= relative * a.abs() + if relative > 0.0 { 2f32.powi(-25) } else { 0.0 }, "{a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_weights_give_the_same_bytes_and_the_crate_reads_them() {
+    let folder = folder();
+    let weights =
+        Weights::initialise(&specs(&[("b", &[3]), ("a", &[2, 5])]), 0, &Device::cpu()).unwrap();
+    let metadata: BTreeMap<_, _> = ["format", "seed", "steps", "config"]
+        .map(|key| (key.to_owned(), "x\"y".to_owned()))
+        .into();
+    let bytes = |name: &str| {
+        let path = folder.path().join(name);
+        weights.save(&path, Precision::F32, &metadata).unwrap();
+        fs::read(path).unwrap()
+    };
+    let first = bytes("one.safetensors");
+    assert_eq!(first, bytes("two.safetensors"));
+    let (_, header) = safetensors::SafeTensors::read_metadata(&first).unwrap();
+    assert_eq!(
+        header
+            .metadata()
+            .clone()
+            .unwrap()
+            .into_iter()
+            .collect::<BTreeMap<_, _>>(),
+        metadata
+    );
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left.len(), 2, "no partial file stays: {left:?}");
+}
+
+#[test]
+fn a_file_that_does_not_fit_is_one_error_that_lists_everything() {
+    let folder = folder();
+    let (path, _) = save(
+        folder.path(),
+        &[("a", &[2]), ("b", &[3, 4]), ("c", &[5]), ("d", &[1])],
+        Precision::F16,
+    );
+    let wanted = specs(&[("a", &[2]), ("b", &[4, 3]), ("e", &[1]), ("f.weight", &[1])]);
+    let error = Weights::load(&path, &wanted, &Device::cpu()).unwrap_err();
+    let message = error.to_string();
+    let expected = "does not fit the model: missing `e`, `f.weight`; not declared `c`, `d`; misshapen `b` is [3, 4], expected [4, 3]";
+    assert!(
+        message.ends_with(expected) && message.contains("weights.safetensors"),
+        "{message}"
+    );
+    let ModelError::Mismatch { mismatches, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(mismatches.missing, ["e", "f.weight"]);
+}
+
+#[test]
+fn a_file_cut_short_anywhere_is_refused_by_name() {
+    let folder = folder();
+    let (path, weights) = save(
+        folder.path(),
+        &[("a", &[20]), ("b", &[3, 4])],
+        Precision::F32,
+    );
+    let whole = fs::read(&path).unwrap();
+    for length in [0, 4, 8, 20, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let error = Weights::load(&path, weights.specs(), &Device::cpu()).unwrap_err();
+        assert!(
+            matches!(error, ModelError::Safetensors { .. }),
+            "{length}: {error}"
+        );
+        assert!(error.to_string().contains("weights.safetensors"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_safetensors_is_refused_by_name() {
+    let folder = folder();
+    let path = folder.path().join("weights.safetensors");
+    fs::write(
+        &path,
+        b"PK\x03\x04 this is a PyTorch archive, not safetensors",
+    )
+    .unwrap();
+    let error = Weights::load(&path, &specs(&[("a", &[1])]), &Device::cpu()).unwrap_err();
+    assert!(matches!(error, ModelError::Safetensors { .. }), "{error}");
+    let error =
+        Weights::load(&folder.path().join("absent"), &specs(&[]), &Device::cpu()).unwrap_err();
+    assert!(error.to_string().contains("absent"), "{error}");
+}
+
+#[test]
+fn a_value_that_half_precision_cannot_hold_is_refused_and_leaves_the_old_file() {
+    let folder = folder();
+    let (path, mut weights) = save(folder.path(), &[("a", &[1])], Precision::F32);
+    let before = fs::read(&path).unwrap();
+    let id = weights.find("a").unwrap();
+    weights
+        .set(id, Tensor::full(&[1], 1e6, &Device::cpu()).unwrap())
+        .unwrap();
+    let error = weights
+        .save(&path, Precision::F16, &BTreeMap::new())
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("`a` holds 1000000, which F16"),
+        "{error}"
+    );
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn counters_of_batch_norm_are_dropped_only_beside_running_statistics() {
+    // The fixture was written by PyTorch, with counters.
+    let bytes = fs::read(fixture("resnet_batch.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert!(file.names().contains(&"bn1.num_batches_tracked"));
+    load_backbone(&fixture("resnet_batch.json"), None, &Device::cpu()).unwrap();
+    let folder = folder();
+    let (path, _) = save(
+        folder.path(),
+        &[("a", &[1]), ("bn.num_batches_tracked", &[1])],
+        Precision::F32,
+    );
+    let error = Weights::load(&path, &specs(&[("a", &[1])]), &Device::cpu()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("not declared `bn.num_batches_tracked`"),
+        "{error}"
+    );
+}
+
+fn dit() -> Value {
+    json!({ "kind": "dit", "image": [1, 8, 8], "patch_size": 2, "hidden_size": 16, "depth": 1, "num_heads": 2, "num_classes": 10 })
+}
+
+fn resnet() -> Value {
+    json!({ "kind": "resnet", "image": [1, 8, 8], "classes": 10, "blocks": [1], "widths": [8] })
+}
+
+/// The error that loading a configuration with one change gives.
+fn refusal(mut config: Value, pointer: &str, value: Value) -> String {
+    let folder = folder();
+    let path = folder.path().join("model.json");
+    match pointer.rsplit_once('/') {
+        Some((parent, name)) => config.pointer_mut(parent).unwrap()[name] = value,
+        None => config = value,
+    }
+    fs::write(&path, config.to_string()).unwrap();
+    let message = match load_denoiser(&path, None, &Device::cpu()) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => error.to_string(),
+    };
+    assert!(message.contains("model.json"), "{message}");
+    message
+}
+
+#[test]
+fn configuration_errors_name_file_and_place() {
+    let with_schedule = || {
+        let mut config = dit();
+        config["schedule"] = json!({ "timesteps": 10 });
+        config
+    };
+    for (config, pointer, value, expected) in [
+        (
+            dit(),
+            "/depht",
+            json!(1),
+            "at `/depht`: unknown field `depht`",
+        ),
+        (
+            dit(),
+            "/image/1",
+            json!("8"),
+            "at `/image/1`: invalid type: string",
+        ),
+        (
+            with_schedule(),
+            "/schedule/betas",
+            json!("quadratic"),
+            "at `/schedule/betas`: unknown variant `quadratic`",
+        ),
+        (
+            with_schedule(),
+            "/schedule/steps",
+            json!(1),
+            "at `/schedule/steps`: unknown field `steps`",
+        ),
+        (
+            dit(),
+            "/kind",
+            json!("unet"),
+            "at `/kind`: is \"unet\", expected `dit` or `resnet`",
+        ),
+        (dit(), "/kind", json!("resnet"), "unknown field"),
+        (
+            dit(),
+            "/image",
+            json!([1, 9, 8]),
+            "at `/image` is [1, 9, 8], expected channels and two positive multiples of the patch size, 2",
+        ),
+        (dit(), "/hidden_size", json!(18), "`/hidden_size` is 18"),
+        (dit(), "/num_heads", json!(0), "`/num_heads` is 0"),
+        (
+            dit(),
+            "/class_dropout_prob",
+            json!(1.5),
+            "`/class_dropout_prob` is 1.5",
+        ),
+        (
+            with_schedule(),
+            "/schedule/beta_end",
+            json!(0.0),
+            "`/schedule/beta_end` is 0",
+        ),
+        (dit(), "", json!([1]), "expected an object"),
+        (
+            resnet(),
+            "/classes",
+            json!(5),
+            "describes a `resnet`, but a denoiser is needed here: `dit`",
+        ),
+    ] {
+        let message = refusal(config, pointer, value);
+        assert!(
+            message.contains(expected),
+            "{message}\nexpected: {expected}"
+        );
+    }
+}
+
+#[test]
+fn a_configuration_that_is_no_json_names_line_and_column() {
+    let folder = folder();
+    let path = folder.path().join("model.json");
+    fs::write(&path, "{\n  \"kind\": \"dit\",,\n}").unwrap();
+    let message = ModelConfig::load(&path).unwrap_err().to_string();
+    assert!(
+        message.contains("model.json") && message.contains("line 2 column"),
+        "{message}"
+    );
+}
+
+#[test]
+fn resnet_configurations_are_held_to_their_own_rules() {
+    let folder = folder();
+    let path = folder.path().join("model.json");
+    for (name, value, expected) in [
+        (
+            "widths",
+            json!([8, 16]),
+            "`/widths` is [8, 16], expected 1 widths",
+        ),
+        (
+            "norm",
+            json!({ "kind": "group", "groups": 3 }),
+            "`/norm/groups` is 3, expected a divisor of the widths [8]",
+        ),
+        (
+            "norm",
+            json!({ "kind": "group", "groups": 4, "eps": 1 }),
+            "at `/norm`: unknown field `eps`",
+        ),
+        ("blocks", json!([0]), "`/blocks` is [0]"),
+        ("stem", json!("tiny"), "at `/stem`: unknown variant `tiny`"),
+    ] {
+        let mut config = resnet();
+        config[name] = value;
+        fs::write(&path, config.to_string()).unwrap();
+        let message = load_backbone(&path, None, &Device::cpu())
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            message.contains(expected) && message.contains("model.json"),
+            "{message}\nexpected: {expected}"
+        );
+    }
+}
+
+#[test]
+fn a_schema_reference_is_accepted_and_parsing_agrees_with_serde() {
+    let folder = folder();
+    for config in [dit(), resnet()] {
+        let path = folder.path().join("model.json");
+        let mut with_schema = config.clone();
+        with_schema["$schema"] = json!("../schema/model.json");
+        fs::write(&path, with_schema.to_string()).unwrap();
+        let loaded = ModelConfig::load(&path).unwrap();
+        assert_eq!(
+            loaded,
+            serde_json::from_value::<ModelConfig>(config).unwrap()
+        );
+        let again: ModelConfig =
+            serde_json::from_value(serde_json::to_value(&loaded).unwrap()).unwrap();
+        assert_eq!(again, loaded);
+    }
+}
+
+#[test]
+fn the_schema_describes_every_field_and_refuses_others() {
+    fn objects<'a>(schema: &'a Value, found: &mut Vec<&'a Value>) {
+        match schema {
+            Value::Object(entries) => {
+                if entries.contains_key("properties") {
+                    found.push(schema);
+                }
+                entries.values().for_each(|value| objects(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| objects(value, found)),
+            _ => {}
+        }
+    }
+    let schema = serde_json::to_value(schemars::schema_for!(ModelConfig)).unwrap();
+    let mut found = Vec::new();
+    objects(&schema, &mut found);
+    assert!(found.len() >= 4, "{schema:#}");
+    for object in found {
+        let strict = object["additionalProperties"] == false
+            || object["unevaluatedProperties"] == false
+            || object.get("$ref").is_some();
+        assert!(strict, "{object:#}");
+        for (name, property) in object["properties"].as_object().unwrap() {
+            assert!(
+                name == "kind" || property.get("description").is_some(),
+                "`{name}` of {object:#}"
+            );
+        }
+    }
+}
+
+fn small_dit() -> (Dit, Weights) {
+    let mut config = dit();
+    config.as_object_mut().unwrap().remove("kind");
+    let dit = Dit::new(serde_json::from_value::<DitConfig>(config).unwrap()).unwrap();
+    let weights = Weights::initialise(dit.parameters(), 0, &Device::cpu()).unwrap();
+    (dit, weights)
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused_by_name() {
+    let (dit, weights) = small_dit();
+    let full = |shape: &[usize]| Tensor::full(shape, 0.1, &Device::cpu()).unwrap();
+    let condition = || Conditioning::one("class-embedding", full(&[2, 16]));
+    let noisy = full(&[2, 1, 8, 8]);
+    let refused = |noisy: &Tensor, timesteps: &[usize], conditioning: Conditioning| {
+        dit.predict_noise(&weights, noisy, timesteps, &conditioning)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(
+        dit.predict_noise(&weights, &noisy, &[0, 999], &condition())
+            .is_ok()
+    );
+    for (message, expected) in [
+        (
+            refused(&full(&[2, 1, 8, 4]), &[0, 0], condition()),
+            "the noisy batch has shape [2, 1, 8, 4], expected [B, 1, 8, 8]",
+        ),
+        (
+            refused(&noisy, &[0], condition()),
+            "timesteps are 1, expected 2, one for each row",
+        ),
+        (
+            refused(&noisy, &[0, 1000], condition()),
+            "timestep is 1000, expected 0 to 999",
+        ),
+        (
+            refused(&noisy, &[0, 1], Conditioning::default()),
+            "missing slot `class-embedding`",
+        ),
+        (
+            refused(&noisy, &[0, 1], Conditioning::one("tokens", full(&[2, 16]))),
+            "unknown slot `tokens`",
+        ),
+        (
+            refused(
+                &noisy,
+                &[0, 1],
+                Conditioning::one("class-embedding", full(&[3, 16])),
+            ),
+            "the condition for slot `class-embedding` has shape [3, 16], expected [2 or 1, 16]",
+        ),
+    ] {
+        assert!(
+            message.contains(expected),
+            "{message}\nexpected: {expected}"
+        );
+    }
+    let schedule = NoiseSchedule::new(&ScheduleConfig::default()).unwrap();
+    let message = schedule
+        .add_noise(&noisy, &noisy, &[1])
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("timesteps are 1, expected 2"), "{message}");
+}
+
+#[test]
+fn labels_and_constants_come_from_the_same_table() {
+    let (dit, weights) = small_dit();
+    let constants = dit.constants(&weights).unwrap();
+    let (name, table) = &constants[0];
+    assert_eq!(
+        (name.as_str(), &*table.shape()),
+        ("class-embeddings", &[10, 16][..])
+    );
+    let labels = Tensor::from_ints(&[3, 9], &[2], &Device::cpu()).unwrap();
+    let embedded = dit.embed_labels(&weights, &labels).unwrap();
+    assert_eq!(
+        embedded.to_floats().unwrap()[16..],
+        table.to_floats().unwrap()[9 * 16..]
+    );
+    assert_eq!(dit.null_label(), Some(10));
+    let null = Tensor::from_ints(&[10], &[1], &Device::cpu()).unwrap();
+    assert!(dit.embed_labels(&weights, &null).is_ok());
+}
+
+#[test]
+fn a_fresh_dit_predicts_nothing_as_adaln_zero_starts() {
+    let (dit, weights) = small_dit();
+    let full = |shape: &[usize]| Tensor::full(shape, 0.1, &Device::cpu()).unwrap();
+    let conditioning = Conditioning::one("class-embedding", full(&[1, 16]));
+    let noise = dit
+        .predict_noise(&weights, &full(&[2, 1, 8, 8]), &[1, 2], &conditioning)
+        .unwrap();
+    assert!(noise.to_floats().unwrap().iter().all(|&value| value == 0.0));
+}

@@ -1,0 +1,420 @@
+//! Parity with PyTorch, by the fixtures that `tests/reference/models.py` writes. Tolerance everywhere: largest absolute error
+//! 1e-4, for outputs and for gradients (whose largest elements are between 0.2 and 13, as that script prints).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use dtta_models::{
+    Backbone, Conditioning, Denoiser, Dit, DitConfig, NoiseSchedule, ParameterSpec, ResNet,
+    ResNetConfig, ScheduleConfig, Statistics, Weights, load_backbone, load_denoiser,
+};
+use dtta_tensor::{Device, Gradients, Tensor};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+
+const TOLERANCE: f32 = 1e-4;
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+/// Inputs, outputs and gradients of one model.
+struct Expected(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
+
+impl Expected {
+    fn of(model: &str) -> Self {
+        let bytes = fs::read(fixture(&format!("{model}.expected.safetensors"))).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let values = |view: &safetensors::tensor::TensorView| match view.dtype() {
+            Dtype::F32 => view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect(),
+            Dtype::I64 => view
+                .data()
+                .chunks_exact(8)
+                .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32)
+                .collect(),
+            other => panic!("{other:?}"),
+        };
+        Self(
+            file.iter()
+                .map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(&view))))
+                .collect(),
+        )
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        let (shape, values) = &self.0[name];
+        Tensor::from_floats(values, shape, &Device::cpu()).unwrap()
+    }
+
+    fn assert_close(&self, name: &str, found: &Tensor) {
+        let (shape, values) = &self.0[name];
+        assert_eq!(*found.shape(), **shape, "{name}");
+        let found = found.to_floats().unwrap();
+        let error = values
+            .iter()
+            .zip(&found)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        assert!(error <= TOLERANCE, "{name}: largest absolute error {error}");
+    }
+
+    /// The parameters whose gradients are known.
+    fn differentiated(&self) -> impl Iterator<Item = &str> {
+        let inputs = ["condition", "images"];
+        self.0
+            .keys()
+            .filter_map(|name| name.strip_prefix("gradient."))
+            .filter(move |name| !inputs.contains(name))
+    }
+
+    fn leaves(&self, weights: &Weights) -> Weights {
+        let ids: Vec<_> = self
+            .differentiated()
+            .map(|name| weights.find(name).unwrap())
+            .collect();
+        weights.to_leaves(&ids).unwrap()
+    }
+
+    fn assert_gradients(&self, gradients: &Gradients, weights: &Weights) {
+        for name in self.differentiated() {
+            let leaf = weights.get(weights.find(name).unwrap());
+            self.assert_close(&format!("gradient.{name}"), &gradients.of(leaf).unwrap());
+        }
+    }
+}
+
+fn check_dit(name: &str) {
+    let (denoiser, weights) =
+        load_denoiser(&fixture(&format!("{name}.json")), None, &Device::cpu()).unwrap();
+    let expected = Expected::of(name);
+    let weights = expected.leaves(&weights);
+    let timesteps: Vec<usize> = expected.0["input.timesteps"]
+        .1
+        .iter()
+        .map(|&t| t as usize)
+        .collect();
+    let condition = expected.tensor("input.condition").to_leaf().unwrap();
+    let conditioning = Conditioning::one("class-embedding", condition.clone());
+    let noise = denoiser
+        .predict_noise(
+            &weights,
+            &expected.tensor("input.noisy"),
+            &timesteps,
+            &conditioning,
+        )
+        .unwrap();
+    expected.assert_close("output.noise", &noise);
+    let loss = noise
+        .mul(&expected.tensor("input.cotangent"))
+        .unwrap()
+        .sum(&[], false)
+        .unwrap();
+    let gradients = loss.backward().unwrap();
+    expected.assert_close("gradient.condition", &gradients.of(&condition).unwrap());
+    expected.assert_gradients(&gradients, &weights);
+}
+
+#[test]
+fn dit_gives_the_noise_and_the_gradients_of_the_reference() {
+    check_dit("dit");
+}
+
+#[test]
+fn dit_with_a_variance_half_gives_the_noise_and_the_gradients_of_the_reference() {
+    check_dit("dit_sigma");
+}
+
+#[test]
+fn dit_gradient_reaches_the_condition_with_frozen_weights() {
+    let (denoiser, weights) = load_denoiser(&fixture("dit.json"), None, &Device::cpu()).unwrap();
+    let expected = Expected::of("dit");
+    let condition = expected.tensor("input.condition").to_leaf().unwrap();
+    let conditioning = Conditioning::one("class-embedding", condition.clone());
+    let noise = denoiser
+        .predict_noise(
+            &weights,
+            &expected.tensor("input.noisy"),
+            &[3, 417, 999],
+            &conditioning,
+        )
+        .unwrap();
+    let loss = noise
+        .mul(&expected.tensor("input.cotangent"))
+        .unwrap()
+        .sum(&[], false)
+        .unwrap();
+    expected.assert_close(
+        "gradient.condition",
+        &loss.backward().unwrap().of(&condition).unwrap(),
+    );
+}
+
+#[test]
+fn a_condition_for_all_rows_gets_the_sum_of_their_gradients() {
+    let (denoiser, weights) = load_denoiser(&fixture("dit.json"), None, &Device::cpu()).unwrap();
+    let expected = Expected::of("dit");
+    let one = expected.tensor("input.condition").narrow(0, 1, 1).unwrap();
+    let gradient = |condition: Tensor| {
+        let condition = condition.to_leaf().unwrap();
+        let conditioning = Conditioning::one("class-embedding", condition.clone());
+        let noise = denoiser
+            .predict_noise(
+                &weights,
+                &expected.tensor("input.noisy"),
+                &[3, 417, 999],
+                &conditioning,
+            )
+            .unwrap();
+        let loss = noise
+            .mul(&expected.tensor("input.cotangent"))
+            .unwrap()
+            .sum(&[], false)
+            .unwrap();
+        loss.backward().unwrap().of(&condition).unwrap()
+    };
+    let shared = gradient(one.clone()).to_floats().unwrap();
+    let apart = gradient(one.expand(&[3, 32]).unwrap())
+        .sum(&[0], false)
+        .unwrap()
+        .to_floats()
+        .unwrap();
+    for (a, b) in shared.iter().zip(&apart) {
+        assert!((a - b).abs() <= 1e-5, "{a} {b}");
+    }
+}
+
+#[test]
+fn the_rows_of_a_batch_do_not_see_one_another() {
+    let (denoiser, weights) = load_denoiser(&fixture("dit.json"), None, &Device::cpu()).unwrap();
+    let expected = Expected::of("dit");
+    let (noisy, condition) = (
+        expected.tensor("input.noisy"),
+        expected.tensor("input.condition"),
+    );
+    let conditioned = |condition: Tensor| Conditioning::one("class-embedding", condition);
+    let whole = denoiser
+        .predict_noise(
+            &weights,
+            &noisy,
+            &[3, 417, 999],
+            &conditioned(condition.clone()),
+        )
+        .unwrap();
+    for (row, &t) in [3, 417, 999].iter().enumerate() {
+        let pick = |x: &Tensor| x.narrow(0, row, 1).unwrap();
+        let alone = denoiser
+            .predict_noise(
+                &weights,
+                &pick(&noisy),
+                &[t],
+                &conditioned(pick(&condition)),
+            )
+            .unwrap();
+        let (a, b) = (
+            alone.to_floats().unwrap(),
+            pick(&whole).to_floats().unwrap(),
+        );
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5));
+    }
+}
+
+fn check_resnet(name: &str) -> (Box<dyn Backbone>, Weights, Expected) {
+    let (backbone, weights) =
+        load_backbone(&fixture(&format!("{name}.json")), None, &Device::cpu()).unwrap();
+    let expected = Expected::of(name);
+    let leaves = expected.leaves(&weights);
+    let images = expected.tensor("input.images").to_leaf().unwrap();
+    let outputs: BTreeMap<_, _> = backbone
+        .forward(&leaves, &images, Statistics::Running)
+        .unwrap()
+        .into_iter()
+        .collect();
+    expected.assert_close("output.features", &outputs["features"]);
+    expected.assert_close("output.logits", &outputs["logits"]);
+    let loss = outputs["logits"]
+        .mul(&expected.tensor("input.cotangent"))
+        .unwrap()
+        .sum(&[], false)
+        .unwrap();
+    let gradients = loss.backward().unwrap();
+    expected.assert_close("gradient.images", &gradients.of(&images).unwrap());
+    expected.assert_gradients(&gradients, &leaves);
+    (backbone, weights, expected)
+}
+
+#[test]
+fn resnet_with_group_norm_gives_the_logits_and_the_gradients_of_the_reference() {
+    check_resnet("resnet_group");
+}
+
+#[test]
+fn resnet_with_batch_norm_gives_the_logits_and_the_gradients_of_the_reference() {
+    check_resnet("resnet_batch");
+}
+
+#[test]
+fn resnet_with_the_statistics_of_the_batch_gives_the_logits_of_the_reference_in_training() {
+    let (backbone, weights, expected) = check_resnet("resnet_batch");
+    let images = expected.tensor("input.images");
+    let outputs = backbone
+        .forward(&weights, &images, Statistics::Batch)
+        .unwrap();
+    expected.assert_close("output.batch_logits", &outputs[1].1);
+    let (outputs, observed) = backbone.forward_training(&weights, &images).unwrap();
+    expected.assert_close("output.batch_logits", &outputs[1].1);
+    for (id, observed) in &observed {
+        let name = &weights.spec(*id).name;
+        let Some(statistic) = name.strip_prefix("bn1.") else {
+            continue;
+        };
+        let kept = weights.get(*id).affine(0.9, 0.0).unwrap();
+        expected.assert_close(
+            &format!("output.{statistic}"),
+            &kept.add(&observed.affine(0.1, 0.0).unwrap()).unwrap(),
+        );
+    }
+    let buffers = weights
+        .specs()
+        .iter()
+        .filter(|spec| spec.group == dtta_models::Group::Buffer)
+        .count();
+    assert_eq!(observed.len(), buffers);
+}
+
+/// Names and shapes, without what is accepted and dropped.
+fn structure(name: &str) -> BTreeMap<String, Vec<usize>> {
+    let table: Value =
+        serde_json::from_str(&fs::read_to_string(fixture("structures.json")).unwrap()).unwrap();
+    let mut structure: BTreeMap<String, Vec<usize>> =
+        serde_json::from_value(table[name].clone()).unwrap();
+    structure.retain(|name, _| !name.ends_with(".num_batches_tracked"));
+    structure
+}
+
+fn declared(specs: &[ParameterSpec]) -> BTreeMap<String, Vec<usize>> {
+    specs
+        .iter()
+        .map(|spec| (spec.name.clone(), spec.shape.clone()))
+        .collect()
+}
+
+#[test]
+fn dit_xl_2_is_a_configuration() {
+    let config: DitConfig = serde_json::from_value(json!({
+        "image": [4, 32, 32], "patch_size": 2, "hidden_size": 1152, "depth": 28, "num_heads": 16, "num_classes": 1000,
+        "learn_sigma": true
+    }))
+    .unwrap();
+    let dit = Dit::new(config).unwrap();
+    assert_eq!(declared(dit.parameters()), structure("dit_xl_2"));
+    assert_eq!(
+        dit.parameters()
+            .iter()
+            .map(ParameterSpec::elements)
+            .sum::<usize>(),
+        675_129_632
+    );
+}
+
+#[test]
+fn resnets_of_torchvision_are_configurations() {
+    for (name, extra) in [
+        ("resnet18", json!({})),
+        ("resnet34", json!({ "blocks": [3, 4, 6, 3] })),
+        (
+            "resnet50",
+            json!({ "blocks": [3, 4, 6, 3], "block": "bottleneck" }),
+        ),
+    ] {
+        let mut config = json!({ "image": [3, 224, 224], "classes": 1000 });
+        config
+            .as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        let config: ResNetConfig = serde_json::from_value(config).unwrap();
+        assert_eq!(
+            declared(ResNet::new(config).unwrap().parameters()),
+            structure(name),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_fixed_position_table_is_that_of_the_reference() {
+    for name in ["dit", "dit_sigma"] {
+        let (denoiser, loaded) =
+            load_denoiser(&fixture(&format!("{name}.json")), None, &Device::cpu()).unwrap();
+        let made = Weights::initialise(denoiser.parameters(), 0, &Device::cpu()).unwrap();
+        let table = |weights: &Weights| {
+            weights
+                .get(weights.find("pos_embed").unwrap())
+                .to_floats()
+                .unwrap()
+        };
+        assert!(
+            table(&made)
+                .iter()
+                .zip(&table(&loaded))
+                .all(|(a, b)| (a - b).abs() <= 1e-6)
+        );
+    }
+}
+
+#[test]
+fn schedules_agree_with_diffusers() {
+    let table: Value =
+        serde_json::from_str(&fs::read_to_string(fixture("schedules.json")).unwrap()).unwrap();
+    let mut cases = 0;
+    for (name, case) in table
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, case)| case.get("config").is_some())
+    {
+        let config: ScheduleConfig = serde_json::from_value(case["config"].clone()).unwrap();
+        let schedule = NoiseSchedule::new(&config).unwrap();
+        for (t, expected) in case["alphas_cumprod"].as_object().unwrap() {
+            let (found, expected) = (
+                schedule.alpha_bar(t.parse().unwrap()).unwrap(),
+                expected.as_f64().unwrap(),
+            );
+            // Diffusers multiplies in single precision.
+            assert!(
+                (found - expected).abs() <= 1e-6 + 1e-4 * expected,
+                "{name} at {t}: {found}, expected {expected}"
+            );
+        }
+        cases += 1;
+    }
+    assert_eq!(cases, 9);
+}
+
+#[test]
+fn noise_is_added_as_diffusers_does() {
+    let table: Value =
+        serde_json::from_str(&fs::read_to_string(fixture("schedules.json")).unwrap()).unwrap();
+    let tensor = |name: &str| {
+        let rows: Vec<Vec<f32>> = serde_json::from_value(table["add_noise"][name].clone()).unwrap();
+        Tensor::from_floats(&rows.concat(), &[3, 2], &Device::cpu()).unwrap()
+    };
+    let schedule = NoiseSchedule::new(&ScheduleConfig::default()).unwrap();
+    let noisy = schedule
+        .add_noise(&tensor("x0"), &tensor("noise"), &[0, 400, 999])
+        .unwrap();
+    for (a, b) in noisy
+        .to_floats()
+        .unwrap()
+        .iter()
+        .zip(&tensor("noisy").to_floats().unwrap())
+    {
+        assert!((a - b).abs() <= 1e-5, "{a} {b}");
+    }
+}

@@ -1,0 +1,278 @@
+"""Writes the fixtures that hold core/models to PyTorch: run by hand, results are committed.
+
+    python tests/reference/models.py [core/models/tests/fixtures]
+
+Needs torch, torchvision, timm, diffusers, safetensors. Each model gives NAME.json (configuration), NAME.safetensors (weights) and
+NAME.expected.safetensors (inputs, outputs, gradients). The DiT follows facebookresearch/DiT (models.py), whose parts come from timm.
+"""
+
+import copy
+import functools
+import json
+import math
+import pathlib
+import sys
+
+import numpy
+import torch
+from diffusers import DDPMScheduler
+from safetensors.torch import save_file
+from timm.models.vision_transformer import Attention, Mlp, PatchEmbed
+from torch import nn
+from torchvision.models import ResNet, resnet18, resnet34, resnet50
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+OUT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "core/models/tests/fixtures")
+
+
+# --- DiT, as the reference has it -------------------------------------------------------------------------------------------
+
+
+def modulate(x, shift, scale):
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+class TimestepEmbedder(nn.Module):
+    def __init__(self, hidden, frequencies=256):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(frequencies, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.frequencies = frequencies
+
+    def forward(self, t):
+        half = self.frequencies // 2
+        freqs = torch.exp(-math.log(10000) * torch.arange(0, half, dtype=torch.float32) / half)
+        args = t[:, None].float() * freqs[None]
+        return self.mlp(torch.cat([torch.cos(args), torch.sin(args)], dim=-1))
+
+
+class LabelEmbedder(nn.Module):
+    def __init__(self, classes, hidden, dropout):
+        super().__init__()
+        self.embedding_table = nn.Embedding(classes + (dropout > 0), hidden)
+
+
+class DiTBlock(nn.Module):
+    def __init__(self, hidden, heads, ratio):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(hidden, num_heads=heads, qkv_bias=True)
+        self.norm2 = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
+        self.mlp = Mlp(hidden, int(hidden * ratio), act_layer=lambda: nn.GELU(approximate="tanh"), drop=0)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 6 * hidden))
+
+    def forward(self, x, c):
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
+        x = x + gate_a.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_a, scale_a))
+        return x + gate_m.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, hidden, patch, channels):
+        super().__init__()
+        self.norm_final = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(hidden, patch * patch * channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
+
+    def forward(self, x, c):
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+def sincos_1d(dim, positions):
+    omega = 1.0 / 10000 ** (numpy.arange(dim // 2, dtype=numpy.float64) / (dim / 2.0))
+    out = numpy.einsum("m,d->md", positions.reshape(-1), omega)
+    return numpy.concatenate([numpy.sin(out), numpy.cos(out)], axis=1)
+
+
+def sincos_2d(dim, size):
+    h, w = numpy.arange(size, dtype=numpy.float32), numpy.arange(size, dtype=numpy.float32)
+    grid = numpy.stack(numpy.meshgrid(w, h), axis=0).reshape([2, 1, size, size])
+    return numpy.concatenate([sincos_1d(dim // 2, grid[0]), sincos_1d(dim // 2, grid[1])], axis=1)
+
+
+class DiT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        channels, size, _ = config["image"]
+        hidden, patch = config["hidden_size"], config["patch_size"]
+        self.channels, self.patch = channels, patch
+        self.out_channels = channels * 2 if config["learn_sigma"] else channels
+        self.x_embedder = PatchEmbed(size, patch, channels, hidden, bias=True)
+        self.t_embedder = TimestepEmbedder(hidden)
+        self.y_embedder = LabelEmbedder(config["num_classes"], hidden, config["class_dropout_prob"])
+        table = torch.from_numpy(sincos_2d(hidden, size // patch)).float()
+        self.pos_embed = nn.Parameter(table.unsqueeze(0), requires_grad=False)
+        blocks = [DiTBlock(hidden, config["num_heads"], config["mlp_ratio"]) for _ in range(config["depth"])]
+        self.blocks = nn.ModuleList(blocks)
+        self.final_layer = FinalLayer(hidden, patch, self.out_channels)
+
+    def unpatchify(self, x):
+        h = w = int(x.shape[1] ** 0.5)
+        x = x.reshape(x.shape[0], h, w, self.patch, self.patch, self.out_channels)
+        return torch.einsum("nhwpqc->nchpwq", x).reshape(x.shape[0], self.out_channels, h * self.patch, w * self.patch)
+
+    def forward(self, x, t, y):
+        """`y` is the class embedding, not the label: that is what feedback differentiates."""
+        x = self.x_embedder(x) + self.pos_embed
+        c = self.t_embedder(t) + y
+        for block in self.blocks:
+            x = block(x, c)
+        return self.unpatchify(self.final_layer(x, c))[:, : self.channels]
+
+
+XL = dict(image=[4, 32, 32], patch_size=2, hidden_size=1152, depth=28, num_heads=16, mlp_ratio=4.0, num_classes=1000)
+XL |= dict(class_dropout_prob=0.1, learn_sigma=True)
+
+
+def randomise(model, generator):
+    """Values under which every path matters: adaLN-Zero would start with dead branches."""
+    for name, p in list(model.named_parameters()) + list(model.named_buffers()):
+        if name == "pos_embed" or name.endswith("num_batches_tracked"):
+            continue
+        draw = torch.randn(p.shape, generator=generator)
+        if name.endswith("running_var"):
+            p.data = 0.5 + draw.abs()
+        elif p.dim() > 1:
+            gain = 1.6 if p.dim() == 4 else 1.0
+            p.data = draw * gain * p[0].numel() ** -0.5
+        else:
+            p.data = draw * 0.3 + (1.0 if "bn" in name and name.endswith("weight") else 0.0)
+
+
+def write(name, config, model, inputs, loss_and_outputs, differentiated):
+    loss, outputs = loss_and_outputs
+    parameters = dict(model.named_parameters())
+    leaves = {n: inputs[n] if n in inputs else parameters[n] for n in differentiated}
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    expected = {f"input.{n}": v.detach() for n, v in inputs.items()}
+    expected |= {f"output.{n}": v.detach() for n, v in outputs.items()}
+    expected |= {f"gradient.{n}": g for n, g in zip(leaves, gradients)}
+    for n, value in expected.items():
+        print(f"{name}: {n} {list(value.shape)} max {value.abs().max():.3g}")
+    (OUT / f"{name}.json").write_text(json.dumps(config, indent=2) + "\n")
+    for suffix, tensors in [("", model.state_dict()), (".expected", expected)]:
+        path = OUT / f"{name}{suffix}.safetensors"
+        save_file({n: v.contiguous() for n, v in tensors.items()}, path)
+        path.chmod(0o644)
+
+
+def dit(name, seed, differentiated, **config):
+    generator = torch.Generator().manual_seed(seed)
+    model = DiT(config)
+    randomise(model, generator)
+    noisy = torch.randn(3, *config["image"], generator=generator)
+    condition = torch.randn(3, config["hidden_size"], generator=generator).requires_grad_()
+    timesteps = torch.tensor([3, 417, 999])
+    noise = model(noisy, timesteps, condition)
+    cotangent = torch.randn(noise.shape, generator=generator) * 0.1
+    inputs = {"noisy": noisy, "timesteps": timesteps, "condition": condition, "cotangent": cotangent}
+    write(name, {"kind": "dit"} | config, model, inputs, ((noise * cotangent).sum(), {"noise": noise}), differentiated)
+
+
+# --- torchvision's ResNet, with other widths and stems ---------------------------------------------------------------------------
+
+
+class TinyResNet(ResNet):
+    def __init__(self, config):
+        nn.Module.__init__(self)
+        norm = config["norm"]
+        batch = norm["kind"] == "batch"
+        self._norm_layer = nn.BatchNorm2d if batch else functools.partial(nn.GroupNorm, norm["groups"])
+        self.inplanes, self.dilation, self.groups, self.base_width = config["widths"][0], 1, 1, 64
+        channels, small = config["image"][0], config["stem"] == "small"
+        window = dict(kernel_size=3, padding=1) if small else dict(kernel_size=7, stride=2, padding=3)
+        self.conv1 = nn.Conv2d(channels, self.inplanes, bias=False, **window)
+        self.bn1 = self._norm_layer(self.inplanes)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
+        block = Bottleneck if config["block"] == "bottleneck" else BasicBlock
+        self.stages = len(config["widths"])
+        for n, (width, count) in enumerate(zip(config["widths"], config["blocks"])):
+            setattr(self, f"layer{n + 1}", self._make_layer(block, width, count, stride=1 if n == 0 else 2))
+        self.fc = nn.Linear(config["widths"][-1] * block.expansion, config["classes"])
+
+    def forward(self, x):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for n in range(self.stages):
+            x = getattr(self, f"layer{n + 1}")(x)
+        features = x.mean((2, 3))
+        return features, self.fc(features)
+
+
+def resnet(name, seed, differentiated, strength, **config):
+    generator = torch.Generator().manual_seed(seed)
+    model = TinyResNet(config).eval()
+    randomise(model, generator)
+    images = torch.randn(2, *config["image"], generator=generator).requires_grad_()
+    features, logits = model(images)
+    cotangent = torch.randn(logits.shape, generator=generator) * strength
+    outputs = {"features": features, "logits": logits}
+    if config["norm"]["kind"] == "batch":
+        training = copy.deepcopy(model).train()
+        outputs["batch_logits"] = training(images)[1]
+        outputs["running_mean"], outputs["running_var"] = training.bn1.running_mean, training.bn1.running_var
+    loss = (logits * cotangent).sum()
+    write(name, {"kind": "resnet"} | config, model, {"images": images, "cotangent": cotangent}, (loss, outputs), differentiated)
+
+
+def schedules():
+    table = {}
+    for name, betas in [("linear", "linear"), ("scaled_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")]:
+        for timesteps, start, end in [(1000, 1e-4, 0.02), (1000, 8.5e-4, 0.012), (50, 1e-3, 0.2)]:
+            made = DDPMScheduler(timesteps, start, end, betas)
+            config = dict(betas=name, timesteps=timesteps, beta_start=start, beta_end=end)
+            every = max(1, timesteps // 40)
+            kept = {t: float(f"{made.alphas_cumprod[t].item():.8g}") for t in [*range(0, timesteps, every), timesteps - 1]}
+            table[f"{name}-{timesteps}-{start}"] = {"config": config, "alphas_cumprod": kept}
+    made = DDPMScheduler(1000, 1e-4, 0.02, "linear")
+    x0 = torch.linspace(-1, 1, 6).reshape(3, 2)
+    noise = torch.tensor([[0.5, -1.0], [2.0, 0.1], [-0.3, 0.7]])
+    noisy = made.add_noise(x0, noise, torch.tensor([0, 400, 999]))
+    table["add_noise"] = {"x0": x0.tolist(), "noise": noise.tolist(), "timesteps": [0, 400, 999], "noisy": noisy.tolist()}
+    (OUT / "schedules.json").write_text(json.dumps(table) + "\n")
+
+
+def structures():
+    """Names and shapes of whole models, so that real checkpoints are known to fit."""
+    with torch.device("meta"):
+        models = {"resnet18": resnet18(), "resnet34": resnet34(), "resnet50": resnet50()}
+    models["dit_xl_2"] = DiT(XL)
+    print("DiT-XL/2:", sum(p.numel() for p in models["dit_xl_2"].parameters()), "parameters")
+    table = {name: {n: list(v.shape) for n, v in model.state_dict().items()} for name, model in models.items()}
+    (OUT / "structures.json").write_text(json.dumps(table, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    OUT.mkdir(parents=True, exist_ok=True)
+    dit(
+        "dit",
+        0,
+        ["condition", "blocks.0.attn.qkv.bias", "blocks.1.adaLN_modulation.1.bias", "t_embedder.mlp.2.weight", "x_embedder.proj.weight", "final_layer.linear.weight"],
+        image=[1, 8, 8], patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=4.0, num_classes=10,
+        class_dropout_prob=0.1, learn_sigma=False, positions="sincos",
+    )  # fmt: skip
+    dit(
+        "dit_sigma",
+        1,
+        ["condition", "blocks.0.mlp.fc1.bias", "blocks.0.attn.proj.weight", "final_layer.adaLN_modulation.1.bias"],
+        image=[2, 8, 8], patch_size=4, hidden_size=24, depth=2, num_heads=3, mlp_ratio=2.0, num_classes=5,
+        class_dropout_prob=0.0, learn_sigma=True, positions="sincos",
+    )  # fmt: skip
+    resnet(
+        "resnet_group",
+        2,
+        ["images", "conv1.weight", "bn1.weight", "layer2.0.bn2.bias", "layer2.0.downsample.0.weight", "fc.weight"],
+        1.0,
+        image=[1, 12, 12], classes=10, block="basic", blocks=[1, 2], widths=[8, 16], stem="small",
+        norm={"kind": "group", "groups": 4},
+    )  # fmt: skip
+    resnet(
+        "resnet_batch",
+        3,
+        ["images", "conv1.weight", "bn1.bias", "layer1.0.conv3.weight", "layer2.0.bn3.weight", "fc.bias"],
+        3.0,
+        image=[3, 32, 32], classes=7, block="bottleneck", blocks=[1, 1, 1], widths=[4, 8, 8], stem="imagenet",
+        norm={"kind": "batch"},
+    )  # fmt: skip
+    schedules()
+    structures()
