@@ -1,0 +1,37 @@
+//! Rank-erased tensors over Burn, the table of operations, and call frames.
+//!
+//! - [`Tensor`] is the one type that models, plugins and the engine compute with. Its
+//!   operations check rank, shape, kind and axis before the backend sees them, so a mistake is
+//!   an [`Err`](TensorError) that names the operation and the shapes, never a panic.
+//! - [`OPS`] lists the operations that plugins may ask for by [`OpCode`]; [`dispatch`] is the
+//!   one door for all plugin loaders.
+//! - [`Session`] holds the tensors that a plugin call made, by handle, and releases them when
+//!   the call returns.
+//!
+//! ```
+//! use dtta_tensor::{Device, Tensor};
+//! # fn main() -> Result<(), dtta_tensor::TensorError> {
+//! let device = Device::cpu();
+//! let x = Tensor::from_floats(&[1.0, 2.0, 3.0], &[3], &device)?.to_leaf()?;
+//! let loss = x.mul(&x)?.sum(&[], false)?; // dy/dx = 2 x
+//! let gradients = loss.backward()?;
+//! assert_eq!(gradients.of(&x).map(|g| g.to_floats()), Some(Ok(vec![2.0, 4.0, 6.0])));
+//! # Ok(())
+//! # }
+//! ```
+
+mod device;
+mod error;
+mod ops;
+mod session;
+mod shape;
+mod table;
+mod tensor;
+
+pub use device::Device;
+pub use error::{Result, TensorError};
+pub use ops::{ConvOptions, PoolOptions};
+pub use session::{Handle, Limits, Phase, Session, Usage};
+pub use shape::{MAX_RANK, Shape};
+pub use table::{Attribute, OPS, OpCode, OpSpec, Outputs, Parameter, ParameterType, dispatch};
+pub use tensor::{Gradients, Kind, Tensor};

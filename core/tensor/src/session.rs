@@ -1,0 +1,413 @@
+//! Call frames. A plugin holds handles, the host holds tensors: a [`Session`] maps one to the
+//! other for the time of one plugin call. When the call ends, everything in its frame is
+//! released except what the host took out, so no plugin can leak device memory, and a handle
+//! kept from an earlier call is refused.
+
+use std::collections::BTreeMap;
+
+use crate::device::Device;
+use crate::error::{Result, TensorError};
+use crate::table::{Attribute, OpCode, Outputs, dispatch};
+use crate::tensor::{Kind, Tensor};
+
+/// What the host knows a plugin's tensor by: 12 bits of frame, 20 bits of index. 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(pub u32);
+
+const INDEX_BITS: u32 = 20;
+const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
+
+/// What a plugin is doing, which decides whether it may read values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Creating itself.
+    Setup,
+    /// On the way from pixels to the loss: values stay on the device and on the tape.
+    Forward,
+    /// Turning outputs into a prediction.
+    Predict,
+    /// Scoring.
+    Metric,
+}
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Setup => "setup",
+            Self::Forward => "forward",
+            Self::Predict => "predict",
+            Self::Metric => "metric",
+        }
+    }
+}
+
+/// What one call may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Operations.
+    pub operations: u64,
+    /// Handles alive at once.
+    pub handles: u64,
+    /// Elements in all results together.
+    pub elements: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            operations: 100_000,
+            handles: 10_000,
+            elements: 1 << 31,
+        }
+    }
+}
+
+/// What one call used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Operations asked for.
+    pub operations: u64,
+    /// Elements in all results together.
+    pub elements: u64,
+    /// Handles still alive when the call ended, beside its results: released by the host.
+    pub unreleased: u64,
+}
+
+/// The tensors of one plugin instance's current call.
+pub struct Session {
+    device: Device,
+    constants: BTreeMap<String, Tensor>,
+    limits: Limits,
+    frame: u32,
+    phase: Phase,
+    slots: Vec<Option<Tensor>>,
+    live: u64,
+    usage: Usage,
+}
+
+impl Session {
+    /// A session that makes its tensors on `device`, within `limits` per call.
+    pub fn new(device: Device, limits: Limits) -> Self {
+        Self {
+            device,
+            constants: BTreeMap::new(),
+            limits,
+            frame: 0,
+            phase: Phase::Setup,
+            slots: Vec::new(),
+            live: 0,
+            usage: Usage::default(),
+        }
+    }
+
+    /// Binds a constant that plugins may ask for by name, such as `class-embeddings`.
+    pub fn bind(&mut self, name: impl Into<String>, constant: Tensor) {
+        self.constants.insert(name.into(), constant);
+    }
+
+    /// Where tensors are made.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Opens the frame of a call. Handles of earlier frames are stale from here on.
+    pub fn enter(&mut self, phase: Phase) {
+        self.slots.clear();
+        self.live = 0;
+        self.usage = Usage::default();
+        self.phase = phase;
+        self.frame = (self.frame + 1) & (u32::MAX >> INDEX_BITS);
+    }
+
+    /// Closes the frame, releasing whatever it still holds, and says what the call used.
+    pub fn leave(&mut self) -> Usage {
+        self.usage.unreleased = self.live;
+        let usage = self.usage;
+        self.enter(Phase::Setup);
+        usage
+    }
+
+    /// Lends a tensor to the call.
+    ///
+    /// # Errors
+    /// [`TensorError::Budget`] if the call holds too many.
+    pub fn insert(&mut self, tensor: Tensor) -> Result<Handle> {
+        if self.live >= self.limits.handles {
+            return Err(TensorError::Budget {
+                resource: "live handles",
+                limit: self.limits.handles,
+            });
+        }
+        let index = self.slots.len() as u32 + 1; // 0 is no handle
+        if index > INDEX_MASK {
+            return Err(TensorError::Budget {
+                resource: "handles",
+                limit: u64::from(INDEX_MASK),
+            });
+        }
+        self.slots.push(Some(tensor));
+        self.live += 1;
+        Ok(Handle(self.frame << INDEX_BITS | index))
+    }
+
+    /// The tensor behind a handle of this call.
+    ///
+    /// # Errors
+    /// [`TensorError::StaleHandle`] for any other.
+    pub fn get(&self, handle: Handle) -> Result<&Tensor> {
+        self.index(handle)
+            .and_then(|index| self.slots.get(index)?.as_ref())
+            .ok_or(TensorError::StaleHandle { handle: handle.0 })
+    }
+
+    /// Takes a tensor out of the call: a result, which outlives the frame.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn take(&mut self, handle: Handle) -> Result<Tensor> {
+        let tensor = self
+            .index(handle)
+            .and_then(|index| self.slots.get_mut(index)?.take())
+            .ok_or(TensorError::StaleHandle { handle: handle.0 })?;
+        self.live -= 1;
+        Ok(tensor)
+    }
+
+    /// Releases a handle. Releasing one twice, or a stale one, does nothing.
+    pub fn release(&mut self, handle: Handle) {
+        self.take(handle).ok();
+    }
+
+    /// Computes an operation on tensors of this call and keeps its results in the call.
+    /// Handle 0 is an optional tensor that was left out.
+    ///
+    /// # Errors
+    /// Whatever [`dispatch`] refuses, [`TensorError::StaleHandle`], [`TensorError::Budget`].
+    pub fn op(
+        &mut self,
+        code: OpCode,
+        tensors: &[Handle],
+        attributes: &[Attribute],
+    ) -> Result<[Handle; 2]> {
+        self.usage.operations += 1;
+        if self.usage.operations > self.limits.operations {
+            return Err(TensorError::Budget {
+                resource: "operations",
+                limit: self.limits.operations,
+            });
+        }
+        let mut operands = [None; 8];
+        let mut many;
+        let operands: &mut [Option<&Tensor>] = if tensors.len() <= operands.len() {
+            &mut operands[..tensors.len()]
+        } else {
+            many = vec![None; tensors.len()];
+            &mut many
+        };
+        for (operand, &handle) in operands.iter_mut().zip(tensors) {
+            if handle != Handle(0) {
+                *operand = Some(self.get(handle)?);
+            }
+        }
+        match dispatch(code, operands, attributes, &self.device)? {
+            Outputs::One(first) => Ok([self.keep(first)?, Handle(0)]),
+            Outputs::Two(first, second) => Ok([self.keep(first)?, self.keep(second)?]),
+        }
+    }
+
+    /// A constant by name.
+    ///
+    /// # Errors
+    /// [`TensorError::UnknownName`] if nobody bound it.
+    pub fn constant(&mut self, name: &str) -> Result<Handle> {
+        let Some(constant) = self.constants.get(name) else {
+            let known: Vec<&str> = self.constants.keys().map(String::as_str).collect();
+            return Err(TensorError::UnknownName {
+                name: name.into(),
+                known: known.join(", "),
+            });
+        };
+        self.insert(constant.clone())
+    }
+
+    /// A tensor from numbers that the plugin sends.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_floats`], or [`TensorError::Budget`].
+    pub fn from_floats(&mut self, data: &[f32], shape: &[usize]) -> Result<Handle> {
+        let tensor = Tensor::from_floats(data, shape, &self.device)?;
+        self.keep(tensor)
+    }
+
+    /// A tensor from whole numbers that the plugin sends.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_ints`], or [`TensorError::Budget`].
+    pub fn from_ints(&mut self, data: &[i64], shape: &[usize]) -> Result<Handle> {
+        let tensor = Tensor::from_ints(data, shape, &self.device)?;
+        self.keep(tensor)
+    }
+
+    /// Copies floats out.
+    ///
+    /// # Errors
+    /// [`TensorError::NotPermitted`] in forward, [`TensorError::StaleHandle`], [`TensorError::Kind`].
+    pub fn read_floats(&self, handle: Handle) -> Result<Vec<f32>> {
+        self.expect_readable("read-floats")?;
+        self.get(handle)?.to_floats()
+    }
+
+    /// Copies whole numbers out, or truth values as 0 and 1.
+    ///
+    /// # Errors
+    /// As [`read_floats`](Self::read_floats).
+    pub fn read_ints(&self, handle: Handle) -> Result<Vec<i64>> {
+        self.expect_readable("read-ints")?;
+        self.get(handle)?.to_ints()
+    }
+
+    /// A second handle to the same tensor.
+    ///
+    /// # Errors
+    /// [`TensorError::StaleHandle`], [`TensorError::Budget`].
+    pub fn share(&mut self, handle: Handle) -> Result<Handle> {
+        let tensor = self.get(handle)?.clone();
+        self.insert(tensor)
+    }
+
+    /// What the elements of a tensor are.
+    ///
+    /// # Errors
+    /// [`TensorError::StaleHandle`].
+    pub fn kind(&self, handle: Handle) -> Result<Kind> {
+        Ok(self.get(handle)?.kind())
+    }
+
+    fn keep(&mut self, tensor: Tensor) -> Result<Handle> {
+        self.usage.elements += tensor.shape().elements() as u64;
+        if self.usage.elements > self.limits.elements {
+            return Err(TensorError::Budget {
+                resource: "elements",
+                limit: self.limits.elements,
+            });
+        }
+        self.insert(tensor)
+    }
+
+    fn expect_readable(&self, request: &'static str) -> Result<()> {
+        if self.phase == Phase::Forward {
+            return Err(TensorError::NotPermitted {
+                request,
+                phase: self.phase.name(),
+            });
+        }
+        Ok(())
+    }
+
+    fn index(&self, handle: Handle) -> Option<usize> {
+        let index = (handle.0 & INDEX_MASK) as usize;
+        (handle.0 >> INDEX_BITS == self.frame)
+            .then_some(index)?
+            .checked_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session() -> Session {
+        let mut session = Session::new(
+            Device::cpu(),
+            Limits {
+                operations: 3,
+                handles: 4,
+                elements: 100,
+            },
+        );
+        session.enter(Phase::Forward);
+        session
+    }
+
+    #[test]
+    fn releases_everything_but_results_when_the_call_returns() {
+        let mut session = session();
+        let x = session.from_floats(&[1.0, 2.0], &[2]).unwrap();
+        let [y, _] = session.op(OpCode::Add, &[x, x], &[]).unwrap();
+        let result = session.take(y).unwrap();
+        let usage = session.leave();
+        assert_eq!(
+            usage,
+            Usage {
+                operations: 1,
+                elements: 4,
+                unreleased: 1
+            }
+        );
+        assert_eq!(result.to_floats().unwrap(), [2.0, 4.0]);
+        session.enter(Phase::Forward);
+        assert_eq!(session.get(x).unwrap_err().code(), "stale-handle");
+        assert_eq!(session.get(y).unwrap_err().code(), "stale-handle");
+    }
+
+    #[test]
+    fn refuses_reading_on_the_way_forward_only() {
+        let mut session = session();
+        let x = session.from_floats(&[1.0], &[1]).unwrap();
+        assert_eq!(session.read_floats(x).unwrap_err().code(), "not-permitted");
+        session.enter(Phase::Predict);
+        let x = session.from_floats(&[1.0], &[1]).unwrap();
+        assert_eq!(session.read_floats(x).unwrap(), [1.0]);
+    }
+
+    #[test]
+    fn holds_a_call_to_its_budgets() {
+        let mut session = session();
+        let x = session.from_floats(&[1.0], &[1]).unwrap();
+        for _ in 0..3 {
+            let [y, _] = session.op(OpCode::Neg, &[x], &[]).unwrap();
+            session.release(y);
+        }
+        assert_eq!(
+            session.op(OpCode::Neg, &[x], &[]).unwrap_err().code(),
+            "budget-exceeded"
+        );
+        session.enter(Phase::Forward);
+        for _ in 0..4 {
+            session.from_floats(&[1.0], &[1]).unwrap();
+        }
+        assert_eq!(
+            session.from_floats(&[1.0], &[1]).unwrap_err().code(),
+            "budget-exceeded"
+        );
+        session.enter(Phase::Forward);
+        let full = [Attribute::Ints(vec![101]), Attribute::Float(0.0)];
+        assert_eq!(
+            session.op(OpCode::Full, &[], &full).unwrap_err().code(),
+            "budget-exceeded"
+        );
+    }
+
+    #[test]
+    fn refuses_handles_that_were_never_given() {
+        let session = session();
+        for handle in [0, 1, INDEX_MASK, u32::MAX] {
+            assert_eq!(
+                session.get(Handle(handle)).unwrap_err().code(),
+                "stale-handle"
+            );
+        }
+    }
+
+    #[test]
+    fn names_the_constants_there_are() {
+        let mut session = session();
+        session.bind(
+            "class-embeddings",
+            Tensor::full(&[2, 3], 0.0, &Device::cpu()).unwrap(),
+        );
+        assert!(session.constant("class-embeddings").is_ok());
+        let error = session.constant("embeddings").unwrap_err();
+        assert!(error.to_string().contains("class-embeddings"), "{error}");
+    }
+}
