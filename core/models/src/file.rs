@@ -105,42 +105,95 @@ impl Weights {
             .iter()
             .map(|(_, spec, tensor)| (spec.name.as_str(), tensor))
             .collect();
-        let header = header(&named, precision, metadata);
-        let partial = partial_path(path);
-        let written = self.write(&partial, &header, &named, precision, path);
-        if written.is_err() {
-            fs::remove_file(&partial).ok();
-        }
-        written
+        write_tensors(path, &named, precision, metadata)
     }
+}
 
-    fn write(
-        &self,
-        partial: &Path,
-        header: &str,
-        named: &BTreeMap<&str, &Tensor>,
-        precision: Precision,
-        path: &Path,
-    ) -> Result<()> {
-        let failed = |source| ModelError::Write {
-            path: path.to_owned(),
-            source,
-        };
-        let mut file = BufWriter::new(fs::File::create(partial).map_err(failed)?);
-        file.write_all(&(header.len() as u64).to_le_bytes())
-            .map_err(failed)?;
-        file.write_all(header.as_bytes()).map_err(failed)?;
-        for (name, tensor) in named {
-            let values = tensor.to_floats()?;
-            file.write_all(&narrow(name, &values, precision)?)
-                .map_err(failed)?;
-        }
-        let file = file
-            .into_inner()
-            .map_err(|error| failed(error.into_error()))?;
-        file.sync_all().map_err(failed)?;
-        fs::rename(partial, path).map_err(failed)
+/// Writes named float tensors to a safetensors file, whole or not at all: what checkpoints hold beside weights.
+///
+/// # Errors
+/// As [`Weights::save`].
+pub fn write_tensors(
+    path: &Path,
+    named: &BTreeMap<&str, &Tensor>,
+    precision: Precision,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let partial = partial_path(path);
+    let written = write(&partial, named, precision, metadata, path);
+    if written.is_err() {
+        fs::remove_file(&partial).ok();
     }
+    written
+}
+
+/// Reads every float tensor of a safetensors file, whatever their names.
+///
+/// # Errors
+/// [`ModelError::Read`], [`ModelError::Safetensors`], or [`ModelError::Mismatch`] listing tensors that are no floats.
+pub fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
+    let bytes = fs::read(path).map_err(|source| ModelError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|source| ModelError::Safetensors {
+        path: path.to_owned(),
+        bytes: bytes.len() as u64,
+        source,
+    })?;
+    let mistyped: Vec<_> = file
+        .iter()
+        .filter(|(_, view)| !is_float(view))
+        .map(|(name, view)| (name.to_owned(), format!("{:?}", view.dtype())))
+        .collect();
+    if !mistyped.is_empty() {
+        let mismatches = Mismatches {
+            mistyped,
+            ..Mismatches::default()
+        };
+        return Err(ModelError::Mismatch {
+            path: path.to_owned(),
+            mismatches: Box::new(mismatches),
+        });
+    }
+    file.iter()
+        .map(|(name, view)| {
+            let tensor = Tensor::from_floats(&widen(&view), view.shape(), device)?;
+            Ok((name.to_owned(), tensor))
+        })
+        .collect()
+}
+
+fn write(
+    partial: &Path,
+    named: &BTreeMap<&str, &Tensor>,
+    precision: Precision,
+    metadata: &BTreeMap<String, String>,
+    path: &Path,
+) -> Result<()> {
+    let failed = |source| ModelError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let header = header(named, precision, metadata);
+    let mut file = BufWriter::new(fs::File::create(partial).map_err(failed)?);
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .map_err(failed)?;
+    file.write_all(header.as_bytes()).map_err(failed)?;
+    for (name, tensor) in named {
+        let values = tensor.to_floats()?;
+        file.write_all(&narrow(name, &values, precision)?)
+            .map_err(failed)?;
+    }
+    let file = file
+        .into_inner()
+        .map_err(|error| failed(error.into_error()))?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(partial, path).map_err(failed)
+}
+
+fn is_float(view: &TensorView<'_>) -> bool {
+    matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 
 fn compare(specs: &[ParameterSpec], found: &BTreeMap<&str, TensorView<'_>>) -> Mismatches {
@@ -161,7 +214,7 @@ fn compare(specs: &[ParameterSpec], found: &BTreeMap<&str, TensorView<'_>>) -> M
                 view.shape().to_vec(),
             ));
         }
-        if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        if !is_float(view) {
             mismatches
                 .mistyped
                 .push((spec.name.clone(), format!("{:?}", view.dtype())));

@@ -38,7 +38,7 @@ pub use config::{ModelConfig, load_backbone, load_denoiser, weights_beside};
 pub use denoiser::{Conditioning, Denoiser, Slot};
 pub use dit::{CLASS_EMBEDDING, CLASS_EMBEDDINGS, Dit, DitConfig, Positions};
 pub use error::{Mismatches, ModelError, Result};
-pub use file::Precision;
+pub use file::{Precision, read_tensors, write_tensors};
 pub use resnet::{BlockKind, Norm, ResNet, ResNetConfig, Stem};
 pub use schedule::{Betas, NoiseSchedule, ScheduleConfig};
 pub use weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};

@@ -209,9 +209,10 @@ fn resnet() -> Value {
 fn refusal(mut config: Value, pointer: &str, value: Value) -> String {
     let folder = folder();
     let path = folder.path().join("model.json");
-    match pointer.rsplit_once('/') {
-        Some((parent, name)) => config.pointer_mut(parent).unwrap()[name] = value,
-        None => config = value,
+    match (config.pointer_mut(pointer), pointer.rsplit_once('/')) {
+        (Some(place), _) => *place = value,
+        (None, Some((parent, name))) => config.pointer_mut(parent).unwrap()[name] = value,
+        (None, None) => panic!("no place {pointer}"),
     }
     fs::write(&path, config.to_string()).unwrap();
     let message = match load_denoiser(&path, None, &Device::cpu()) {
