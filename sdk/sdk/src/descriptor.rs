@@ -1,0 +1,105 @@
+//! Who the plugin is: the document that `describe` returns and `plugin.json` repeats.
+
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+use crate::roles::{Head, Mapper};
+
+/// What [`export_plugin!`](crate::export_plugin) collects about a plugin.
+#[derive(Clone, Copy)]
+pub struct Plugin {
+    package: &'static str,
+    version: &'static str,
+    description: &'static str,
+    head: Option<Role>,
+    mapper: Option<Role>,
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) tables: crate::native::RoleTables,
+}
+
+#[derive(Clone, Copy)]
+struct Role {
+    schema: fn() -> Value,
+    constants: &'static [&'static str],
+}
+
+impl Plugin {
+    /// A plugin that plays no role yet, named after its package without `dtta-plugin-`.
+    pub const fn new(
+        package: &'static str,
+        version: &'static str,
+        description: &'static str,
+    ) -> Self {
+        Self {
+            package,
+            version,
+            description,
+            head: None,
+            mapper: None,
+            #[cfg(not(target_family = "wasm"))]
+            tables: crate::native::RoleTables::NONE,
+        }
+    }
+
+    /// Adds the task head.
+    #[must_use]
+    pub const fn head<H: Head>(mut self) -> Self {
+        self.head = Some(Role {
+            schema: schema::<H::Config>,
+            constants: H::CONSTANTS,
+        });
+        #[cfg(not(target_family = "wasm"))]
+        {
+            self.tables.head = Some(crate::native::head_table::<H>());
+        }
+        self
+    }
+
+    /// Adds the mapper.
+    #[must_use]
+    pub const fn mapper<M: Mapper>(mut self) -> Self {
+        self.mapper = Some(Role {
+            schema: schema::<M::Config>,
+            constants: M::CONSTANTS,
+        });
+        #[cfg(not(target_family = "wasm"))]
+        {
+            self.tables.mapper = Some(crate::native::mapper_table::<M>());
+        }
+        self
+    }
+
+    /// The descriptor, a JSON object.
+    pub fn describe(&self) -> String {
+        let roles = [("head", self.head), ("mapper", self.mapper)];
+        let mut names = Vec::new();
+        let mut schemas = serde_json::Map::new();
+        let mut constants: Vec<&str> = Vec::new();
+        for (name, role) in roles {
+            let Some(role) = role else { continue };
+            names.push(name);
+            schemas.insert(name.into(), (role.schema)());
+            constants.extend(role.constants);
+        }
+        constants.sort_unstable();
+        constants.dedup();
+        json!({
+            "name": self.package.strip_prefix("dtta-plugin-").unwrap_or(self.package),
+            "version": self.version,
+            "description": self.description,
+            "interface": dtta_abi::INTERFACE,
+            "roles": names,
+            "config_schema": schemas,
+            "needs": { "constants": constants },
+        })
+        .to_string()
+    }
+}
+
+fn schema<C: JsonSchema>() -> Value {
+    SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<C>()
+        .to_value()
+}
