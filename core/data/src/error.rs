@@ -1,0 +1,276 @@
+//! The one error type of this crate. Variants carry the facts (path, what was expected, what was found), so that a caller can
+//! act on them and a message never has to be taken apart.
+
+use std::path::PathBuf;
+
+/// What can go wrong while data is opened, decoded, transformed or cut into a stream.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file or folder could not be read.
+    #[error("cannot read `{path}`", path = path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system (or the gzip decoder) said.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write `{path}`", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A folder of idx files lacks one of them.
+    #[error(
+        "`{folder}` holds neither `{name}` nor `{name}.gz`; install Debian's `dataset-fashion-mnist` or set `path` to a folder with the four idx files",
+        folder = folder.display()
+    )]
+    MissingIdx {
+        /// The folder that was searched.
+        folder: PathBuf,
+        /// The file's name without `.gz`.
+        name: String,
+    },
+    /// An idx file does not start with the magic number of unsigned bytes with the expected number of axes.
+    #[error("`{path}` is not an idx file of unsigned bytes with {expected_axes} axes: it starts with {actual:02x?}", path = path.display())]
+    IdxHeader {
+        /// The file.
+        path: PathBuf,
+        /// 3 for images, 1 for labels.
+        expected_axes: u8,
+        /// The first bytes of the file (at most 4).
+        actual: Vec<u8>,
+    },
+    /// An idx file is shorter or longer than its header says.
+    #[error("`{path}` should hold {expected} bytes after its header, but {actual}", path = path.display(), actual = Length { expected: *expected, actual: *actual })]
+    IdxLength {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the header announces.
+        expected: u64,
+        /// Bytes that were found; reading stops one byte after the expected length.
+        actual: u64,
+    },
+    /// There is not one label for each image.
+    #[error("`{path}` has {labels} labels for {images} images", path = path.display())]
+    LabelCount {
+        /// The file with the labels.
+        path: PathBuf,
+        /// Number of images.
+        images: usize,
+        /// Number of labels.
+        labels: usize,
+    },
+    /// A label names no class.
+    #[error("sample `{id}` in `{path}` has label {label}, but there are {classes} class names (labels start at 0)", path = path.display())]
+    LabelOutOfRange {
+        /// The file with the labels, or the dataset's folder.
+        path: PathBuf,
+        /// The sample.
+        id: String,
+        /// Its label.
+        label: i64,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// Two samples share an id, so they would share their noise.
+    #[error("`{path}` has two samples with the id `{id}`; ids must differ, since noise is keyed by them", path = path.display())]
+    DuplicateId {
+        /// The dataset.
+        path: PathBuf,
+        /// The id.
+        id: String,
+    },
+    /// An image file could not be decoded.
+    #[error("cannot decode the image `{path}`", path = path.display())]
+    Decode {
+        /// The image.
+        path: PathBuf,
+        /// What the decoder said.
+        source: image::ImageError,
+    },
+    /// A folder holds nothing that can be read.
+    #[error("`{path}` is empty: expected {expected}", path = path.display())]
+    Empty {
+        /// The folder or file.
+        path: PathBuf,
+        /// What should be there.
+        expected: &'static str,
+    },
+    /// A packed sample is not a safetensors file.
+    #[error("`{path}` is not a whole safetensors file", path = path.display())]
+    Container {
+        /// The file.
+        path: PathBuf,
+        /// What the safetensors reader or writer said.
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor of a packed sample is missing or has another shape or type.
+    #[error("tensor `{name}` of `{path}`: expected {expected}, found {actual}", path = path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: &'static str,
+        /// Type and shape that were expected.
+        expected: String,
+        /// Type and shape that were found.
+        actual: String,
+    },
+    /// The metadata of a packed sample is missing.
+    #[error("`{path}` lacks the metadata entry `{key}` that makes a safetensors file a packed sample; write it with `dtta data pack`", path = path.display())]
+    MetadataMissing {
+        /// The file.
+        path: PathBuf,
+        /// The entry's key.
+        key: &'static str,
+    },
+    /// The metadata of a packed sample is not the expected JSON.
+    #[error("the metadata of `{path}` is not as expected", path = path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// What the JSON reader said.
+        source: serde_json::Error,
+    },
+    /// The metadata of a packed sample is of another format version.
+    #[error("`{path}` has format `{actual}`, this version reads `{expected}`", path = path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format that this version reads.
+        expected: &'static str,
+        /// The file's format.
+        actual: String,
+    },
+    /// The number of values does not fit the shape, or an axis is empty.
+    #[error(
+        "an image of {channels}x{height}x{width} (channels, height, width; none may be 0) does not hold {values} values"
+    )]
+    ImageShape {
+        /// Channels.
+        channels: usize,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// Number of values given.
+        values: usize,
+    },
+    /// A transform asks for an image with an empty axis or with more than 2^28 values.
+    #[error(
+        "cannot make an image of {channels}x{height}x{width} (channels, height, width): each must be at least 1 and the product at most {limit}"
+    )]
+    ImageSize {
+        /// Channels.
+        channels: usize,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// The largest number of values.
+        limit: usize,
+    },
+    /// Samples that must share one shape do not.
+    #[error(
+        "sample `{id}` has shape {actual:?} (channels, height, width), the first one has {expected:?}"
+    )]
+    MixedShapes {
+        /// The sample.
+        id: String,
+        /// The first sample's shape.
+        expected: [usize; 3],
+        /// This sample's shape.
+        actual: [usize; 3],
+    },
+    /// A crop is larger than its image.
+    #[error(
+        "cannot crop {crop_height}x{crop_width} from an image of {height}x{width} (height, width); resize or pad it first"
+    )]
+    CropTooLarge {
+        /// Rows of the crop.
+        crop_height: usize,
+        /// Columns of the crop.
+        crop_width: usize,
+        /// Rows of the image.
+        height: usize,
+        /// Columns of the image.
+        width: usize,
+    },
+    /// A transform cannot take an image with this number of channels.
+    #[error("transform `{transform}` expects {expected} channels, the image has {actual}")]
+    Channels {
+        /// The transform's name in a configuration.
+        transform: &'static str,
+        /// The channels it takes, in words or as a number.
+        expected: String,
+        /// The image's channels.
+        actual: usize,
+    },
+    /// `normalise` would divide by zero or by something that is no number.
+    #[error("transform `normalise`: every `std` must be above 0, channel {channel} has {std}")]
+    NormaliseStd {
+        /// The channel.
+        channel: usize,
+        /// Its standard deviation.
+        std: f32,
+    },
+    /// A dataset's transforms take pixels out of [0, 1], where corruptions are defined.
+    #[error(
+        "transform {index} of the dataset would take pixels out of [0, 1], where corruptions are defined; normalise in the model's preprocessing instead"
+    )]
+    DatasetRange {
+        /// Position in the list of transforms, from 0.
+        index: usize,
+    },
+    /// A severity is not one of 1 to 5.
+    #[error("severity {actual} is not one of 1, 2, 3, 4, 5")]
+    Severity {
+        /// The number given.
+        actual: u8,
+    },
+    /// A range or position lies outside of the dataset or stream.
+    #[error("samples {start}..{end} were asked for, but there are {available}")]
+    OutOfRange {
+        /// First sample.
+        start: usize,
+        /// One after the last sample.
+        end: usize,
+        /// Samples that there are.
+        available: usize,
+    },
+    /// A stratified selection of a dataset without labels.
+    #[error("`{path}` has no labels, so `stratified` cannot balance its classes", path = path.display())]
+    Unlabelled {
+        /// The dataset.
+        path: PathBuf,
+    },
+    /// A stream without domains.
+    #[error("`domains` is empty; give at least `{{ \"kind\": \"clean\" }}`")]
+    NoDomains,
+    /// Two domains of a stream have one name.
+    #[error("two domains are called `{name}`; give one of them another `name`")]
+    DuplicateDomain {
+        /// The name.
+        name: String,
+    },
+}
+
+/// Says "ends after N bytes" or "goes on".
+struct Length {
+    expected: u64,
+    actual: u64,
+}
+
+impl std::fmt::Display for Length {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.actual < self.expected {
+            write!(formatter, "ends after {}", self.actual)
+        } else {
+            write!(formatter, "goes on after them")
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Test samples for diffusion feedback: datasets, transforms, ImageNet-C style corruptions and streams.
+//!
+//! Everything here runs on the CPU and knows no tensor library: an [`Image`] is a flat `Vec<f32>` in channel, row, column
+//! order. Randomness is a function, not a state: every random choice is keyed by what it is for (see [`keyed_rng`]), so a
+//! sample is corrupted in the same way whatever its neighbours, the order or the subset.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use dtta_data::{Dataset, DatasetConfig, Stream, StreamConfig};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dataset: DatasetConfig = serde_json::from_str(r#"{ "kind": "idx", "split": "test" }"#)?;
+//! let stream: StreamConfig = serde_json::from_str(
+//!     r#"{ "samples": 100, "domains": [{ "kind": "clean" }, { "kind": "corrupted", "corruption": "fog", "severity": 3 }] }"#,
+//! )?;
+//! let stream = Stream::new(&stream, Dataset::open(&dataset, Path::new("."))?, 0)?;
+//! for item in stream.iter() {
+//!     let item = item?;
+//!     assert_eq!(item.image.shape(), [1, 28, 28]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod corruption;
+mod dataset;
+mod error;
+mod image;
+mod random;
+mod stream;
+mod transform;
+
+pub use crate::corruption::{Corruption, Severity, corrupt};
+pub use crate::dataset::{
+    ColourMode, Dataset, DatasetConfig, FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, FolderConfig,
+    IdxConfig, PackedConfig, Provenance, Sample, Selection, Split, pack,
+};
+pub use crate::error::DataError;
+pub use crate::image::Image;
+pub use crate::random::keyed_rng;
+pub use crate::stream::{Condition, Domain, DomainConfig, Stream, StreamConfig, StreamItem};
+pub use crate::transform::{Augmentation, Transform, augment, transform};
