@@ -1,0 +1,32 @@
+//! Plugins, as the engine sees them: a trait for each role, and loaders that the engine never
+//! names. A plugin gets tensors by handle and asks the host for every operation, so gradients
+//! flow through it and it needs no rights.
+//!
+//! - [`Registry`] finds a plugin by reference; [`Plugin`] is one, loaded, with its digest.
+//! - [`Plugin::head`] and [`Plugin::mapper`] make configured roles, behind [`Head`] and
+//!   [`Mapper`]. [`Accuracy`] is a [`Metric`] that comes with the core.
+//! - WebAssembly components run in a sandbox with budgets; plugins that are linked into the
+//!   program speak the C tables of `dtta-abi`. Both ask the same tensor session, so the same
+//!   plugin gives the same bits either way.
+//! - Whatever a plugin does wrong is a [`PluginError`] that names plugin, role and function; the
+//!   next call is unharmed.
+
+mod accuracy;
+mod environment;
+mod error;
+mod linked;
+mod manifest;
+mod plugin;
+mod registry;
+mod roles;
+mod slots;
+mod wasm;
+
+pub use accuracy::Accuracy;
+pub use environment::{DEFAULT_INSTRUCTIONS, DEFAULT_MEMORY_BYTES, Environment};
+pub use error::{ConfigIssue, Place, PluginError, Result};
+pub use manifest::{INTERFACE_VERSION, MANIFEST_SCHEMA_VERSION, Manifest, Needs, Role, sha256};
+pub use plugin::{LoaderKind, Plugin};
+pub use registry::{Listing, PLUGIN_PATH, Registry};
+pub use roles::{Head, Mapper, Metric, Named, Objective, find};
+pub use wasm::interrupt;

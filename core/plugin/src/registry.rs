@@ -1,0 +1,169 @@
+//! Finding plugins. A reference is a path, a name in one of the plugin folders, or `linked:`
+//! and the name of a plugin in this program. Listing reads manifests and executes nothing.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dtta_abi::Entry;
+
+use crate::error::{PluginError, Result};
+use crate::manifest::Manifest;
+use crate::plugin::{LoaderKind, Plugin};
+
+/// The environment variable with further plugin folders, separated as in `PATH`.
+pub const PLUGIN_PATH: &str = "DTTA_PLUGIN_PATH";
+
+const LINKED: &str = "linked:";
+
+/// Where plugins are found.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    linked: BTreeMap<String, Entry>,
+    folders: Vec<PathBuf>,
+}
+
+/// A plugin that could be loaded, or a manifest that is wrong.
+#[derive(Debug)]
+pub struct Listing {
+    /// What to write in an experiment.
+    pub reference: String,
+    /// How it would be run.
+    pub loader: LoaderKind,
+    /// What its manifest says.
+    pub manifest: Result<Manifest>,
+}
+
+impl Registry {
+    /// A registry that also looks in the folders of `DTTA_PLUGIN_PATH`.
+    pub fn from_environment() -> Self {
+        let folders = env::var_os(PLUGIN_PATH).map(|path| env::split_paths(&path).collect());
+        Self {
+            linked: BTreeMap::new(),
+            folders: folders.unwrap_or_default(),
+        }
+    }
+
+    /// Adds a folder to look in, after the experiment's own.
+    pub fn add_folder(&mut self, folder: impl Into<PathBuf>) {
+        self.folders.push(folder.into());
+    }
+
+    /// Adds a plugin that is linked into this program, as `linked:NAME`.
+    pub fn register_linked(&mut self, name: impl Into<String>, entry: Entry) {
+        self.linked.insert(name.into(), entry);
+    }
+
+    /// Loads the plugin that a reference names.
+    ///
+    /// In this order: `linked:NAME`; a path from `base_dir`, the experiment's folder, to a
+    /// manifest, a component, or a folder with either `plugin.json` or `dist/plugin.json`; a
+    /// name in `base_dir/plugins`; a name in the further folders.
+    ///
+    /// # Errors
+    /// [`PluginError::NotFound`] with everything that was looked at, or what loading refuses.
+    pub fn find(&self, reference: &str, base_dir: &Path) -> Result<Plugin> {
+        let mut searched = Vec::new();
+        if let Some(name) = reference.strip_prefix(LINKED) {
+            if let Some(&entry) = self.linked.get(name) {
+                return Plugin::linked(name, entry);
+            }
+            searched.extend(self.linked.keys().map(|name| format!("`{LINKED}{name}`")));
+        } else {
+            for root in self.roots(reference, base_dir) {
+                for candidate in candidates(&root.join(reference)) {
+                    if candidate.is_file() {
+                        return load(&candidate);
+                    }
+                }
+                searched.push(format!("`{}`", root.join(reference).display()));
+            }
+        }
+        let searched = if searched.is_empty() {
+            "nothing: none is linked".into()
+        } else {
+            searched.join(", ")
+        };
+        Err(PluginError::NotFound {
+            reference: reference.into(),
+            searched,
+        })
+    }
+
+    /// Every plugin that a name could mean for an experiment in `base_dir`.
+    pub fn list(&self, base_dir: &Path) -> Vec<Listing> {
+        let mut found = Vec::new();
+        for root in self.roots("", base_dir) {
+            let Ok(entries) = fs::read_dir(&root) else {
+                continue;
+            };
+            let mut folders: Vec<PathBuf> = entries
+                .filter_map(|entry| Some(entry.ok()?.path()))
+                .collect();
+            folders.sort();
+            for folder in folders.iter().filter(|folder| folder.is_dir()) {
+                let manifest = candidates(folder).into_iter().find(|path| {
+                    path.is_file()
+                        && path
+                            .extension()
+                            .is_some_and(|extension| extension == "json")
+                });
+                if let Some(manifest) = manifest {
+                    found.push(Listing {
+                        reference: folder.display().to_string(),
+                        loader: LoaderKind::Wasm,
+                        manifest: Manifest::read(&manifest),
+                    });
+                }
+            }
+        }
+        for (name, &entry) in &self.linked {
+            found.push(Listing {
+                reference: format!("{LINKED}{name}"),
+                loader: LoaderKind::Linked,
+                manifest: Plugin::linked(name, entry).map(|plugin| plugin.descriptor().clone()),
+            });
+        }
+        found
+    }
+
+    /// The folders in which a reference may be a path. A reference with a separator or an
+    /// extension is a path from the experiment only.
+    fn roots(&self, reference: &str, base_dir: &Path) -> Vec<PathBuf> {
+        let path = Path::new(reference);
+        if path.components().count() > 1 || path.extension().is_some() || path.is_absolute() {
+            return vec![base_dir.into()];
+        }
+        let mut roots = Vec::new();
+        if !reference.is_empty() {
+            roots.push(base_dir.into());
+        }
+        roots.push(base_dir.join("plugins"));
+        roots.extend(self.folders.iter().cloned());
+        roots
+    }
+}
+
+/// The files that a path may mean.
+fn candidates(path: &Path) -> Vec<PathBuf> {
+    let mut component = path.as_os_str().to_owned();
+    component.push(".wasm");
+    vec![
+        path.into(),
+        path.join("plugin.json"),
+        path.join("dist").join("plugin.json"),
+        component.into(),
+    ]
+}
+
+fn load(path: &Path) -> Result<Plugin> {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        Plugin::from_manifest(path)
+    } else {
+        Plugin::from_component_file(path)
+    }
+}

@@ -1,0 +1,77 @@
+//! What the engine knows of a plugin: one trait for each role. A loader implements them;
+//! the core may too, as [`Accuracy`](crate::Accuracy) does.
+
+use std::collections::BTreeMap;
+
+use dtta_tensor::Tensor;
+
+use crate::error::Result;
+
+/// Tensors with the names that their producer and consumer agree on.
+pub type Named = Vec<(String, Tensor)>;
+
+/// The tensor of that name.
+pub fn find<'a>(named: &'a Named, name: &str) -> Option<&'a Tensor> {
+    named
+        .iter()
+        .find_map(|(known, tensor)| (known == name).then_some(tensor))
+}
+
+/// Features or pixels in, task outputs and predictions out.
+pub trait Head: Send {
+    /// Task outputs from what the backbone produced, on the tape. Pure in `inputs`.
+    ///
+    /// # Errors
+    /// Whatever the plugin answers with, a crash, or a spent budget. The next call is unharmed.
+    fn forward(&mut self, inputs: &Named) -> Result<Named>;
+
+    /// A prediction from task outputs, off the tape.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn predict(&mut self, outputs: &Named) -> Result<Named>;
+}
+
+/// Task outputs to what the denoiser is conditioned on.
+pub trait Mapper: Send {
+    /// One tensor for each slot it fills, by slot name, on the tape. Pure in `outputs`.
+    ///
+    /// # Errors
+    /// As [`Head::forward`], or [`PluginError::Output`](crate::PluginError::Output) for a
+    /// name that is no slot.
+    fn condition(&mut self, outputs: &Named) -> Result<Named>;
+}
+
+/// A further scalar to minimise.
+pub trait Objective: Send {
+    /// A loss `[1]`, or `[B]` with one entry for each sample, on the tape.
+    ///
+    /// # Errors
+    /// As [`Head::forward`].
+    fn loss(&mut self, outputs: &Named) -> Result<Tensor>;
+}
+
+/// A score that can be accumulated, saved and merged. A new accumulator is the identity of
+/// [`merge`](Self::merge), which is associative and commutative.
+pub trait Metric: Send {
+    /// Adds samples. The only function of any role that sees targets.
+    ///
+    /// # Errors
+    /// [`PluginError::Failed`](crate::PluginError::Failed) for a missing or misshapen tensor.
+    fn update(&mut self, predictions: &Named, targets: &Named) -> Result<()>;
+
+    /// The accumulator as bytes that [`merge`](Self::merge) takes.
+    fn save(&self) -> Vec<u8>;
+
+    /// Adds a saved accumulator to this one.
+    ///
+    /// # Errors
+    /// [`PluginError::Failed`](crate::PluginError::Failed) for bytes of another metric or version.
+    fn merge(&mut self, saved: &[u8]) -> Result<()>;
+
+    /// The scores by name; empty before the first sample.
+    ///
+    /// # Errors
+    /// Whatever a plugin answers with.
+    fn report(&self) -> Result<BTreeMap<String, f64>>;
+}

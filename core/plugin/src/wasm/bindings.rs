@@ -1,0 +1,23 @@
+//! What `wit/` says, as Rust. Tensors and values are the host's resources, known to the
+//! guest by the number of their [`Handle`](dtta_tensor::Handle), so no table stands between.
+//! Only the functions that have no error to answer with may trap, on a stale handle.
+
+/// A tensor of the current call.
+pub enum TensorResource {}
+
+/// The values that the host keeps for a plugin.
+pub enum ValuesResource {}
+
+wasmtime::component::bindgen!({
+    path: "../../wit",
+    world: "task-plugin",
+    with: {
+        "dtta:plugin/tensor.tensor": TensorResource,
+        "dtta:plugin/session.values": ValuesResource,
+    },
+    imports: {
+        "dtta:plugin/tensor.[method]tensor.shape": trappable,
+        "dtta:plugin/tensor.[method]tensor.kind": trappable,
+        "dtta:plugin/tensor.[method]tensor.tracked": trappable,
+    },
+});

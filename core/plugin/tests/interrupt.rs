@@ -1,0 +1,25 @@
+//! Ctrl-C ends a plugin call that is running. Alone in its process, because it ends all of them.
+
+mod support;
+
+use std::thread;
+use std::time::Duration;
+
+use dtta_plugin::{Environment, PluginError, interrupt};
+use support::{ask, inputs, mapper};
+
+#[test]
+fn ends_the_call_that_is_running_and_no_later_one() {
+    let mut mapper = mapper(&Environment {
+        instructions: u64::MAX,
+        ..Environment::default()
+    });
+    let ctrl_c = thread::spawn(|| {
+        thread::sleep(Duration::from_millis(200));
+        interrupt();
+    });
+    let error = mapper.condition(&inputs(ask::SPIN)).unwrap_err();
+    assert!(matches!(error, PluginError::Interrupted { .. }), "{error}");
+    ctrl_c.join().unwrap();
+    mapper.condition(&inputs(ask::ECHO)).unwrap();
+}
