@@ -20,6 +20,9 @@
 //! # }
 //! ```
 
+/// The version of Burn that computes, as pinned in the workspace.
+pub const BURN_VERSION: &str = "0.22.1";
+
 mod device;
 mod error;
 mod ops;

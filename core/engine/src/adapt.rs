@@ -1,0 +1,317 @@
+//! Adaptation: steps of feedback and update on a batch of images (algorithm 1 of the paper).
+//!
+//! A batch falls into groups that share θ: one group in online mode, one for each image in
+//! single-sample mode. Whatever the groups, the draws of the whole batch go through the
+//! denoiser together.
+
+use std::ops::Range;
+
+use dtta_models::{Conditioning, Denoiser, ParameterId, Weights};
+use dtta_plugin::Named;
+use dtta_tensor::Tensor;
+
+use crate::error::Result;
+use crate::feedback::{Feedback, Request};
+use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::task::{Prediction, TaskModel};
+
+/// What moves, and how.
+#[derive(Debug, Clone)]
+pub struct Movement {
+    /// How it moves.
+    pub optimizer: OptimizerConfig,
+    /// What moves.
+    pub parameters: Vec<ParameterId>,
+}
+
+/// Settings of an [`Adapter`].
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whether every image has weights of its own.
+    pub single_sample: bool,
+    /// Updates for each batch.
+    pub steps: usize,
+    /// How feedback is computed.
+    pub feedback: Feedback,
+    /// The task model's parameters.
+    pub task: Movement,
+    /// The denoiser's parameters, unless it is frozen.
+    pub denoiser: Option<Movement>,
+}
+
+/// Images to adapt to.
+pub struct Batch<'a> {
+    /// Their ids, which key the draws.
+    pub ids: Vec<&'a str>,
+    /// `[B, C, H, W]`, as the task model sees them.
+    pub task: Tensor,
+    /// `[B, C, H, W]`, as the denoiser sees them.
+    pub denoiser: Tensor,
+}
+
+/// What adaptation to a batch gave.
+pub struct Adapted {
+    /// Predictions of the source model, as named tensors and one by one.
+    pub source: (Named, Vec<Prediction>),
+    /// Predictions after the last step.
+    pub adapted: (Named, Vec<Prediction>),
+    /// The loss of each image in each step.
+    pub losses: Vec<Vec<f32>>,
+}
+
+/// A task model that learns from a denoiser, one batch after the other.
+pub struct Adapter {
+    settings: Settings,
+    task: TaskModel,
+    denoiser: Box<dyn Denoiser>,
+    source: Weights,
+    frozen: Weights,
+    carried: Learner,
+    denoiser_learner: Option<Learner>,
+}
+
+/// Weights on their way, with the optimizer that moves them.
+#[derive(Clone)]
+pub struct Learner {
+    /// Where they are.
+    pub weights: Weights,
+    /// What moves them.
+    pub optimizer: Optimizer,
+}
+
+impl Learner {
+    fn new(weights: &Weights, movement: &Movement) -> Self {
+        Self {
+            weights: weights.clone(),
+            optimizer: Optimizer::new(movement.optimizer, movement.parameters.len()),
+        }
+    }
+}
+
+impl Adapter {
+    /// An adapter at the source weights.
+    pub fn new(
+        settings: Settings,
+        task: TaskModel,
+        source: Weights,
+        denoiser: Box<dyn Denoiser>,
+        frozen: Weights,
+    ) -> Self {
+        let carried = Learner::new(&source, &settings.task);
+        let denoiser_learner = settings
+            .denoiser
+            .as_ref()
+            .map(|movement| Learner::new(&frozen, movement));
+        Self {
+            settings,
+            task,
+            denoiser,
+            source,
+            frozen,
+            carried,
+            denoiser_learner,
+        }
+    }
+
+    /// Back to the source weights, optimizers at rest.
+    pub fn reset(&mut self) {
+        self.carried = Learner::new(&self.source, &self.settings.task);
+        self.denoiser_learner = self
+            .settings
+            .denoiser
+            .as_ref()
+            .map(|movement| Learner::new(&self.frozen, movement));
+    }
+
+    /// What is carried from batch to batch: the task model's learner, and the denoiser's if it adapts.
+    pub fn carried(&mut self) -> (&mut Learner, Option<&mut Learner>) {
+        (&mut self.carried, self.denoiser_learner.as_mut())
+    }
+
+    /// Adapts to a batch and predicts, before and after.
+    ///
+    /// # Errors
+    /// Whatever a plugin, a model or a tensor operation refuses. The weights are then those of the last finished step.
+    pub fn adapt(&mut self, batch: &Batch<'_>) -> Result<Adapted> {
+        let images = batch.ids.len();
+        let outputs = self.task.outputs(&self.source, &batch.task)?;
+        let source = self.task.predict(&outputs, images)?;
+        if self.settings.steps == 0 {
+            return Ok(Adapted {
+                adapted: source.clone(),
+                source,
+                losses: vec![Vec::new(); images],
+            });
+        }
+        if self.settings.single_sample {
+            self.reset();
+            let mut groups: Vec<(Range<usize>, Learner)> = (0..images)
+                .map(|image| (image..image + 1, self.carried.clone()))
+                .collect();
+            let losses = self.learn(batch, &mut groups)?;
+            let adapted = self.predict(batch, &groups)?;
+            Ok(Adapted {
+                source,
+                adapted,
+                losses,
+            })
+        } else {
+            let mut groups = [(0..images, self.carried.clone())];
+            let losses = self.learn(batch, &mut groups)?;
+            let adapted = self.predict(batch, &groups)?;
+            let [(_, learner)] = groups;
+            self.carried = learner;
+            Ok(Adapted {
+                source,
+                adapted,
+                losses,
+            })
+        }
+    }
+
+    /// Moves each group's weights by the settings' number of steps; gives the losses of each image.
+    fn learn(
+        &mut self,
+        batch: &Batch<'_>,
+        groups: &mut [(Range<usize>, Learner)],
+    ) -> Result<Vec<Vec<f32>>> {
+        let mut losses = vec![Vec::with_capacity(self.settings.steps); batch.ids.len()];
+        let parameters = self.settings.task.parameters.clone();
+        for step in 0..self.settings.steps {
+            let mut passes = Vec::with_capacity(groups.len());
+            for (range, learner) in groups.iter() {
+                let leaves = learner.weights.to_leaves(&parameters)?;
+                let outputs = self.task.outputs(&leaves, &rows(&batch.task, range)?)?;
+                passes.push((leaves, self.task.condition(&outputs)?));
+            }
+            let conditioning = joined(passes.iter().map(|(_, conditioning)| conditioning))?;
+            let request = Request {
+                ids: &batch.ids,
+                images: &batch.denoiser,
+                conditioning: &conditioning,
+                step,
+            };
+            let (weights, moving) = match (&self.denoiser_learner, &self.settings.denoiser) {
+                (Some(learner), Some(movement)) => {
+                    (&learner.weights, movement.parameters.as_slice())
+                }
+                _ => (&self.frozen, [].as_slice()),
+            };
+            let answer =
+                self.settings
+                    .feedback
+                    .evaluate(&*self.denoiser, weights, moving, &request)?;
+            for (losses, loss) in losses.iter_mut().zip(answer.losses) {
+                losses.push(loss);
+            }
+            for ((range, learner), (leaves, conditioning)) in groups.iter_mut().zip(&passes) {
+                let gradients = pull_back(conditioning, &answer.gradients, range)?;
+                let gradients: Vec<_> = parameters
+                    .iter()
+                    .map(|&id| {
+                        gradients
+                            .as_ref()
+                            .and_then(|gradients| gradients.of(leaves.get(id)))
+                    })
+                    .collect();
+                learner
+                    .optimizer
+                    .step(&mut learner.weights, &parameters, &gradients)?;
+            }
+            if let (Some(learner), Some(movement)) =
+                (&mut self.denoiser_learner, &self.settings.denoiser)
+            {
+                let mean = 1.0 / batch.ids.len() as f64;
+                let gradients = answer
+                    .denoiser_gradients
+                    .iter()
+                    .map(|gradient| {
+                        gradient
+                            .as_ref()
+                            .map(|sum| sum.affine(mean, 0.0))
+                            .transpose()
+                    })
+                    .collect::<Result<Vec<_>, _>>()?;
+                learner
+                    .optimizer
+                    .step(&mut learner.weights, &movement.parameters, &gradients)?;
+            }
+        }
+        Ok(losses)
+    }
+
+    fn predict(
+        &mut self,
+        batch: &Batch<'_>,
+        groups: &[(Range<usize>, Learner)],
+    ) -> Result<(Named, Vec<Prediction>)> {
+        let mut named: Vec<Named> = Vec::with_capacity(groups.len());
+        let mut list = Vec::with_capacity(batch.ids.len());
+        for (range, learner) in groups {
+            let outputs = self
+                .task
+                .outputs(&learner.weights, &rows(&batch.task, range)?)?;
+            let (tensors, predictions) = self.task.predict(&outputs, range.len())?;
+            named.push(tensors);
+            list.extend(predictions);
+        }
+        let mut together = Named::new();
+        for (name, _) in &named[0] {
+            let parts: Vec<&Tensor> = named
+                .iter()
+                .filter_map(|tensors| tensors.iter().find(|(n, _)| n == name))
+                .map(|(_, t)| t)
+                .collect();
+            together.push((name.clone(), Tensor::cat(&parts, 0)?));
+        }
+        Ok((together, list))
+    }
+}
+
+/// One backward pass through mapper and task model: ∂L/∂θ from ∂L/∂c. The loss of a group is the mean over its images.
+fn pull_back(
+    conditioning: &Conditioning,
+    gradients: &Conditioning,
+    range: &Range<usize>,
+) -> Result<Option<dtta_tensor::Gradients>> {
+    let mut surrogate: Option<Tensor> = None;
+    for ((_, slot), (_, gradient)) in conditioning.iter().zip(gradients.iter()) {
+        if !slot.is_tracked() {
+            continue;
+        }
+        let gradient = rows(gradient, range)?.affine(1.0 / range.len() as f64, 0.0)?;
+        let term = slot.mul(&gradient)?.sum(&[], false)?;
+        surrogate = Some(match surrogate {
+            Some(sum) => sum.add(&term)?,
+            None => term,
+        });
+    }
+    Ok(surrogate
+        .map(|surrogate| surrogate.backward())
+        .transpose()?)
+}
+
+/// The conditioning of all groups, one below the other, in the order of the first one's slots.
+fn joined<'a>(parts: impl Iterator<Item = &'a Conditioning>) -> Result<Conditioning> {
+    let parts: Vec<&Conditioning> = parts.collect();
+    if let [only] = parts[..] {
+        return Ok(only.clone());
+    }
+    let mut slots = Vec::new();
+    for (index, (name, _)) in parts[0].iter().enumerate() {
+        let detached: Vec<Tensor> = parts
+            .iter()
+            .filter_map(|part| part.iter().nth(index))
+            .map(|(_, slot)| slot.detach())
+            .collect();
+        slots.push((
+            name.to_owned(),
+            Tensor::cat(&detached.iter().collect::<Vec<_>>(), 0)?,
+        ));
+    }
+    Ok(Conditioning::new(slots))
+}
+
+fn rows(tensor: &Tensor, range: &Range<usize>) -> Result<Tensor> {
+    Ok(tensor.narrow(0, range.start, range.len())?)
+}

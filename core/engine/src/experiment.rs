@@ -1,0 +1,281 @@
+//! The experiment: one JSON document that says everything a run depends on. The doc comments
+//! here are the schema's descriptions and the reference; `deny_unknown_fields` holds throughout,
+//! so a misspelt option is an error and never a silent default.
+
+use std::path::PathBuf;
+
+use dtta_data::{DatasetConfig, StreamConfig, Transform};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::optimizer::OptimizerConfig;
+use crate::selection::SelectionConfig;
+
+/// An experiment: data, models, plugins and how to adapt. Relative paths start at the folder of
+/// the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// Where editors find this schema. Not read by dtta.
+    #[serde(rename = "$schema", default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// Names the run and its output folder.
+    pub name: String,
+    /// What the experiment is about, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Fixes the selection of samples, their corruption, and all noise.
+    #[serde(default)]
+    pub seed: u64,
+    /// Where samples come from and in which order.
+    pub data: DataConfig,
+    /// The task model's backbone and the denoiser.
+    pub models: ModelsConfig,
+    /// Head, mapper and metric.
+    pub plugins: PluginsConfig,
+    /// How the task model is adapted.
+    pub adaptation: AdaptationConfig,
+}
+
+/// Samples and their order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// The dataset.
+    pub dataset: DatasetConfig,
+    /// Which samples, under which conditions.
+    pub stream: StreamConfig,
+}
+
+/// The two models that meet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelsConfig {
+    /// The discriminative model's features.
+    pub backbone: ModelSource,
+    /// The diffusion model that gives feedback.
+    pub denoiser: ModelSource,
+}
+
+/// A model on disk and what it sees.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSource {
+    /// The model's JSON configuration.
+    pub config: PathBuf,
+    /// Its weights; the configuration's path with the extension `.safetensors` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// Steps from an image in [0, 1] to the model's input.
+    #[serde(default)]
+    pub preprocess: Vec<Transform>,
+    /// After preprocessing, brings each image by itself to this mean and deviation. Undoes shifts of brightness
+    /// and contrast that a denoiser has never seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standardize: Option<Standardize>,
+}
+
+/// The statistics to which each image is brought: those of the training images after preprocessing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Standardize {
+    /// Mean over all pixels and channels.
+    pub mean: f32,
+    /// Standard deviation over all pixels and channels, above 0.
+    pub deviation: f32,
+}
+
+/// Which plugins serve which role.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginsConfig {
+    /// Features or logits to task outputs, and outputs to predictions.
+    pub head: PluginSource,
+    /// Task outputs to conditioning.
+    pub mapper: PluginSource,
+    /// What to do when a plugin fails on a sample.
+    #[serde(default)]
+    pub on_failure: FailurePolicy,
+}
+
+/// A plugin and its configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginSource {
+    /// A path to a plugin's folder, manifest or component; a name to look for; or `linked:NAME`.
+    #[serde(rename = "use")]
+    pub plugin: String,
+    /// The role's configuration, checked against the plugin's own schema.
+    #[serde(default = "empty_object")]
+    pub config: Value,
+    /// Refuses a plugin whose artifact has another SHA-256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+fn empty_object() -> Value {
+    Value::Object(serde_json::Map::new())
+}
+
+/// What happens to a run when a plugin fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FailurePolicy {
+    /// The run stops; finished records stay.
+    #[default]
+    Fail,
+    /// The batch is left out, its samples are counted as skipped, and the run goes on.
+    Skip,
+}
+
+/// How the task model is adapted (Diffusion-TTA, algorithm 1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptationConfig {
+    /// Whether weights are carried from sample to sample.
+    pub mode: Mode,
+    /// Samples that are adapted together. In `online` mode they share one update; in `single_sample` mode each has weights
+    /// of its own and only the denoiser's calls are shared, so results do not depend on it.
+    #[serde(default = "one")]
+    pub batch: usize,
+    /// Optimizer updates for each batch; 0 measures the source model alone.
+    #[serde(default = "one")]
+    pub steps: usize,
+    /// Draws of (t, ε) for each sample and step.
+    pub draws: usize,
+    /// Draws in one call of the denoiser. Changes speed and memory, not results.
+    #[serde(default = "default_micro_batch")]
+    pub micro_batch: usize,
+    /// Which timesteps are drawn.
+    #[serde(default)]
+    pub timesteps: TimestepsConfig,
+    /// Which noise is drawn.
+    #[serde(default)]
+    pub noise: NoiseSharing,
+    /// What is compared with the drawn noise, and how.
+    #[serde(default)]
+    pub loss: LossKind,
+    /// How the task model's parameters move.
+    pub optimizer: OptimizerConfig,
+    /// Which of the task model's parameters move.
+    #[serde(default)]
+    pub parameters: SelectionConfig,
+    /// Adapts the denoiser too. Only in `online` mode or with a batch of 1: samples with weights of their own cannot share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denoiser: Option<DenoiserAdaptation>,
+    /// The statistics of BatchNorm layers in the backbone.
+    #[serde(default)]
+    pub batch_norm: BatchNormStatistics,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn default_micro_batch() -> usize {
+    64
+}
+
+/// How long weights live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Mode {
+    /// Weights and optimizer are reset after every sample.
+    SingleSample {},
+    /// Weights and optimizer are carried over the stream.
+    Online {
+        /// When they are reset.
+        #[serde(default)]
+        reset: Reset,
+    },
+}
+
+/// When online adaptation starts afresh.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reset {
+    /// At the beginning of each domain.
+    #[default]
+    Domain,
+    /// Never.
+    Never,
+}
+
+/// How timesteps are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimestepsConfig {
+    /// How they are spread over the range.
+    #[serde(default)]
+    pub sampler: TimestepSampler,
+    /// First timestep and one after the last; the schedule's whole range if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[usize; 2]>,
+}
+
+impl Default for TimestepsConfig {
+    fn default() -> Self {
+        Self {
+            sampler: TimestepSampler::Uniform,
+            range: None,
+        }
+    }
+}
+
+/// How timesteps are spread.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TimestepSampler {
+    /// Each by itself, uniformly (the paper's choice).
+    #[default]
+    Uniform,
+    /// One in each of as many equal parts of the range as there are draws: unbiased and less noisy.
+    Stratified,
+}
+
+/// Which draws share their noise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NoiseSharing {
+    /// Fresh noise for every draw.
+    #[default]
+    Fresh,
+    /// One noise for all draws of a sample in a step.
+    Step,
+    /// One noise for all draws of a sample in all steps.
+    Sample,
+}
+
+/// The distance between drawn and predicted noise, averaged over elements.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LossKind {
+    /// Squared error (equation 2 of the paper).
+    #[default]
+    Mse,
+    /// Absolute error.
+    L1,
+}
+
+/// How the denoiser moves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DenoiserAdaptation {
+    /// How its parameters move.
+    pub optimizer: OptimizerConfig,
+    /// Which of them move.
+    #[serde(default)]
+    pub parameters: SelectionConfig,
+}
+
+/// Which statistics BatchNorm layers normalise with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchNormStatistics {
+    /// Those of the training data.
+    #[default]
+    Running,
+    /// Those of the batch at hand.
+    Batch,
+}

@@ -1,0 +1,365 @@
+//! From a document to something that runs: opens data, models and plugins, and checks that
+//! they fit each other. `--dry-run` ends here.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use dtta_data::{Dataset, Image, Stream, Transform, transform};
+use dtta_models::{Statistics, Weights, load_backbone, load_denoiser, weights_beside};
+use dtta_plugin::{Environment, Plugin, Registry, Role, sha256};
+use dtta_tensor::{Device, Tensor};
+use serde_json::{Value, json};
+
+use crate::adapt::{Adapter, Batch, Movement, Settings};
+use crate::document::Document;
+use crate::draws::Draws;
+use crate::error::{Error, Issue, Result};
+use crate::experiment::{
+    BatchNormStatistics, Experiment, Mode, ModelSource, PluginSource, Standardize,
+};
+use crate::feedback::Feedback;
+use crate::task::TaskModel;
+
+/// An experiment that is ready to run.
+pub struct Prepared {
+    pub(crate) document: Document,
+    pub(crate) device: Device,
+    pub(crate) stream: Stream,
+    pub(crate) adapter: Adapter,
+    pub(crate) views: [View; 2],
+    pub(crate) digests: BTreeMap<String, String>,
+    pub(crate) plugins: BTreeMap<String, Value>,
+}
+
+/// How one of the two models sees an image.
+pub(crate) struct View {
+    steps: Vec<Transform>,
+    standardize: Option<Standardize>,
+    shape: [usize; 3],
+    pointer: &'static str,
+}
+
+impl Prepared {
+    /// Opens everything that `document` names. Plugins are looked for in `registry`.
+    ///
+    /// # Errors
+    /// Whatever a file, a model or a plugin refuses; [`Error::Invalid`] for parts that do not fit each other.
+    pub fn new(document: Document, registry: &Registry, device: Device) -> Result<Self> {
+        let experiment = &document.experiment;
+        let base = document.base();
+        let invalid = |pointer: &str, message: String| Error::Invalid {
+            path: document.path.clone(),
+            what: "experiment",
+            issues: vec![Issue {
+                pointer: pointer.into(),
+                message,
+            }],
+        };
+        let dataset = Dataset::open(&experiment.data.dataset, base)?;
+        let stream = Stream::new(&experiment.data.stream, dataset, experiment.seed)?;
+
+        let source = |source: &ModelSource| {
+            let config = base.join(&source.config);
+            let weights = source.weights.as_ref().map(|path| base.join(path));
+            let weights = weights_beside(&config, weights.as_deref());
+            (config, weights)
+        };
+        let mut digests = BTreeMap::new();
+        let (config, path) = source(&experiment.models.backbone);
+        let (backbone, theta) = load_backbone(&config, Some(&path), &device)?;
+        digests.insert("backbone".into(), digest(&path)?);
+        let (config, path) = source(&experiment.models.denoiser);
+        let (denoiser, phi) = load_denoiser(&config, Some(&path), &device)?;
+        digests.insert("denoiser".into(), digest(&path)?);
+
+        let range = experiment
+            .adaptation
+            .timesteps
+            .range
+            .unwrap_or([0, denoiser.schedule().timesteps()]);
+        if range[1] > denoiser.schedule().timesteps() {
+            let last = denoiser.schedule().timesteps();
+            return Err(invalid(
+                "/adaptation/timesteps/range",
+                format!("the denoiser's timesteps end at {last}"),
+            ));
+        }
+        let constants = denoiser.constants(&phi)?;
+        let classes = backbone.classes();
+        for (name, constant) in &constants {
+            if name == "class-embeddings" && constant.shape()[0] != classes {
+                let found = constant.shape()[0];
+                return Err(invalid(
+                    "/models",
+                    format!("the backbone has {classes} classes, the denoiser {found}"),
+                ));
+            }
+        }
+        let names = stream.dataset().class_names().len();
+        if names != 0 && names != classes {
+            return Err(invalid(
+                "/models/backbone",
+                format!("it has {classes} classes, the dataset {names}"),
+            ));
+        }
+
+        let environment = Environment {
+            constants,
+            ..Environment::new(device.clone())
+        };
+        let mut plugins = BTreeMap::new();
+        let mut open = |role: Role, source: &PluginSource| -> Result<Plugin> {
+            let plugin = registry.find(&source.plugin, base)?;
+            let pointer = format!("/plugins/{role}");
+            if let Some(pinned) = &source.sha256
+                && plugin.digest() != pinned
+            {
+                let found = plugin.digest();
+                return Err(invalid(
+                    &format!("{pointer}/sha256"),
+                    format!("the plugin's digest is {found}"),
+                ));
+            }
+            if let Err(issues) = plugin.validate_config(role, &source.config) {
+                return Err(Error::Invalid {
+                    path: document.path.clone(),
+                    what: "experiment",
+                    issues: issues
+                        .into_iter()
+                        .map(|issue| Issue {
+                            pointer: format!("{pointer}/config{}", issue.pointer),
+                            message: issue.message,
+                        })
+                        .collect(),
+                });
+            }
+            digests.insert(role.name().into(), plugin.digest().into());
+            plugins.insert(
+                role.name().into(),
+                json!({"name": plugin.name(), "version": plugin.version(), "loader": plugin.loader().to_string()}),
+            );
+            Ok(plugin)
+        };
+        let head = open(Role::Head, &experiment.plugins.head)?
+            .head(&experiment.plugins.head.config, &environment)?;
+        let slots = json!(denoiser.slots()
+            .iter()
+            .map(|slot| json!({"name": slot.name, "meaning": slot.meaning, "shape": slot_shape(&slot.shape)}))
+            .collect::<Vec<_>>());
+        let mapper = open(Role::Mapper, &experiment.plugins.mapper)?.mapper(
+            &experiment.plugins.mapper.config,
+            &slots,
+            &environment,
+        )?;
+
+        let settings = settings(experiment, range, &theta, &phi)?;
+        let statistics = match experiment.adaptation.batch_norm {
+            BatchNormStatistics::Running => Statistics::Running,
+            BatchNormStatistics::Batch => Statistics::Batch,
+        };
+        let views = [
+            View::new(
+                &experiment.models.backbone,
+                backbone.image_shape(),
+                "/models/backbone/preprocess",
+            ),
+            View::new(
+                &experiment.models.denoiser,
+                denoiser.image_shape(),
+                "/models/denoiser/preprocess",
+            ),
+        ];
+        let task = TaskModel::new(
+            backbone,
+            head,
+            mapper,
+            denoiser.slots().to_vec(),
+            statistics,
+        );
+        let adapter = Adapter::new(settings, task, theta, denoiser, phi);
+        let prepared = Self {
+            device,
+            stream,
+            adapter,
+            views,
+            digests,
+            plugins,
+            document,
+        };
+        prepared.images(&[prepared.stream.item(0)?.image])?;
+        Ok(prepared)
+    }
+
+    /// Where it will run.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The samples it will meet.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The experiment it came from.
+    pub fn experiment(&self) -> &Experiment {
+        &self.document.experiment
+    }
+
+    /// What task model and denoiser see of some images, each `[B, C, H, W]`.
+    pub(crate) fn images(&self, images: &[Image]) -> Result<[Tensor; 2]> {
+        let see = |view: &View| -> Result<Tensor> {
+            let [channels, height, width] = view.shape;
+            let mut pixels = Vec::with_capacity(images.len() * channels * height * width);
+            for image in images {
+                pixels.extend(view.see(image, &self.document.path)?);
+            }
+            Ok(Tensor::from_floats(
+                &pixels,
+                &[images.len(), channels, height, width],
+                &self.device,
+            )?)
+        };
+        Ok([see(&self.views[0])?, see(&self.views[1])?])
+    }
+
+    /// A batch of images for the adapter.
+    pub(crate) fn batch<'a>(&self, ids: Vec<&'a str>, images: &[Image]) -> Result<Batch<'a>> {
+        let [task, denoiser] = self.images(images)?;
+        Ok(Batch {
+            ids,
+            task,
+            denoiser,
+        })
+    }
+}
+
+impl View {
+    fn new(source: &ModelSource, shape: [usize; 3], pointer: &'static str) -> Self {
+        Self {
+            steps: source.preprocess.clone(),
+            standardize: source.standardize,
+            shape,
+            pointer,
+        }
+    }
+
+    fn see(&self, image: &Image, path: &Path) -> Result<Vec<f32>> {
+        let seen = transform(&self.steps, image.clone())?;
+        if seen.shape() != self.shape {
+            return Err(Error::Invalid {
+                path: path.into(),
+                what: "experiment",
+                issues: vec![Issue {
+                    pointer: self.pointer.into(),
+                    message: format!(
+                        "gives images of {:?}, the model takes {:?}",
+                        seen.shape(),
+                        self.shape
+                    ),
+                }],
+            });
+        }
+        let mut pixels = seen.into_data();
+        if let Some(target) = self.standardize {
+            standardize(&mut pixels, target);
+        }
+        Ok(pixels)
+    }
+}
+
+/// Brings pixels to a mean and a deviation. An image of one value keeps its zero deviation.
+fn standardize(pixels: &mut [f32], target: Standardize) {
+    let count = pixels.len() as f64;
+    let mean = pixels.iter().map(|&p| f64::from(p)).sum::<f64>() / count;
+    let variance = pixels
+        .iter()
+        .map(|&p| (f64::from(p) - mean).powi(2))
+        .sum::<f64>()
+        / count;
+    let scale = f64::from(target.deviation) / variance.sqrt().max(1e-6);
+    for pixel in pixels {
+        *pixel = ((f64::from(*pixel) - mean) * scale + f64::from(target.mean)) as f32;
+    }
+}
+
+fn settings(
+    experiment: &Experiment,
+    range: [usize; 2],
+    task: &Weights,
+    denoiser: &Weights,
+) -> Result<Settings> {
+    let adaptation = &experiment.adaptation;
+    let draws = Draws {
+        seed: experiment.seed,
+        count: adaptation.draws,
+        sampler: adaptation.timesteps.sampler,
+        range,
+        noise: adaptation.noise,
+    };
+    let movement = adaptation
+        .denoiser
+        .as_ref()
+        .map(|moving| -> Result<Movement> {
+            Ok(Movement {
+                optimizer: moving.optimizer,
+                parameters: moving.parameters.select("denoiser", denoiser)?,
+            })
+        });
+    Ok(Settings {
+        single_sample: matches!(adaptation.mode, Mode::SingleSample {}),
+        steps: adaptation.steps,
+        feedback: Feedback {
+            draws,
+            micro_batch: adaptation.micro_batch,
+            loss: adaptation.loss,
+        },
+        task: Movement {
+            optimizer: adaptation.optimizer,
+            parameters: adaptation.parameters.select("backbone", task)?,
+        },
+        denoiser: movement.transpose()?,
+    })
+}
+
+/// A slot's shape as mappers hear of it: the batch is open.
+fn slot_shape(shape: &[usize]) -> Vec<Option<usize>> {
+    std::iter::once(None)
+        .chain(shape.iter().copied().map(Some))
+        .collect()
+}
+
+fn digest(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read {
+        path: path.into(),
+        source,
+    })?;
+    Ok(sha256(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standardizes_to_the_given_mean_and_deviation() {
+        // 1, 3 has mean 2 and deviation 1; at mean -1 and deviation 0.5 it is -1.5, -0.5.
+        let mut pixels = [1.0, 3.0];
+        standardize(
+            &mut pixels,
+            Standardize {
+                mean: -1.0,
+                deviation: 0.5,
+            },
+        );
+        assert_eq!(pixels, [-1.5, -0.5]);
+        let mut flat = [0.3; 4];
+        standardize(
+            &mut flat,
+            Standardize {
+                mean: 0.0,
+                deviation: 1.0,
+            },
+        );
+        assert!(flat.iter().all(|p| p.abs() < 1e-2));
+    }
+}

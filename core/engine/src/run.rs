@@ -1,0 +1,487 @@
+//! The run: walks the stream, adapts batch by batch, and writes records as they are finished,
+//! so that an interrupted run keeps what it has and `--resume` continues from there.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use dtta_data::StreamItem;
+use dtta_plugin::{Accuracy, INTERFACE_VERSION, Metric, Named};
+use dtta_tensor::{Device, Tensor};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::experiment::{FailurePolicy, Mode, Reset};
+use crate::prepare::Prepared;
+use crate::record::{
+    DomainSummary, Guess, Pair, Protocol, Record, RunDescription, Scores, Summary,
+};
+use crate::task::Prediction;
+
+/// Hears of a run as it goes.
+pub trait Observer {
+    /// A batch is finished.
+    fn batch(&mut self, progress: &Progress<'_>);
+}
+
+/// How far a run is.
+pub struct Progress<'a> {
+    /// Samples finished or skipped.
+    pub done: usize,
+    /// Samples in all.
+    pub total: usize,
+    /// The current domain.
+    pub domain: &'a str,
+    /// Share of labelled samples of the current domain that the source model gets right.
+    pub source: Option<f64>,
+    /// The same of the adapted model.
+    pub adapted: Option<f64>,
+}
+
+/// Where and how to run.
+pub struct RunOptions<'a> {
+    /// The folder for records, summary and description.
+    pub out: PathBuf,
+    /// Continue what the folder holds.
+    pub resume: bool,
+    /// Set from outside to stop after the current batch.
+    pub stop: &'a AtomicBool,
+}
+
+/// Batches between two checkpoints of an online run.
+const CHECKPOINT_EVERY: usize = 50;
+
+/// The scores of one domain so far.
+pub(crate) struct Scored {
+    pub(crate) source: Accuracy,
+    pub(crate) adapted: Accuracy,
+    pub(crate) samples: usize,
+    pub(crate) seconds: f64,
+}
+
+struct State {
+    scored: Vec<Scored>,
+    position: usize,
+    skipped: usize,
+    seconds: f64,
+}
+
+impl Prepared {
+    /// Runs the experiment and writes `records.jsonl`, `run.json` and `summary.json`.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`] unless the folder is fresh or to be resumed; [`Error::Interrupted`]; whatever a plugin
+    /// refuses under the policy `fail`. Finished records stay in every case.
+    pub fn run(
+        &mut self,
+        options: &RunOptions<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Summary> {
+        let out = &options.out;
+        fs::create_dir_all(out).map_err(|source| Error::Write {
+            path: out.clone(),
+            source,
+        })?;
+        let records_path = out.join("records.jsonl");
+        let mut state = State::new(self.stream.domains().len());
+        if options.resume {
+            self.resume(&mut state, out, &records_path)?;
+        } else if records_path.exists() {
+            return Err(Error::OutputExists { path: out.clone() });
+        }
+        let written = |source| Error::Write {
+            path: records_path.clone(),
+            source,
+        };
+        let mut records = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&records_path)
+            .map_err(written)?;
+        self.describe(out, "running", &state)?;
+        let outcome = self.walk(options, observer, &mut state, &mut records, &records_path);
+        let status = match &outcome {
+            Ok(()) => "finished",
+            Err(Error::Interrupted { .. }) => "interrupted",
+            Err(_) => "failed",
+        };
+        self.describe(out, status, &state)?;
+        outcome?;
+        let summary = self.summary(&state)?;
+        write_json(&out.join("summary.json"), &summary)?;
+        Ok(summary)
+    }
+
+    fn walk(
+        &mut self,
+        options: &RunOptions<'_>,
+        observer: &mut dyn Observer,
+        state: &mut State,
+        records: &mut File,
+        records_path: &Path,
+    ) -> Result<()> {
+        let adaptation = &self.document.experiment.adaptation;
+        let (mode, size) = (adaptation.mode, adaptation.batch);
+        let total = self.stream.len();
+        let mut batches = 0;
+        while state.position < total {
+            if options.stop.load(Ordering::Relaxed) {
+                self.checkpoint(state).save(&options.out)?;
+                return Err(Error::Interrupted {
+                    records: state.position - state.skipped,
+                });
+            }
+            let (domain, start) = self.domain_at(state.position);
+            let fresh = state.position == start;
+            if fresh
+                && matches!(
+                    mode,
+                    Mode::Online {
+                        reset: Reset::Domain
+                    }
+                )
+            {
+                self.adapter.reset();
+            }
+            let end = (start + self.stream.domains()[domain].len()).min(state.position + size);
+            let items = (state.position..end)
+                .map(|position| self.stream.item(position))
+                .collect::<Result<Vec<_>, _>>()?;
+
+            let clock = Instant::now();
+            let finished = self.batch_records(&items, &mut state.scored[domain]);
+            let seconds = clock.elapsed().as_secs_f64();
+            state.seconds += seconds;
+            state.scored[domain].seconds += seconds;
+            match finished {
+                Ok(mut finished) => {
+                    let mut lines = Vec::new();
+                    for record in &mut finished {
+                        record.milliseconds = 1e3 * seconds / items.len() as f64;
+                        serde_json::to_writer(&mut lines, record).map_err(|error| {
+                            Error::Write {
+                                path: records_path.into(),
+                                source: error.into(),
+                            }
+                        })?;
+                        lines.push(b'\n');
+                    }
+                    // One write a batch, so that a killed run leaves whole lines of whole batches.
+                    records.write_all(&lines).map_err(|source| Error::Write {
+                        path: records_path.into(),
+                        source,
+                    })?;
+                }
+                Err(Error::Plugin(error))
+                    if self.document.experiment.plugins.on_failure == FailurePolicy::Skip =>
+                {
+                    log::warn!(
+                        "skipped {} samples from `{}` on: {error}",
+                        items.len(),
+                        items[0].id
+                    );
+                    state.skipped += items.len();
+                }
+                Err(error) => return Err(error),
+            }
+            state.position = end;
+            batches += 1;
+            if batches % CHECKPOINT_EVERY == 0 && end < total {
+                self.checkpoint(state).save(&options.out)?;
+            }
+            let share = |metric: &Accuracy| {
+                metric
+                    .report()
+                    .ok()
+                    .and_then(|scores| scores.get("accuracy").copied())
+            };
+            observer.batch(&Progress {
+                done: end,
+                total,
+                domain: &self.stream.domains()[domain].name,
+                source: share(&state.scored[domain].source),
+                adapted: share(&state.scored[domain].adapted),
+            });
+        }
+        Ok(())
+    }
+
+    fn batch_records(&mut self, items: &[StreamItem], scored: &mut Scored) -> Result<Vec<Record>> {
+        let ids: Vec<&str> = items.iter().map(|item| item.id.as_str()).collect();
+        let images: Vec<_> = items.iter().map(|item| item.image.clone()).collect();
+        let batch = self.batch(ids, &images)?;
+        let adapted = self.adapter.adapt(&batch)?;
+        let (source, after) = (adapted.source, adapted.adapted);
+        let targets: Option<Vec<i64>> =
+            items.iter().map(|item| item.label.map(i64::from)).collect();
+        if let Some(targets) = targets {
+            let targets: Named = vec![(
+                "class".into(),
+                Tensor::from_ints(&targets, &[items.len()], &self.device)?,
+            )];
+            scored.source.update(&source.0, &targets)?;
+            scored.adapted.update(&after.0, &targets)?;
+        }
+        scored.samples += items.len();
+        let guess = |prediction: &Prediction| Guess {
+            prediction: prediction.class,
+            confidence: prediction.confidence,
+        };
+        let domain = &self.stream.domains()[items[0].domain].name;
+        let records = items
+            .iter()
+            .zip(&source.1)
+            .zip(&after.1)
+            .zip(adapted.losses);
+        Ok(records
+            .map(|(((item, source), adapted), loss)| Record {
+                position: item.position,
+                id: item.id.clone(),
+                domain: domain.clone(),
+                target: item.label,
+                source: guess(source),
+                adapted: guess(adapted),
+                loss,
+                milliseconds: 0.0,
+            })
+            .collect())
+    }
+
+    /// The domain of a position, and the position where it starts.
+    fn domain_at(&self, position: usize) -> (usize, usize) {
+        let mut start = 0;
+        for (index, domain) in self.stream.domains().iter().enumerate() {
+            if position < start + domain.len() {
+                return (index, start);
+            }
+            start += domain.len();
+        }
+        (self.stream.domains().len() - 1, start)
+    }
+
+    fn checkpoint(&mut self, state: &State) -> Checkpoint {
+        let parts = state
+            .scored
+            .iter()
+            .map(|s| (s.source.save(), s.adapted.save(), s.samples, s.seconds))
+            .collect();
+        let experiment = self.document.experiment.clone();
+        Checkpoint::take(
+            experiment,
+            state.position,
+            state.skipped,
+            state.seconds,
+            parts,
+            self.adapter.carried(),
+        )
+    }
+
+    /// Takes up the last checkpoint and drops the records that came after it: they will be made again, the same.
+    fn resume(&mut self, state: &mut State, out: &Path, records_path: &Path) -> Result<()> {
+        let Some(checkpoint) = Checkpoint::load(out, &self.device)? else {
+            // Nothing was saved, so the run starts over.
+            return remove(records_path);
+        };
+        if checkpoint.experiment != self.document.experiment {
+            return Err(Error::Resume {
+                path: out.into(),
+                reason: "its experiment differs from this one; run into another folder".into(),
+            });
+        }
+        keep_lines(records_path, checkpoint.position - checkpoint.skipped)?;
+        state.position = checkpoint.position;
+        state.skipped = checkpoint.skipped;
+        state.seconds = checkpoint.seconds;
+        for (scored, (source, adapted, samples, seconds)) in
+            state.scored.iter_mut().zip(&checkpoint.scores)
+        {
+            scored.source.merge(source)?;
+            scored.adapted.merge(adapted)?;
+            scored.samples = *samples;
+            scored.seconds = *seconds;
+        }
+        checkpoint.restore(self.adapter.carried())
+    }
+
+    fn describe(&self, out: &Path, status: &str, state: &State) -> Result<()> {
+        let versions = [
+            ("dtta", env!("CARGO_PKG_VERSION")),
+            ("plugin_interface", INTERFACE_VERSION),
+            ("burn", dtta_tensor::BURN_VERSION),
+        ];
+        let description = RunDescription {
+            experiment: self.document.experiment.clone(),
+            file: self.document.path.display().to_string(),
+            digests: self.digests.clone(),
+            versions: versions
+                .map(|(name, version)| (name.to_owned(), version.to_owned()))
+                .into(),
+            device: self.device.name().into(),
+            seed: self.document.experiment.seed,
+            plugins: self.plugins.clone(),
+            status: status.into(),
+            records: state.position - state.skipped,
+            seconds: state.seconds,
+        };
+        write_json(&out.join("run.json"), &description)
+    }
+
+    fn summary(&self, state: &State) -> Result<Summary> {
+        let experiment = &self.document.experiment;
+        let adaptation = &experiment.adaptation;
+        let mut domains = Vec::new();
+        for (domain, scored) in self.stream.domains().iter().zip(&state.scored) {
+            domains.push(DomainSummary {
+                name: domain.name.clone(),
+                samples: scored.samples,
+                source: scored.source.report()?,
+                adapted: scored.adapted.report()?,
+                seconds_per_sample: scored.seconds / scored.samples.max(1) as f64,
+            });
+        }
+        let mean = Pair {
+            source: mean(domains.iter().map(|domain| &domain.source)),
+            adapted: mean(domains.iter().map(|domain| &domain.adapted)),
+        };
+        let samples = (state.position - state.skipped).max(1);
+        let drawn = samples * adaptation.draws * adaptation.steps;
+        let reset = match adaptation.mode {
+            Mode::SingleSample {} => "sample",
+            Mode::Online {
+                reset: Reset::Domain,
+            } => "domain",
+            Mode::Online {
+                reset: Reset::Never,
+            } => "never",
+        };
+        let protocol = Protocol {
+            reset: reset.into(),
+            draws: adaptation.draws,
+            steps: adaptation.steps,
+            batch: adaptation.batch,
+            seed: experiment.seed,
+            samples_per_domain: domains
+                .iter()
+                .map(|domain| (domain.name.clone(), domain.samples))
+                .collect(),
+            digests: self.digests.clone(),
+        };
+        Ok(Summary {
+            experiment: experiment.name.clone(),
+            task: "classification".into(),
+            metric: "accuracy".into(),
+            domains,
+            mean,
+            skipped: state.skipped,
+            seconds_per_sample: state.seconds / samples as f64,
+            draws_per_second: drawn as f64 / state.seconds.max(1e-9),
+            peak_memory_bytes: peak_memory(),
+            protocol,
+        })
+    }
+}
+
+impl State {
+    fn new(domains: usize) -> Self {
+        let fresh = || Scored {
+            source: Accuracy::new(),
+            adapted: Accuracy::new(),
+            samples: 0,
+            seconds: 0.0,
+        };
+        let scored = (0..domains).map(|_| fresh()).collect();
+        Self {
+            scored,
+            position: 0,
+            skipped: 0,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// The mean of each score over the domains that have it.
+fn mean<'a>(scores: impl Iterator<Item = &'a Scores>) -> Scores {
+    let mut sums: BTreeMap<String, (f64, usize)> = BTreeMap::new();
+    for (name, value) in scores.flatten() {
+        let (sum, count) = sums.entry(name.clone()).or_default();
+        *sum += value;
+        *count += 1;
+    }
+    sums.into_iter()
+        .map(|(name, (sum, count))| (name, sum / count as f64))
+        .collect()
+}
+
+/// Writes JSON so that a reader sees the old file or the new one, never half of it.
+pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let written = |source| Error::Write {
+        path: path.into(),
+        source,
+    };
+    let mut text = serde_json::to_vec_pretty(value).map_err(|error| written(error.into()))?;
+    text.push(b'\n');
+    let partial = path.with_extension("partial");
+    fs::write(&partial, text).map_err(written)?;
+    fs::rename(&partial, path).map_err(written)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Write {
+            path: path.into(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Cuts a file after its first `lines` lines.
+fn keep_lines(path: &Path, lines: usize) -> Result<()> {
+    let read = |source| Error::Read {
+        path: path.into(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(read)?;
+    let mut reader = BufReader::new(&file);
+    let (mut length, mut line) = (0u64, Vec::new());
+    for found in 0..lines {
+        line.clear();
+        let bytes = reader.read_until(b'\n', &mut line).map_err(read)?;
+        if !line.ends_with(b"\n") {
+            return Err(Error::Resume {
+                path: path.into(),
+                reason: format!("it has {found} records, its checkpoint {lines}"),
+            });
+        }
+        length += bytes as u64;
+    }
+    file.set_len(length).map_err(|source| Error::Write {
+        path: path.into(),
+        source,
+    })
+}
+
+/// The largest resident set of this process in bytes, where the system tells (Linux).
+fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Which device a run would use: `auto` and names as [`Device`] parses them.
+///
+/// # Errors
+/// [`Error::Tensor`] if this build cannot serve it.
+pub fn device(name: &str) -> Result<Device> {
+    Ok(name.parse()?)
+}

@@ -1,0 +1,212 @@
+//! Runs of a tiny experiment, from file to records.
+
+mod common;
+
+use common::Fixture;
+use dtta::{Error, Record};
+use serde_json::json;
+
+fn close(a: &[Record], b: &[Record], tolerance: f32) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert_eq!(
+            (&a.id, &a.domain, a.adapted.prediction),
+            (&b.id, &b.domain, b.adapted.prediction)
+        );
+        assert!(
+            (a.adapted.confidence - b.adapted.confidence).abs() <= tolerance,
+            "{a:?}\n{b:?}"
+        );
+        for (x, y) in a.loss.iter().zip(&b.loss) {
+            assert!((x - y).abs() <= tolerance * x, "{a:?}\n{b:?}");
+        }
+    }
+}
+
+fn single_sample(batch: usize) -> serde_json::Value {
+    let mut experiment = Fixture::experiment();
+    experiment["adaptation"]["mode"] = json!({"kind": "single_sample"});
+    experiment["adaptation"]["batch"] = json!(batch);
+    experiment
+}
+
+#[test]
+fn two_runs_write_the_same_records_bit_for_bit() {
+    let fixture = Fixture::new();
+    for experiment in [Fixture::experiment(), single_sample(4)] {
+        let name = experiment["adaptation"]["mode"]["kind"].as_str().unwrap();
+        let (first, second) = (format!("{name}-1"), format!("{name}-2"));
+        fixture.run(&experiment, &first).unwrap();
+        fixture.run(&experiment, &second).unwrap();
+        assert_eq!(fixture.records(&first), fixture.records(&second));
+    }
+}
+
+#[test]
+fn adaptation_moves_predictions_and_lowers_the_loss() {
+    let fixture = Fixture::new();
+    let mut experiment = single_sample(8);
+    experiment["adaptation"]["steps"] = json!(8);
+    // The same draws in every step, so that losses of steps can be compared.
+    experiment["adaptation"]["noise"] = json!("sample");
+    experiment["adaptation"]["timesteps"] = json!({"range": [400, 401]});
+    fixture.run(&experiment, "run").unwrap();
+    let records = fixture.records("run");
+    assert!(
+        records
+            .iter()
+            .all(|record| record.source.confidence != record.adapted.confidence)
+    );
+    let fell = records
+        .iter()
+        .filter(|record| record.loss[7] < record.loss[0])
+        .count();
+    assert!(
+        fell * 10 >= records.len() * 9,
+        "the loss fell for {fell} of {} samples",
+        records.len()
+    );
+}
+
+#[test]
+fn single_sample_results_do_not_depend_on_the_batch() {
+    let fixture = Fixture::new();
+    fixture.run(&single_sample(1), "alone").unwrap();
+    fixture.run(&single_sample(8), "together").unwrap();
+    close(
+        &fixture.records("alone"),
+        &fixture.records("together"),
+        1e-4,
+    );
+}
+
+#[test]
+fn single_sample_results_do_not_depend_on_the_order() {
+    let fixture = Fixture::new();
+    let mut experiment = single_sample(4);
+    fixture.run(&experiment, "forward").unwrap();
+    let domains = experiment["data"]["stream"]["domains"]
+        .as_array_mut()
+        .unwrap();
+    domains.reverse();
+    fixture.run(&experiment, "backward").unwrap();
+    let mut backward = fixture.records("backward");
+    backward.rotate_left(8);
+    close(&fixture.records("forward"), &backward, 1e-4);
+}
+
+#[test]
+fn a_stopped_run_continues_to_the_records_of_an_unbroken_one() {
+    let fixture = Fixture::new();
+    let mut never = Fixture::experiment();
+    never["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
+    never["adaptation"]["denoiser"] =
+        json!({"optimizer": {"kind": "sgd", "learning_rate": 1e-3, "momentum": 0.9}});
+    for (name, experiment) in [
+        ("domain", Fixture::experiment()),
+        ("never", never),
+        ("single", single_sample(4)),
+    ] {
+        let (whole, broken) = (format!("{name}-whole"), format!("{name}-broken"));
+        let summary = fixture.run(&experiment, &whole).unwrap();
+        let error = fixture
+            .run_until(&experiment, &broken, false, 6)
+            .unwrap_err();
+        assert!(
+            matches!(error, Error::Interrupted { records: 8 }),
+            "{error}"
+        );
+        let resumed = fixture
+            .run_until(&experiment, &broken, true, usize::MAX)
+            .unwrap();
+        assert_eq!(fixture.records(&whole), fixture.records(&broken), "{name}");
+        assert_eq!(
+            (summary.mean, summary.skipped),
+            (resumed.mean, resumed.skipped),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn refuses_to_mix_two_runs_in_one_folder() {
+    let fixture = Fixture::new();
+    fixture.run(&Fixture::experiment(), "run").unwrap();
+    assert!(matches!(
+        fixture.run(&Fixture::experiment(), "run"),
+        Err(Error::OutputExists { .. })
+    ));
+    fixture
+        .run_until(&Fixture::experiment(), "other", false, 4)
+        .unwrap_err();
+    let mut changed = Fixture::experiment();
+    changed["seed"] = json!(4);
+    let error = fixture
+        .run_until(&changed, "other", true, usize::MAX)
+        .unwrap_err();
+    assert!(matches!(error, Error::Resume { .. }), "{error}");
+}
+
+#[test]
+fn zero_steps_measure_the_source_model() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["adaptation"]["steps"] = json!(0);
+    let summary = fixture.run(&experiment, "run").unwrap();
+    assert_eq!(summary.mean.source, summary.mean.adapted);
+    assert!(summary.mean.source.contains_key("accuracy"));
+    assert!(
+        fixture
+            .records("run")
+            .iter()
+            .all(|record| record.loss.is_empty() && record.source == record.adapted)
+    );
+}
+
+#[test]
+fn never_resetting_differs_from_resetting_by_domain_only_after_the_first() {
+    let fixture = Fixture::new();
+    fixture.run(&Fixture::experiment(), "domain").unwrap();
+    let mut experiment = Fixture::experiment();
+    experiment["adaptation"]["mode"]["reset"] = json!("never");
+    fixture.run(&experiment, "never").unwrap();
+    let (domain, never) = (fixture.records("domain"), fixture.records("never"));
+    assert_eq!(domain[..8], never[..8]);
+    assert!(
+        domain[8..]
+            .iter()
+            .zip(&never[8..])
+            .all(|(a, b)| a.adapted.confidence != b.adapted.confidence)
+    );
+}
+
+#[test]
+fn names_the_place_of_a_plugin_configuration_that_is_refused() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["plugins"]["mapper"]["config"] = json!({"top_q": 3});
+    let error = fixture.prepare(&experiment).err().unwrap();
+    let Error::Invalid { issues, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!(
+        issues[0].pointer.starts_with("/plugins/mapper/config"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("top_q"), "{error}");
+}
+
+#[test]
+fn refuses_parts_that_do_not_fit() {
+    let fixture = Fixture::new();
+    let refusal = |pointer: &str, value: serde_json::Value| {
+        let mut experiment = Fixture::experiment();
+        *experiment.pointer_mut(pointer).unwrap() = value;
+        fixture.prepare(&experiment).err().unwrap().to_string()
+    };
+    assert!(refusal("/adaptation/timesteps/range", json!([0, 1001])).contains("end at 1000"));
+    let crop = json!([{"kind": "centre_crop", "height": 6, "width": 6}]);
+    assert!(refusal("/models/denoiser/preprocess", crop).contains("/models/denoiser/preprocess"));
+    assert!(refusal("/models/denoiser/config", json!("missing.json")).contains("missing.json"));
+    assert!(refusal("/plugins/head/use", json!("linked:nothing")).contains("linked:nothing"));
+}
