@@ -1,1 +1,71 @@
-fn main() {}
+//! The price of the plugin boundary. A thousand operations in one call against the same
+//! thousand asked of the tensor directly: the difference is a thousand crossings, each with the
+//! drop of its result, which must stay below 1 ms (1 µs per operation).
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what cannot be prepared should fail the test"
+)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use divan::{Bencher, black_box};
+use dtta_plugin::{Environment, Plugin};
+use dtta_tensor::{Device, Tensor};
+use support::{ask, inputs, mapper, mapper_component};
+
+fn main() {
+    divan::main();
+}
+
+/// A call that does nothing.
+#[divan::bench]
+fn empty_call(bencher: Bencher) {
+    let (mut mapper, inputs) = (mapper(&Environment::default()), inputs(ask::ECHO));
+    bencher.bench_local(|| mapper.condition(&inputs).unwrap());
+}
+
+/// A thousand crossings that compute nothing: a second handle, and its drop.
+#[divan::bench]
+fn share_1000_in_wasm(bencher: Bencher) {
+    let (mut mapper, inputs) = (mapper(&Environment::default()), inputs(ask::SHARE_1000));
+    bencher.bench_local(|| mapper.condition(&inputs).unwrap());
+}
+
+/// A thousand negations of one element, and their drops.
+#[divan::bench]
+fn negate_1000_in_wasm(bencher: Bencher) {
+    let (mut mapper, inputs) = (mapper(&Environment::default()), inputs(ask::NEGATE_1000));
+    bencher.bench_local(|| mapper.condition(&inputs).unwrap());
+}
+
+/// The same negations without a plugin.
+#[divan::bench]
+fn negate_1000_direct(bencher: Bencher) {
+    let tensor = Tensor::full(&[1], 0.0, &Device::cpu()).unwrap();
+    bencher.bench_local(|| {
+        for _ in 0..1000 {
+            black_box(tensor.neg().unwrap());
+        }
+    });
+}
+
+/// Reading, checking and compiling a component; from the second time on, from the cache.
+#[divan::bench(sample_count = 20)]
+fn load(bencher: Bencher) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = support::write(folder.path(), "fixture.wasm", &mapper_component());
+    bencher.bench_local(|| Plugin::from_component_file(&path).unwrap());
+}
+
+/// A new instance with its configured role, as after a trap.
+#[divan::bench]
+fn instantiate(bencher: Bencher) {
+    let (plugin, environment) = (support::plugin(), Environment::default());
+    let (config, slots) = (
+        serde_json::json!({}),
+        serde_json::json!([{"name": "class-embedding"}]),
+    );
+    bencher.bench_local(|| plugin.mapper(&config, &slots, &environment).unwrap());
+}

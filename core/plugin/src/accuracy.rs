@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use dtta_tensor::{Kind, Tensor, TensorError};
+use dtta_tensor::{Kind, TensorError};
 
 use crate::error::{Place, PluginError, Result};
 use crate::manifest::Role;
@@ -19,10 +19,12 @@ const SAVED: &[u8] = b"dtta-accuracy 1\n";
 /// Confidences are summed in units of 2^-32, so that sums do not depend on their order.
 const CONFIDENCE_UNITS: f64 = (1u64 << 32) as f64;
 
-/// Top-1 accuracy; with probabilities, also `confidence` and `calibration-error`.
+/// Top-1 accuracy; where the head says how sure it is, also `confidence` and
+/// `calibration-error`.
 ///
-/// Predictions: `class`, int `[B]`; and optionally `probabilities`, float `[B, N]`, rows
-/// summing to 1. Targets: `class`, int `[B]`. Scores are fractions in 0 to 1.
+/// Predictions: `class`, int `[B]`; optionally `confidence`, float `[B]`, the probability of
+/// that class, or `probabilities`, float `[B, N]`, whose largest is taken. Targets: `class`, int
+/// `[B]`. Scores are fractions in 0 to 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accuracy {
     bins: [Bin; BINS],
@@ -76,10 +78,7 @@ impl Metric for Accuracy {
                 ),
             ));
         }
-        let confidences = match find(predictions, "probabilities") {
-            None => None,
-            Some(probabilities) => Some(confidences(probabilities, predicted.len())?),
-        };
+        let confidences = confidences(predictions, predicted.len())?;
         for (sample, (predicted, expected)) in predicted.iter().zip(&expected).enumerate() {
             let correct = u64::from(predicted == expected);
             match confidences
@@ -189,23 +188,34 @@ fn classes(named: &Named, side: &str) -> Result<Vec<i64>> {
     class.to_ints().map_err(|error| failed(&error))
 }
 
-/// The largest probability of each sample.
-fn confidences(probabilities: &Tensor, samples: usize) -> Result<Vec<f32>> {
-    let shape = probabilities.shape();
-    if probabilities.kind() != Kind::Float || shape.rank() != 2 || shape[0] != samples {
+/// How sure the head is of each sample, if it says so.
+fn confidences(predictions: &Named, samples: usize) -> Result<Option<Vec<f32>>> {
+    let (name, tensor) = match (
+        find(predictions, "confidence"),
+        find(predictions, "probabilities"),
+    ) {
+        (Some(tensor), _) => ("confidence", tensor),
+        (None, Some(tensor)) => ("probabilities", tensor),
+        (None, None) => return Ok(None),
+    };
+    let (kind, shape) = (tensor.kind(), tensor.shape());
+    let rank = if name == "confidence" { 1 } else { 2 };
+    if kind != Kind::Float || shape.rank() != rank || shape[0] != samples {
+        let expected = if rank == 1 {
+            format!("[{samples}]")
+        } else {
+            format!("[{samples}, N]")
+        };
         return Err(refuse(
             "update",
-            format!(
-                "`probabilities` is {} {shape}, expected float [{samples}, N]",
-                probabilities.kind()
-            ),
+            format!("`{name}` is {kind} {shape}, expected float {expected}"),
         ));
     }
-    let values = probabilities.to_floats().map_err(|error| failed(&error))?;
-    Ok(values
-        .chunks(shape[1])
-        .map(|row| row.iter().copied().fold(0.0, f32::max))
-        .collect())
+    let values = tensor.to_floats().map_err(|error| failed(&error))?;
+    let largest = |row: &[f32]| row.iter().copied().fold(0.0, f32::max);
+    Ok(Some(
+        values.chunks(values.len() / samples).map(largest).collect(),
+    ))
 }
 
 fn refuse(function: &'static str, message: impl Into<String>) -> PluginError {
@@ -227,7 +237,7 @@ fn failed(error: &TensorError) -> PluginError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dtta_tensor::Device;
+    use dtta_tensor::{Device, Tensor};
 
     fn class(ids: &[i64]) -> Named {
         vec![(
@@ -268,6 +278,25 @@ mod tests {
         let report = metric.report().unwrap();
         assert!((report["confidence"] - 2.5 / 3.0).abs() < 1e-9);
         assert!((report["calibration-error"] - 0.5 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn takes_the_confidence_that_the_head_gives() {
+        let mut from_rows = Accuracy::new();
+        from_rows
+            .update(
+                &with_probabilities(&[0, 1], &[0.6, 0.4, 0.1, 0.9], 2),
+                &class(&[0, 0]),
+            )
+            .unwrap();
+        let mut predictions = class(&[0, 1]);
+        predictions.push((
+            "confidence".into(),
+            Tensor::from_floats(&[0.6, 0.9], &[2], &Device::cpu()).unwrap(),
+        ));
+        let mut given = Accuracy::new();
+        given.update(&predictions, &class(&[0, 0])).unwrap();
+        assert_eq!(given, from_rows);
     }
 
     #[test]

@@ -81,6 +81,9 @@ pub struct Manifest {
     pub name: String,
     /// The plugin's own version.
     pub version: String,
+    /// What it is for, in a sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
     /// The interface it was built for, such as `0.1`.
     pub interface: String,
     /// What it offers.

@@ -1,5 +1,10 @@
 //! Ctrl-C ends a plugin call that is running. Alone in its process, because it ends all of them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what cannot be prepared should fail the test"
+)]
+
 mod support;
 
 use std::thread;

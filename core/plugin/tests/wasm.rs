@@ -1,5 +1,10 @@
 //! What a WebAssembly plugin may not do, and that the next sample is unharmed.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what cannot be prepared should fail the test"
+)]
+
 mod support;
 
 use dtta_plugin::{Environment, Plugin, PluginError};
