@@ -1,0 +1,213 @@
+//! Measures of trained weights on labelled images.
+
+use dtta::{Draws, NoiseSharing, TimestepSampler};
+use dtta_models::{
+    Backbone, CLASS_EMBEDDING, CLASS_EMBEDDINGS, Conditioning, Denoiser, Statistics, Weights,
+};
+use dtta_tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::task::{cross_entropy, logits};
+
+/// How well weights do on labelled images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Share of images whose class is found.
+    pub accuracy: f64,
+    /// Mean loss under the true class: squared error of the noise, or cross-entropy.
+    pub loss: f64,
+    /// How many images.
+    pub samples: usize,
+}
+
+/// How [`diffusion_classifier`] measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiffusionClassifierOptions {
+    /// Draws of timestep and noise for each image; all classes share them.
+    pub draws: usize,
+    /// How timesteps are spread over the range.
+    pub sampler: TimestepSampler,
+    /// First timestep and one after the last.
+    pub range: [usize; 2],
+    /// Fixes the draws.
+    pub seed: u64,
+    /// The most images times classes in one call of the denoiser: more take more memory.
+    pub rows: usize,
+}
+
+impl DiffusionClassifierOptions {
+    /// So many draws from a range of timesteps, stratified, with seed 0 and calls of a moderate size.
+    pub fn new(draws: usize, range: [usize; 2]) -> Self {
+        Self {
+            draws,
+            sampler: TimestepSampler::Stratified,
+            range,
+            seed: 0,
+            rows: 320,
+        }
+    }
+}
+
+/// Classifies images of `[N, C, H, W]` by the class under which the denoiser predicts their noise best, on average over draws that
+/// all classes share (Diffusion Classifier, Li et al. 2023). `progress` hears how many images are done. Records no tape.
+///
+/// # Errors
+/// [`Error::Invalid`] for a denoiser without class embeddings, for no draws or a range outside the schedule, or unless there is one
+/// label, below the number of classes, for each image.
+pub fn diffusion_classifier(
+    denoiser: &dyn Denoiser,
+    weights: &Weights,
+    images: &Tensor,
+    labels: &[usize],
+    options: &DiffusionClassifierOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Evaluation> {
+    let weights = &weights.detach();
+    let constants = denoiser.constants(weights)?;
+    let table = constants
+        .into_iter()
+        .find(|(name, _)| name == CLASS_EMBEDDINGS)
+        .map(|(_, table)| table)
+        .ok_or_else(|| Error::invalid("/model", "the denoiser has no class embeddings"))?;
+    let (classes, width) = (table.shape()[0], table.shape()[1]);
+    expect_labels(images, labels, classes)?;
+    let [low, high] = options.range;
+    if options.draws == 0 || low >= high || high > denoiser.schedule().timesteps() {
+        let message = format!(
+            "{} draws from timesteps {low} to {high}; expected 1 or more from a range within 0 to {}",
+            options.draws,
+            denoiser.schedule().timesteps()
+        );
+        return Err(Error::invalid("/evaluate", message));
+    }
+    let draws = Draws {
+        seed: options.seed,
+        count: options.draws,
+        sampler: options.sampler,
+        range: options.range,
+        noise: NoiseSharing::Fresh,
+    };
+    let [c, h, w] = denoiser.image_shape();
+    let mut score = Score::default();
+    let together = (options.rows / classes).max(1);
+    for start in (0..labels.len()).step_by(together) {
+        let count = together.min(labels.len() - start);
+        let images = images.narrow(0, start, count)?;
+        let ids: Vec<String> = (start..start + count).map(|n| format!("{n}")).collect();
+        let timesteps: Vec<Vec<usize>> = ids.iter().map(|id| draws.timesteps(id, 0)).collect();
+        let rows = [(count * classes) as i64, c as i64, h as i64, w as i64];
+        let condition = table
+            .unsqueeze(0)?
+            .expand(&[count, classes, width])?
+            .reshape(&[rows[0], width as i64])?;
+        let condition = Conditioning::one(CLASS_EMBEDDING, condition);
+        let mut losses: Option<Tensor> = None;
+        for draw in 0..options.draws {
+            let mut noise = vec![0.0; count * c * h * w];
+            for (id, row) in ids.iter().zip(noise.chunks_mut(c * h * w)) {
+                draws.noise(id, 0, draw, row);
+            }
+            let noise = Tensor::from_floats(&noise, &[count, c, h, w], images.device())?;
+            let at: Vec<usize> = timesteps.iter().map(|of_image| of_image[draw]).collect();
+            let for_all = |x: &Tensor| {
+                x.unsqueeze(1)?
+                    .expand(&[count, classes, c, h, w])?
+                    .reshape(&rows)
+            };
+            let noisy = for_all(&denoiser.schedule().add_noise(&images, &noise, &at)?)?;
+            let at: Vec<usize> = at.iter().flat_map(|&t| vec![t; classes]).collect();
+            let error = denoiser
+                .predict_noise(weights, &noisy, &at, &condition)?
+                .sub(&for_all(&noise)?)?;
+            let loss = error.mul(&error)?.mean(&[1, 2, 3], false)?;
+            losses = Some(match losses {
+                Some(sum) => sum.add(&loss)?,
+                None => loss,
+            });
+        }
+        let losses = losses.expect("there is at least one draw").to_floats()?;
+        for (row, &label) in losses.chunks(classes).zip(&labels[start..start + count]) {
+            let best = (0..classes).min_by(|&a, &b| row[a].total_cmp(&row[b]));
+            let loss = f64::from(row[label]) / options.draws as f64;
+            score.count(best == Some(label), loss);
+        }
+        progress(start + count);
+    }
+    Ok(score.finish())
+}
+
+/// Measures a classifier on images of `[N, C, H, W]`, `rows` at a time, with its running statistics. `progress` hears how many are
+/// done. Records no tape.
+///
+/// # Errors
+/// [`Error::Invalid`] unless there is one label, below the number of classes, for each image.
+pub fn classifier_accuracy(
+    backbone: &dyn Backbone,
+    weights: &Weights,
+    images: &Tensor,
+    labels: &[usize],
+    rows: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Evaluation> {
+    let weights = &weights.detach();
+    let classes = backbone.classes();
+    expect_labels(images, labels, classes)?;
+    let mut score = Score::default();
+    let together = rows.max(1);
+    for start in (0..labels.len()).step_by(together) {
+        let count = together.min(labels.len() - start);
+        let labels = &labels[start..start + count];
+        let outputs = backbone.forward(
+            weights,
+            &images.narrow(0, start, count)?,
+            Statistics::Running,
+        )?;
+        let logits = logits(&outputs);
+        let loss = f64::from(cross_entropy(logits, labels, 0.0)?.item()?);
+        let logits = logits.to_floats()?;
+        for (row, &label) in logits.chunks(classes).zip(labels) {
+            let best = (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+            score.count(best == Some(label), loss);
+        }
+        progress(start + count);
+    }
+    Ok(score.finish())
+}
+
+fn expect_labels(images: &Tensor, labels: &[usize], classes: usize) -> Result<()> {
+    let count = images.shape()[0];
+    let highest = labels.iter().copied().max();
+    if labels.len() == count && highest.is_some_and(|label| label < classes) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} labels up to {} for {count} images and {classes} classes",
+        labels.len(),
+        highest.unwrap_or_default()
+    );
+    Err(Error::invalid("/data/held_out", message))
+}
+
+#[derive(Default)]
+struct Score {
+    samples: usize,
+    right: usize,
+    loss: f64,
+}
+
+impl Score {
+    fn count(&mut self, right: bool, loss: f64) {
+        self.samples += 1;
+        self.right += usize::from(right);
+        self.loss += loss;
+    }
+
+    fn finish(&self) -> Evaluation {
+        Evaluation {
+            accuracy: self.right as f64 / self.samples as f64,
+            loss: self.loss / self.samples as f64,
+            samples: self.samples,
+        }
+    }
+}

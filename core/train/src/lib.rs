@@ -1,0 +1,26 @@
+//! Training loops for the two kinds of model that feedback needs: a class-conditional denoiser, and a classifier.
+//!
+//! [`TrainingConfig`] is one JSON document; [`Trainer`] carries it out. Everything random is a function of the seed and the step,
+//! so a run that was stopped and continued ends with the same weights, bit for bit, as one that was not.
+//! [`diffusion_classifier`] and [`classifier_accuracy`] measure any weights.
+
+mod checkpoint;
+mod config;
+mod data;
+mod error;
+mod evaluate;
+mod learner;
+mod log;
+mod schedule;
+mod task;
+mod trainer;
+
+pub use config::{
+    ClassifierEvaluation, ClassifierTraining, DataConfig, DenoiserEvaluation, DenoiserTraining,
+    LearningRate, OptimizationConfig, OutputConfig, TrainingConfig, schema,
+};
+pub use error::{Error, Result};
+pub use evaluate::{
+    DiffusionClassifierOptions, Evaluation, classifier_accuracy, diffusion_classifier,
+};
+pub use trainer::{Observer, Outcome, Progress, RunOptions, Trainer};

@@ -1,0 +1,455 @@
+//! The run: opens what a configuration names, repeats the step, and writes log, checkpoints and weights.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use dtta_models::{Dit, ModelConfig, ModelError, ResNet, Weights};
+use dtta_tensor::{Device, Tensor};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{Common, TrainingConfig};
+use crate::data::{Batch, TrainingData, held_out};
+use crate::error::{Error, Result};
+use crate::evaluate::{
+    DiffusionClassifierOptions, Evaluation, classifier_accuracy, diffusion_classifier,
+};
+use crate::learner::Learner;
+use crate::log::Log;
+use crate::task::{Task, training_draws};
+
+/// Images in one forward pass while a classifier is measured.
+const EVALUATION_ROWS: usize = 256;
+
+/// Hears of a run as it goes. `()` does not listen.
+pub trait Observer {
+    /// Training begins, or continues after `done` of so many steps.
+    fn begin(&mut self, _done: usize, _steps: usize) {}
+    /// A step is finished; its loss is not known yet.
+    fn step(&mut self, _done: usize) {}
+    /// Some steps were logged.
+    fn progress(&mut self, _progress: &Progress) {}
+    /// So many held-out images of `total` are measured.
+    fn measuring(&mut self, _done: usize, _total: usize) {}
+    /// A measurement is finished.
+    fn measured(&mut self, _step: usize, _evaluation: &Evaluation) {}
+}
+
+impl Observer for () {}
+
+/// The last logged steps of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// Steps done.
+    pub step: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// Mean loss since the last time.
+    pub loss: f64,
+    /// Mean norm of the gradients before clipping since the last time, where they are clipped.
+    pub gradient_norm: Option<f64>,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
+    /// Training images a second since the last time, without evaluations and checkpoints.
+    pub samples_per_second: f64,
+}
+
+/// Where and how to run.
+pub struct RunOptions<'a> {
+    /// The folder for the log and the checkpoint.
+    pub out: PathBuf,
+    /// The file for the weights; the configuration's if absent.
+    pub weights: Option<PathBuf>,
+    /// Continue from the folder's checkpoint; from the beginning if it has none.
+    pub resume: bool,
+    /// Replace an earlier run in the folder.
+    pub force: bool,
+    /// Set from outside to stop after the current step, with a checkpoint.
+    pub stop: &'a AtomicBool,
+}
+
+/// A finished run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Where the weights are.
+    pub weights: PathBuf,
+    /// The last measurement, where there is one.
+    pub evaluation: Option<Evaluation>,
+    /// Time in training steps, over all parts of the run.
+    pub seconds: f64,
+}
+
+/// A training run that is ready.
+pub struct Trainer {
+    config: TrainingConfig,
+    base: PathBuf,
+    device: Device,
+    digest: String,
+    task: Task,
+    data: TrainingData,
+    held_out: Option<Batch>,
+    learner: Learner,
+}
+
+/// Loss and norms since the last line of the log, kept on the device until then.
+#[derive(Default)]
+struct Window {
+    loss: Option<Tensor>,
+    norm: Option<Tensor>,
+    steps: usize,
+}
+
+impl Trainer {
+    /// Opens model, data and optimizer. Relative paths start at `base`.
+    ///
+    /// # Errors
+    /// Whatever a file, the model or the data refuses; [`Error::Invalid`] for parts that do not fit each other.
+    pub fn prepare(config: TrainingConfig, base: &Path, device: Device) -> Result<Self> {
+        let common = config.common();
+        let model_path = base.join(common.model);
+        let model = ModelConfig::load(&model_path)?;
+        let digest = digest(&config, &model);
+        let task = task(&config, model, &model_path)?;
+        let data = TrainingData::open(
+            &common.data.training,
+            base,
+            (&common.data.augmentation, &common.data.preprocess),
+            task.takes(),
+            common.seed,
+        )?;
+        let samples = match &config {
+            TrainingConfig::Denoiser(config) => config.evaluate.as_ref().map(|e| Some(e.samples)),
+            TrainingConfig::Classifier(config) => config.evaluate.as_ref().map(|e| e.samples),
+        };
+        let held_out = match samples.zip(common.data.held_out.as_ref()) {
+            Some((samples, dataset)) => Some(held_out(
+                dataset,
+                base,
+                &common.data.preprocess,
+                task.takes(),
+                (samples, common.seed),
+                &device,
+            )?),
+            None => None,
+        };
+        let weights = Weights::initialise(task.parameters(), common.seed, &device)?;
+        let learner = Learner::new(weights, common.optimization.clone());
+        Ok(Self {
+            digest,
+            base: base.to_owned(),
+            device,
+            task,
+            data,
+            held_out,
+            learner,
+            config,
+        })
+    }
+
+    /// What is carried out.
+    pub fn config(&self) -> &TrainingConfig {
+        &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The averaged weights so far.
+    pub fn weights(&self) -> &Weights {
+        &self.learner.average
+    }
+
+    /// Number of training images.
+    pub fn samples(&self) -> usize {
+        self.data.len()
+    }
+
+    /// The configuration's file for the weights.
+    pub fn weights_path(&self) -> PathBuf {
+        self.base.join(&self.config.common().output.weights)
+    }
+
+    /// Measures weights on the held-out images; `None` if the configuration has no `evaluate`.
+    ///
+    /// # Errors
+    /// Whatever the model refuses.
+    pub fn evaluate(
+        &self,
+        weights: &Weights,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Evaluation>> {
+        let Some(Batch { images, labels }) = &self.held_out else {
+            return Ok(None);
+        };
+        let mut progress = |done: usize| observer.measuring(done, labels.len());
+        let found = match (&self.task, &self.config) {
+            (Task::Classifier { backbone, .. }, _) => classifier_accuracy(
+                backbone,
+                weights,
+                images,
+                labels,
+                EVALUATION_ROWS,
+                &mut progress,
+            ),
+            (Task::Denoiser { dit, draws }, TrainingConfig::Denoiser(config)) => {
+                let Some(evaluate) = &config.evaluate else {
+                    return Ok(None);
+                };
+                let range = evaluate.range.unwrap_or(draws.range);
+                let options = DiffusionClassifierOptions::new(evaluate.draws, range);
+                diffusion_classifier(dit, weights, images, labels, &options, &mut progress)
+            }
+            // `prepare` makes the task from the configuration, so they are of one kind.
+            (Task::Denoiser { .. }, TrainingConfig::Classifier(_)) => return Ok(None),
+        };
+        found.map(Some)
+    }
+
+    /// Reads saved weights of the configuration's model.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn load_weights(&self, path: &Path) -> Result<Weights> {
+        Ok(Weights::load(path, self.task.parameters(), &self.device)?)
+    }
+
+    /// Trains to the end and saves the averaged weights.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`] or [`Error::Resume`] for a folder that does not suit the options, [`Error::Interrupted`] when stopped,
+    /// [`Error::Diverged`], and whatever files, data or the device refuse.
+    pub fn run(
+        &mut self,
+        options: &RunOptions<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome> {
+        let out = &options.out;
+        fs::create_dir_all(out).map_err(|source| Error::Write {
+            path: out.clone(),
+            source,
+        })?;
+        let mut seconds = 0.0;
+        let mut evaluation = None;
+        let mut kept = None;
+        if options.resume {
+            let learner = &mut self.learner;
+            if let Some(found) = Checkpoint::restore(out, &self.digest, learner, &self.device)? {
+                (seconds, evaluation) = (found.seconds, found.evaluation);
+                kept = Some(found.step);
+            }
+        } else if Checkpoint::exists(out) {
+            if !options.force {
+                return Err(Error::OutputExists { path: out.clone() });
+            }
+            Checkpoint::remove(out)?;
+        }
+        let mut log = Log::open(out, kept)?;
+        if kept.is_none() {
+            log.write(&self.heading())?;
+        }
+        let Common {
+            optimization,
+            output,
+            evaluate_every,
+            ..
+        } = self.config.common();
+        let (steps, batch) = (optimization.steps, optimization.batch);
+        let (log_every, checkpoint_every) = (output.log_every, output.checkpoint_every);
+        let due = |step: usize, every: usize| step == steps || step.is_multiple_of(every);
+
+        observer.begin(self.learner.step, steps);
+        let mut window = Window::default();
+        let mut started = Instant::now();
+        while self.learner.step < steps {
+            let stop = options.stop.load(Ordering::Relaxed);
+            if !stop {
+                self.step(batch, &mut window)?;
+                observer.step(self.learner.step);
+            }
+            let step = self.learner.step;
+            let save = stop || due(step, checkpoint_every);
+            let evaluate = !stop && due(step, evaluate_every.unwrap_or(steps));
+            // A line before every checkpoint, so that a continued run logs the same losses.
+            if window.steps > 0 && (save || evaluate || due(step, log_every)) {
+                let images = (window.steps * batch) as f64;
+                let (loss, gradient_norm) = window.read()?;
+                let elapsed = started.elapsed().as_secs_f64();
+                seconds += elapsed;
+                if !loss.is_finite() {
+                    return Err(Error::Diverged { step, loss });
+                }
+                let progress = Progress {
+                    step,
+                    steps,
+                    loss,
+                    gradient_norm,
+                    learning_rate: self.learner.learning_rate(step - 1),
+                    samples_per_second: images / elapsed,
+                };
+                log.write(&line(&progress, seconds))?;
+                observer.progress(&progress);
+            }
+            if evaluate && let Some(found) = self.evaluate(&self.learner.average, observer)? {
+                log.write(&json!({ "step": step, "evaluation": found }))?;
+                observer.measured(step, &found);
+                evaluation = Some(found);
+            }
+            if save {
+                Checkpoint::save(out, &self.digest, &self.learner, seconds, evaluation)?;
+            }
+            if stop {
+                return Err(Error::Interrupted { step });
+            }
+            if window.steps == 0 {
+                started = Instant::now();
+            }
+        }
+        let weights = options
+            .weights
+            .clone()
+            .unwrap_or_else(|| self.weights_path());
+        self.save(&weights, evaluation)?;
+        Ok(Outcome {
+            weights,
+            evaluation,
+            seconds,
+        })
+    }
+
+    /// One update.
+    fn step(&mut self, size: usize, window: &mut Window) -> Result<()> {
+        let batch = self.data.batch(self.learner.step, size, &self.device)?;
+        let leaves = self.learner.leaves()?;
+        let loss = self.task.loss(&leaves, &batch, self.learner.step)?;
+        let gradients = loss.value.backward()?;
+        let norm = self.learner.update(&leaves, &gradients, loss.statistics)?;
+        window.add(loss.value.detach(), norm)
+    }
+
+    fn save(&self, path: &Path, evaluation: Option<Evaluation>) -> Result<()> {
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
+            fs::create_dir_all(folder).map_err(|source| Error::Write {
+                path: folder.into(),
+                source,
+            })?;
+        }
+        let mut metadata = BTreeMap::from([
+            ("training_sha256".to_owned(), self.digest.clone()),
+            ("steps".to_owned(), self.learner.step.to_string()),
+        ]);
+        if let Some(evaluation) = evaluation {
+            metadata.insert("evaluation".into(), json!(evaluation).to_string());
+        }
+        let precision = self.config.common().output.precision;
+        Ok(self.learner.average.save(path, precision, &metadata)?)
+    }
+
+    fn heading(&self) -> serde_json::Value {
+        let common = self.config.common();
+        json!({
+            "kind": common.kind,
+            "training_sha256": self.digest,
+            "device": self.device.name(),
+            "parameters": self.learner.weights.elements(),
+            "samples": self.data.len(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "config": self.config,
+        })
+    }
+}
+
+impl Window {
+    fn add(&mut self, loss: Tensor, norm: Option<Tensor>) -> Result<()> {
+        let sum = |old: Option<Tensor>, new: Option<Tensor>| match (old, new) {
+            (Some(old), Some(new)) => old.add(&new).map(Some),
+            (old, new) => Ok(new.or(old)),
+        };
+        self.loss = sum(self.loss.take(), Some(loss))?;
+        self.norm = sum(self.norm.take(), norm)?;
+        self.steps += 1;
+        Ok(())
+    }
+
+    /// The means, which are read from the device; empties the window.
+    fn read(&mut self) -> Result<(f64, Option<f64>)> {
+        let window = std::mem::take(self);
+        let mean =
+            |sum: Tensor| -> Result<f64> { Ok(f64::from(sum.item()?) / window.steps as f64) };
+        let loss = window.loss.map(mean).transpose()?;
+        let norm = window.norm.map(mean).transpose()?;
+        Ok((loss.unwrap_or(f64::NAN), norm))
+    }
+}
+
+fn line(progress: &Progress, seconds: f64) -> serde_json::Value {
+    let mut line = json!({
+        "step": progress.step,
+        "loss": progress.loss,
+        "learning_rate": progress.learning_rate,
+        "samples_per_second": progress.samples_per_second,
+        "seconds": seconds,
+    });
+    if let Some(norm) = progress.gradient_norm {
+        line["gradient_norm"] = json!(norm);
+    }
+    line
+}
+
+/// The model and its loss, as the configuration asks.
+fn task(config: &TrainingConfig, model: ModelConfig, model_path: &Path) -> Result<Task> {
+    let wrong = |found, role, expected| {
+        Error::from(ModelError::Kind {
+            path: model_path.to_owned(),
+            found,
+            role,
+            expected,
+        })
+    };
+    match (config, model) {
+        (TrainingConfig::Denoiser(training), ModelConfig::Dit(model)) => {
+            let last = model.schedule.timesteps;
+            let range = training.timesteps.range.unwrap_or([0, last]);
+            let measured = training.evaluate.as_ref().and_then(|e| e.range);
+            for (pointer, range) in [
+                ("/timesteps/range", Some(range)),
+                ("/evaluate/range", measured),
+            ] {
+                if range.is_some_and(|[_, high]| high > last) {
+                    let message = format!("the denoiser's timesteps end at {last}");
+                    return Err(Error::invalid(pointer, message));
+                }
+            }
+            let batch = training.optimization.batch;
+            Ok(Task::Denoiser {
+                dit: Dit::new(model)?,
+                draws: training_draws(training.seed, batch, training.timesteps.sampler, range),
+            })
+        }
+        (TrainingConfig::Classifier(training), ModelConfig::Resnet(model)) => {
+            Ok(Task::Classifier {
+                backbone: ResNet::new(model)?,
+                smoothing: training.label_smoothing,
+            })
+        }
+        (TrainingConfig::Denoiser(_), other) => Err(wrong(other.kind(), "a denoiser", "`dit`")),
+        (TrainingConfig::Classifier(_), other) => {
+            Err(wrong(other.kind(), "a backbone", "`resnet`"))
+        }
+    }
+}
+
+/// The sha256 of everything in the configurations that determines the weights, in lower-case hexadecimal.
+fn digest(config: &TrainingConfig, model: &ModelConfig) -> String {
+    let text = json!({ "training": config.essence(), "model": model }).to_string();
+    let hash = Sha256::digest(text.as_bytes());
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,338 @@
+//! Whole training runs of tiny models: they learn, they continue bit for bit, and they refuse what cannot be.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dtta_data::{Dataset, Image, Provenance, Sample, pack};
+use dtta_tensor::Device;
+use dtta_train::{
+    Error, Evaluation, Observer, Outcome, Progress, RunOptions, Trainer, TrainingConfig,
+};
+use serde_json::{Value, json};
+
+const CLASSES: usize = 4;
+
+/// A folder with 16 images of 8×8 in 4 classes (stripes and halves, each with noise of its own), and two models.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let samples = (0..16).map(|n| {
+        let class = n % CLASSES;
+        let image = Image::from_fn([1, 8, 8], |_, row, column| {
+            let lit = match class {
+                0 => row % 2 == 0,
+                1 => column % 2 == 0,
+                2 => row < 4,
+                _ => column < 4,
+            };
+            let grain = ((n * 64 + row * 8 + column) as f32 * 12.9898).sin() * 0.1;
+            (f32::from(u8::from(lit)) * 0.8 + 0.1 + grain).clamp(0.0, 1.0)
+        });
+        Sample {
+            id: format!("train/{n:05}"),
+            image: image.unwrap(),
+            label: Some(class as u32),
+        }
+    });
+    let names = (0..CLASSES).map(|class| format!("class {class}")).collect();
+    let dataset = Dataset::from_samples("tiny", names, samples.collect()).unwrap();
+    let provenance = Provenance {
+        source: "made here".into(),
+        licence: "none".into(),
+    };
+    let all: Vec<usize> = (0..16).collect();
+    pack(
+        &dataset,
+        &all,
+        &provenance,
+        &folder.path().join("tiny.safetensors"),
+    )
+    .unwrap();
+    let dit = json!({
+        "kind": "dit", "image": [1, 8, 8], "patch_size": 2, "hidden_size": 32, "depth": 2, "num_heads": 2, "num_classes": CLASSES
+    });
+    let resnet = |norm: Value| {
+        json!({
+            "kind": "resnet", "image": [1, 8, 8], "classes": CLASSES, "stem": "small", "blocks": [1, 1], "widths": [8, 16], "norm": norm
+        })
+    };
+    write(folder.path(), "dit.json", &dit);
+    write(
+        folder.path(),
+        "group.json",
+        &resnet(json!({ "kind": "group", "groups": 4 })),
+    );
+    write(
+        folder.path(),
+        "batch.json",
+        &resnet(json!({ "kind": "batch" })),
+    );
+    folder
+}
+
+fn write(folder: &Path, name: &str, value: &Value) {
+    fs::write(folder.join(name), value.to_string()).unwrap();
+}
+
+/// A configuration for `model`; `changes` replace or add its fields.
+fn config(model: &str, steps: usize, changes: &Value) -> TrainingConfig {
+    let data = json!({ "kind": "packed", "path": "tiny.safetensors" });
+    let mut document = json!({
+        "kind": if model == "dit.json" { "denoiser" } else { "classifier" },
+        "model": model,
+        "data": {
+            "training": data,
+            "held_out": data,
+            "preprocess": [{ "kind": "normalise", "mean": [0.5], "std": [0.5] }],
+        },
+        "optimization": {
+            "steps": steps,
+            "batch": 8,
+            "optimizer": { "kind": "adamw", "learning_rate": 3e-3, "weight_decay": 0.01 },
+            "schedule": { "warmup": 5 },
+            "gradient_clip": 1.0,
+            "ema": 0.9,
+        },
+        "output": { "weights": "weights.safetensors", "log_every": 5, "checkpoint_every": 1000 },
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        document[key] = value.clone();
+    }
+    TrainingConfig::parse(document).unwrap()
+}
+
+/// Stops after some steps, and keeps what it hears.
+struct Listener<'a> {
+    stop: &'a AtomicBool,
+    at: usize,
+    progress: Vec<Progress>,
+    evaluations: Vec<Evaluation>,
+}
+
+impl Observer for Listener<'_> {
+    fn step(&mut self, done: usize) {
+        self.stop.store(done == self.at, Ordering::Relaxed);
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        self.progress.push(*progress);
+    }
+
+    fn measured(&mut self, _step: usize, evaluation: &Evaluation) {
+        self.evaluations.push(*evaluation);
+    }
+}
+
+/// Runs in `folder/NAME`, until step `at` if it is not 0.
+fn run(
+    folder: &Path,
+    name: &str,
+    config: &TrainingConfig,
+    (resume, at): (bool, usize),
+) -> (Result<Outcome, Error>, Vec<Progress>, Vec<Evaluation>) {
+    let stop = AtomicBool::new(false);
+    let mut listener = Listener {
+        stop: &stop,
+        at: if at == 0 { usize::MAX } else { at },
+        progress: Vec::new(),
+        evaluations: Vec::new(),
+    };
+    let options = RunOptions {
+        out: folder.join(name),
+        weights: Some(folder.join(name).join("weights.safetensors")),
+        resume,
+        force: false,
+        stop: &stop,
+    };
+    let trainer = Trainer::prepare(config.clone(), folder, Device::cpu());
+    let outcome = trainer.unwrap().run(&options, &mut listener);
+    (outcome, listener.progress, listener.evaluations)
+}
+
+#[test]
+fn a_classifier_learns_sixteen_images_by_heart() {
+    let folder = folder();
+    let changes = json!({ "evaluate": { "every": 30 }, "label_smoothing": 0.05 });
+    for model in ["group.json", "batch.json"] {
+        let config = config(model, 60, &changes);
+        let (outcome, progress, evaluations) =
+            run(folder.path(), &format!("run {model}"), &config, (false, 0));
+        let evaluation = outcome.unwrap().evaluation.unwrap();
+        assert_eq!(
+            (evaluation.accuracy, evaluation.samples),
+            (1.0, 16),
+            "{model}"
+        );
+        assert_eq!(evaluations.len(), 2);
+        assert_eq!(progress.len(), 12);
+        assert!(progress[11].loss < 0.5 * progress[0].loss, "{progress:?}");
+        assert!(
+            progress
+                .iter()
+                .all(|p| p.gradient_norm.is_some_and(|norm| norm > 0.0))
+        );
+    }
+}
+
+#[test]
+fn a_denoiser_learns_to_tell_classes_apart() {
+    let folder = folder();
+    let changes = json!({
+        "timesteps": { "sampler": "stratified", "range": [100, 700] },
+        "evaluate": { "samples": 16, "draws": 16, "range": [200, 500] },
+    });
+    let config = config("dit.json", 300, &changes);
+    let (outcome, progress, _) = run(folder.path(), "run", &config, (false, 0));
+    let outcome = outcome.unwrap();
+    let (first, last) = (progress[0].loss, progress[59].loss);
+    assert!(first > 0.8, "{first}");
+    assert!(last < 0.5 * first, "{first} to {last}");
+    let evaluation = outcome.evaluation.unwrap();
+    // Guessing finds a quarter of them.
+    assert!(evaluation.accuracy > 0.7, "{evaluation:?}");
+    assert!(evaluation.loss < first, "{evaluation:?}");
+
+    // What was saved is what was measured, to the rounding of the file.
+    let trainer = Trainer::prepare(config, folder.path(), Device::cpu()).unwrap();
+    let weights = trainer.load_weights(&outcome.weights).unwrap();
+    assert_eq!(
+        trainer.evaluate(&weights, &mut ()).unwrap(),
+        Some(evaluation)
+    );
+    let bytes = fs::read(&outcome.weights).unwrap();
+    let header = String::from_utf8_lossy(&bytes[8..4096]).into_owned();
+    for part in ["training_sha256", r#""steps":"300""#, "accuracy"] {
+        assert!(header.contains(part), "{part}");
+    }
+}
+
+/// The log without what depends on the clock.
+fn log(folder: &Path, name: &str) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join(name).join("training.jsonl")).unwrap();
+    let untimed = text.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        let fields = line.as_object_mut().unwrap();
+        fields.remove("seconds");
+        fields.remove("samples_per_second");
+        line
+    });
+    untimed.collect()
+}
+
+#[test]
+fn a_continued_run_ends_with_the_same_weights_bit_for_bit() {
+    let folder = folder();
+    let folder = folder.path();
+    let output = json!({ "weights": "w", "log_every": 5, "checkpoint_every": 10 });
+    let augmentation =
+        json!([{ "kind": "horizontal_flip" }, { "kind": "random_crop", "border": 1 }]);
+    for model in ["dit.json", "group.json", "batch.json"] {
+        let plain = config(model, 24, &json!({ "output": output }));
+        let mut document = serde_json::to_value(plain).unwrap();
+        document["data"]["augmentation"] = augmentation.clone();
+        let config = TrainingConfig::parse(document).unwrap();
+        let names = [
+            format!("{model} whole"),
+            format!("{model} stopped"),
+            format!("{model} killed"),
+        ];
+        let weights = |name: &str| fs::read(folder.join(name).join("weights.safetensors")).unwrap();
+
+        run(folder, &names[0], &config, (false, 0)).0.unwrap();
+
+        // Asked to stop between two checkpoints.
+        let stopped = run(folder, &names[1], &config, (false, 15)).0;
+        assert!(
+            matches!(stopped, Err(Error::Interrupted { step: 15 })),
+            "{stopped:?}"
+        );
+        run(folder, &names[1], &config, (true, 0)).0.unwrap();
+        assert!(weights(&names[0]) == weights(&names[1]), "{model}");
+        assert_eq!(log(folder, &names[0]), log(folder, &names[1]), "{model}");
+
+        // Killed: the log has gone on after the last checkpoint.
+        run(folder, &names[2], &config, (false, 10)).0.unwrap_err();
+        let path = folder.join(&names[2]).join("training.jsonl");
+        let mut text = fs::read_to_string(&path).unwrap();
+        text.push_str("{\"step\":15,\"loss\":1.0}\n{\"step\":2");
+        fs::write(&path, text).unwrap();
+        run(folder, &names[2], &config, (true, 0)).0.unwrap();
+        assert!(weights(&names[0]) == weights(&names[2]), "{model}");
+        assert_eq!(log(folder, &names[0]), log(folder, &names[2]), "{model}");
+        let checkpoints = fs::read_dir(folder.join(&names[2])).unwrap();
+        assert_eq!(
+            checkpoints.count(),
+            4,
+            "log, weights, and one checkpoint of two files"
+        );
+    }
+}
+
+#[test]
+fn an_earlier_run_is_neither_overwritten_nor_continued_by_another() {
+    let folder = folder();
+    let folder = folder.path();
+    let short = config("group.json", 3, &json!({}));
+    run(folder, "run", &short, (false, 0)).0.unwrap();
+    let again = run(folder, "run", &short, (false, 0)).0;
+    assert!(
+        matches!(again, Err(Error::OutputExists { .. })),
+        "{again:?}"
+    );
+    let other = config("group.json", 3, &json!({ "seed": 1 }));
+    let other = run(folder, "run", &other, (true, 0)).0;
+    assert!(matches!(other, Err(Error::Resume { .. })), "{other:?}");
+    // What does not change the weights may change.
+    let measured = config("group.json", 3, &json!({ "evaluate": {} }));
+    run(folder, "run", &measured, (true, 0)).0.unwrap();
+}
+
+#[test]
+fn a_loss_that_explodes_ends_the_run() {
+    let folder = folder();
+    let mut document = serde_json::to_value(config("group.json", 40, &json!({}))).unwrap();
+    document["optimization"]["optimizer"] = json!({ "kind": "sgd", "learning_rate": 1e30 });
+    document["optimization"]["gradient_clip"] = Value::Null;
+    let config = TrainingConfig::parse(document).unwrap();
+    let outcome = run(folder.path(), "run", &config, (false, 0)).0;
+    assert!(
+        matches!(outcome, Err(Error::Diverged { .. })),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused_before_the_run() {
+    let folder = folder();
+    let prepare = |config: TrainingConfig| {
+        let trainer = Trainer::prepare(config, folder.path(), Device::cpu());
+        trainer.err().map(|error| error.to_string()).unwrap()
+    };
+    let error = prepare(config(
+        "dit.json",
+        3,
+        &json!({ "timesteps": { "range": [0, 1001] } }),
+    ));
+    assert!(
+        error.contains("/timesteps/range") && error.contains("1000"),
+        "{error}"
+    );
+    let error = prepare(config("group.json", 3, &json!({ "model": "dit.json" })));
+    assert!(error.contains("dit.json"), "{error}");
+    let padded = json!({
+        "training": { "kind": "packed", "path": "tiny.safetensors" },
+        "preprocess": [{ "kind": "pad", "border": 1 }],
+    });
+    let error = prepare(config("group.json", 3, &json!({ "data": padded })));
+    assert!(
+        error.contains("/data/training") && error.contains("[1, 10, 10]"),
+        "{error}"
+    );
+    let few = json!({ "kind": "resnet", "image": [1, 8, 8], "classes": 3, "stem": "small", "blocks": [1], "widths": [8] });
+    write(folder.path(), "few.json", &few);
+    let error = prepare(config("few.json", 3, &json!({})));
+    assert!(
+        error.contains("label 3") && error.contains("3 classes"),
+        "{error}"
+    );
+}
