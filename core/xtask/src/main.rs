@@ -1,0 +1,78 @@
+//! Everything that is done to the repository rather than with it: building the plugins that ship,
+//! holding generated files and the plugin interface to their sources, and the one check script.
+//! Run as `cargo xtask`.
+
+mod check;
+mod plugins;
+mod process;
+mod schema;
+mod toolchain;
+mod wit;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+/// Tasks of the repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs every check, cheapest first: format, interface, generated files, lints, tests.
+    Check,
+    /// Builds the plugins that ship, or checks that what is committed is what they build to.
+    #[command(subcommand)]
+    Plugins(plugins::Task),
+    /// Holds wit/ to the table of operations, the C interface and the last frozen version.
+    WitCheck,
+    /// Writes the committed JSON schemas, or checks them.
+    Schema(schema::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let root = root();
+    let done = match arguments.task {
+        Task::Check => check::run(&root),
+        Task::Plugins(task) => plugins::run(&root, &task),
+        Task::WitCheck => wit::check(&root),
+        Task::Schema(arguments) => schema::run(&root, &arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the checkout that this program was built from.
+fn root() -> PathBuf {
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_folder
+        .ancestors()
+        .nth(2)
+        .unwrap_or(crate_folder)
+        .to_path_buf()
+}
+
+/// Reads a file; the error names it.
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+/// Writes a file and the folders above it; the error names it.
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make `{}`", folder.display()))?;
+    std::fs::write(path, bytes).with_context(|| format!("cannot write `{}`", path.display()))
+}
