@@ -10,6 +10,8 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use std::path::Path;
+
 use divan::{Bencher, black_box};
 use dtta_plugin::{Environment, Plugin};
 use dtta_tensor::{Device, Tensor};
@@ -49,6 +51,40 @@ fn negate_1000_direct(bencher: Bencher) {
             black_box(tensor.neg().unwrap());
         }
     });
+}
+
+/// One call of the shipped mapper: 1000 classes to an embedding of 1152, as for DiT-XL/2.
+fn class_mix(bencher: Bencher, plugin: &Plugin) {
+    let full = |shape: &[usize]| Tensor::full(shape, 0.5, &Device::cpu()).unwrap();
+    let environment = Environment::default().with_constant("class-embeddings", full(&[1000, 1152]));
+    let slots = serde_json::json!([{"name": "class-embedding", "shape": [null, 1152]}]);
+    let mut mapper = plugin
+        .mapper(&serde_json::json!({}), &slots, &environment)
+        .unwrap();
+    let outputs = vec![("logits".to_owned(), full(&[1, 1000]))];
+    bencher.bench_local(|| mapper.condition(&outputs).unwrap());
+}
+
+#[divan::bench]
+fn class_mix_in_wasm(bencher: Bencher) {
+    class_mix(bencher, &classification());
+}
+
+#[divan::bench]
+fn class_mix_linked(bencher: Bencher) {
+    let entry = dtta_plugin_classification::plugin_entry;
+    class_mix(bencher, &Plugin::linked("classification", entry).unwrap());
+}
+
+fn classification() -> Plugin {
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/classification/dist");
+    Plugin::from_manifest(&dist.join("plugin.json")).unwrap()
+}
+
+/// Loading the shipped plugin; the slowest is the first, which compiles unless it is cached.
+#[divan::bench(sample_count = 20)]
+fn load_classification(bencher: Bencher) {
+    bencher.bench_local(classification);
 }
 
 /// Reading, checking and compiling a component; from the second time on, from the cache.

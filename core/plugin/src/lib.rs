@@ -10,6 +10,23 @@
 //!   plugin gives the same bits either way.
 //! - Whatever a plugin does wrong is a [`PluginError`] that names plugin, role and function; the
 //!   next call is unharmed.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use dtta_plugin::{Environment, Named, PluginError, Registry};
+//! use dtta_tensor::{Device, Tensor};
+//! use serde_json::json;
+//!
+//! fn condition(logits: Tensor, embeddings: Tensor) -> Result<Named, PluginError> {
+//!     let folder_of_the_experiment = Path::new("examples/fashion");
+//!     let plugin = Registry::from_environment().find("../../plugins/classification", folder_of_the_experiment)?;
+//!     let slots = json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 1152]}]);
+//!     let environment = Environment::new(Device::cpu()).with_constant("class-embeddings", embeddings);
+//!     let mut mapper = plugin.mapper(&json!({"top_k": 3}), &slots, &environment)?;
+//!     mapper.condition(&vec![("logits".into(), logits)])
+//! }
+//! ```
 
 mod accuracy;
 mod environment;

@@ -46,13 +46,13 @@ fn linked() -> Plugin {
     Plugin::linked("classification", dtta_plugin_classification::plugin_entry).unwrap()
 }
 
-/// The committed component; none before the first `cargo xtask package`.
+/// The committed component; none before the first `cargo xtask plugins build`.
 fn component() -> Option<Plugin> {
     let manifest: PathBuf =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/classification/dist/plugin.json");
     if !manifest.is_file() {
         eprintln!(
-            "skipped: there is no {}; run `cargo xtask package`",
+            "skipped: there is no {}; run `cargo xtask plugins build`",
             manifest.display()
         );
         return None;

@@ -51,11 +51,8 @@ pub(super) fn inspect(plugin: &str, component: &Component, engine: &Engine) -> R
             });
         };
         for (name, item) in instance.exports(engine) {
-            if !matches!(
-                item.ty,
-                ComponentItem::ComponentFunc(_) | ComponentItem::Resource(_)
-            ) {
-                continue;
+            if !matches!(item.ty, ComponentItem::ComponentFunc(_)) {
+                continue; // types; the linker compares them
             }
             let function = name.rsplit(']').next().unwrap_or(name);
             match function.strip_prefix("tensor.") {
@@ -105,11 +102,11 @@ fn split(name: &str) -> Option<(&str, Interface)> {
     Some((interface, version.parse().ok()?))
 }
 
-/// Whether the host lends this function or resource of an interface.
+/// Whether the host lends this function of an interface.
 fn offers(interface: &str, function: &str) -> bool {
     match interface {
         "tensor" => match function.strip_prefix("tensor.") {
-            None => function == "tensor",
+            None => false,
             Some(
                 "from-floats" | "from-ints" | "shape" | "kind" | "tracked" | "share"
                 | "read-floats" | "read-ints",
@@ -121,12 +118,7 @@ fn offers(interface: &str, function: &str) -> bool {
         },
         "session" => matches!(
             function,
-            "constant"
-                | "log"
-                | "values"
-                | "values.parameter"
-                | "values.buffer"
-                | "values.update-buffer"
+            "constant" | "log" | "values.parameter" | "values.buffer" | "values.update-buffer"
         ),
         _ => false,
     }
