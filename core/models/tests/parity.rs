@@ -62,6 +62,7 @@ impl Expected {
             .zip(&found)
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f32::max);
+        println!("{name}: largest absolute error {error:.1e}");
         assert!(error <= TOLERANCE, "{name}: largest absolute error {error}");
     }
 
