@@ -57,7 +57,7 @@ fn negate_1000_direct(bencher: Bencher) {
 fn class_mix(bencher: Bencher, plugin: &Plugin) {
     let full = |shape: &[usize]| Tensor::full(shape, 0.5, &Device::cpu()).unwrap();
     let environment = Environment::default().with_constant("class-embeddings", full(&[1000, 1152]));
-    let slots = serde_json::json!([{"name": "class-embedding", "shape": [null, 1152]}]);
+    let slots = serde_json::json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 1152]}]);
     let mut mapper = plugin
         .mapper(&serde_json::json!({}), &slots, &environment)
         .unwrap();

@@ -4,10 +4,6 @@
     clippy::unwrap_used,
     reason = "what cannot be prepared should fail the test"
 )]
-#![expect(
-    unexpected_cfgs,
-    reason = "`export_plugin!` asks for the feature `cdylib`, which a test has not"
-)]
 
 use std::path::Path;
 use std::ptr;
