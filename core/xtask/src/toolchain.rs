@@ -52,11 +52,16 @@ impl Toolchain {
             Kind::Prebuilt => "rustc",
             Kind::Debian => "/usr/bin/rustc",
         };
-        let output = process::output(clean(&mut Command::new(rustc), kind).arg("--version"))?;
-        let version = String::from_utf8(output).context("`rustc --version` is not UTF-8")?;
+        let output = process::output(clean(&mut Command::new(rustc), kind).arg("-vV"))?;
+        let output = String::from_utf8(output).context("`rustc -vV` is not UTF-8")?;
+        let host = output
+            .lines()
+            .find_map(|line| line.strip_prefix("host: "))
+            .unwrap_or("an unknown host");
+        let version = output.lines().next().unwrap_or("rustc");
         Ok(Self {
             kind,
-            version: version.trim().into(),
+            version: format!("{version} on {host}"),
         })
     }
 

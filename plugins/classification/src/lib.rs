@@ -8,3 +8,24 @@ pub use class_mix::{ClassMix, ClassMixConfig};
 pub use softmax_head::{SoftmaxHead, SoftmaxHeadConfig};
 
 dtta_sdk::export_plugin! { head: SoftmaxHead, mapper: ClassMix }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_it_offers_and_needs() {
+        let description = PLUGIN.describe();
+        let parts = [
+            r#""name":"classification""#,
+            r#""interface":"0.1""#,
+            r#""roles":["head","mapper"]"#,
+            r#""needs":{"constants":["class-embeddings"]}"#,
+            r#""additionalProperties":false"#,
+            r#""default":"class-embedding""#,
+        ];
+        for part in parts {
+            assert!(description.contains(part), "no {part} in {description}");
+        }
+    }
+}

@@ -83,10 +83,9 @@ pub mod prelude {
 ///
 /// Name, version and description come from the crate's manifest. It defines `PLUGIN`, what the
 /// plugin says of itself; off WebAssembly also `plugin_entry`, the [`Entry`](abi::Entry) for the
-/// linked loader, which the crate's feature `cdylib` exports under
-/// [`ENTRY_SYMBOL`](abi::ENTRY_SYMBOL) too, for a native library. The symbol must not be there
-/// when several plugins are linked into one program, therefore the feature: declare
-/// `[features] cdylib = []` in `Cargo.toml`.
+/// linked loader. For a native library, the feature `cdylib` of this crate exports it under
+/// [`ENTRY_SYMBOL`](abi::ENTRY_SYMBOL) too; without it, several plugins can be linked into one
+/// program: `cargo build --release --features dtta-sdk/cdylib`.
 #[macro_export]
 macro_rules! export_plugin {
     ($($role:ident: $type:ty),+ $(,)?) => {
@@ -107,19 +106,20 @@ macro_rules! export_plugin {
             unsafe { $crate::native::describe(&PLUGIN, document, error) }
         }
 
-        /// Hands the plugin's tables over.
-        ///
-        /// # Safety
-        /// As `dtta_abi::Entry`.
         #[cfg(not(target_family = "wasm"))]
-        #[cfg_attr(feature = "cdylib", unsafe(export_name = "dtta_plugin_entry"))]
-        pub unsafe extern "C" fn plugin_entry(
-            host: *const $crate::abi::HostTable,
-            out: *mut $crate::abi::PluginTable,
-            error: *const $crate::abi::Sink,
-        ) -> $crate::abi::Status {
-            // SAFETY: the host holds to the contract of `Entry`.
-            unsafe { $crate::native::entry(&PLUGIN, plugin_describe, host, out, error) }
+        $crate::entry_item! {
+            /// Hands the plugin's tables over.
+            ///
+            /// # Safety
+            /// As `dtta_abi::Entry`.
+            pub unsafe extern "C" fn plugin_entry(
+                host: *const $crate::abi::HostTable,
+                out: *mut $crate::abi::PluginTable,
+                error: *const $crate::abi::Sink,
+            ) -> $crate::abi::Status {
+                // SAFETY: the host holds to the contract of `Entry`.
+                unsafe { $crate::native::entry(&PLUGIN, plugin_describe, host, out, error) }
+            }
         }
 
         #[cfg(target_family = "wasm")]
@@ -135,6 +135,27 @@ macro_rules! export_plugin {
             $crate::wasm::descriptor::export_descriptor!(Descriptor with_types_in $crate::wasm::descriptor);
             $($crate::export_role!($role, $type);)+
         };
+    };
+}
+
+/// The entry of a plugin, with its symbol.
+#[cfg(feature = "cdylib")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! entry_item {
+    ($entry:item) => {
+        #[unsafe(export_name = "dtta_plugin_entry")]
+        $entry
+    };
+}
+
+/// The entry of a plugin, without a symbol that could clash.
+#[cfg(not(feature = "cdylib"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! entry_item {
+    ($entry:item) => {
+        $entry
     };
 }
 
