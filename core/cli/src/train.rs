@@ -48,10 +48,13 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
     };
     let config = TrainingConfig::load(path, &arguments.set).map_err(Failure::misuse)?;
     let device = dtta::device(&arguments.device).map_err(Failure::misuse)?;
-    let mut trainer =
-        Trainer::prepare(config, base, device).map_err(|error| Failure::misuse(error.in_file(path)))?;
+    let mut trainer = Trainer::prepare(config, base, device)
+        .map_err(|error| Failure::misuse(error.in_file(path)))?;
     let configured = trainer.weights_path();
-    let weights = arguments.out.as_ref().map(|out| out.join(configured.file_name().unwrap_or_default()));
+    let weights = arguments
+        .out
+        .as_ref()
+        .map(|out| out.join(configured.file_name().unwrap_or_default()));
     if arguments.evaluate_only {
         return evaluate(&trainer, &weights.unwrap_or(configured));
     }
@@ -63,7 +66,10 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
         trainer.device()
     );
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("train-{name}")));
+    let out = arguments
+        .out
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("runs").join(format!("train-{name}")));
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
@@ -71,8 +77,13 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
         eprintln!("stopping after this step; press again to stop at once");
     })
     .map_err(Failure::failed)?;
-    let options =
-        RunOptions { out: out.clone(), weights, resume: arguments.resume, force: arguments.force, stop: &STOP };
+    let options = RunOptions {
+        out: out.clone(),
+        weights,
+        resume: arguments.resume,
+        force: arguments.force,
+        stop: &STOP,
+    };
     let mut bar = Bar::new();
     let outcome = trainer.run(&options, &mut bar);
     bar.bar.finish_and_clear();
@@ -84,7 +95,11 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
         eprintln!("{}", words(evaluation));
     }
     eprintln!("weights: {}", outcome.weights.display());
-    eprintln!("log: {} ({:.0} s of training)", out.join("training.jsonl").display(), outcome.seconds);
+    eprintln!(
+        "log: {} ({:.0} s of training)",
+        out.join("training.jsonl").display(),
+        outcome.seconds
+    );
     Ok(())
 }
 
@@ -122,7 +137,11 @@ impl Bar {
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::no_length().with_style(style);
         bar.enable_steady_tick(Duration::from_secs(1));
-        Self { bar, message: String::new(), measured: String::new() }
+        Self {
+            bar,
+            message: String::new(),
+            measured: String::new(),
+        }
     }
 }
 
@@ -138,18 +157,27 @@ impl Observer for Bar {
     }
 
     fn progress(&mut self, progress: &Progress) {
-        self.message = format!("loss {:.4} {:.0} images/s", progress.loss, progress.samples_per_second);
-        self.bar.set_message(format!("{}{}", self.message, self.measured));
+        self.message = format!(
+            "loss {:.4} {:.0} images/s",
+            progress.loss, progress.samples_per_second
+        );
+        self.bar
+            .set_message(format!("{}{}", self.message, self.measured));
     }
 
     fn measuring(&mut self, done: usize, total: usize) {
-        self.bar.set_message(format!("{} measuring {done}/{total}", self.message));
+        self.bar
+            .set_message(format!("{} measuring {done}/{total}", self.message));
     }
 
     fn measured(&mut self, step: usize, evaluation: &Evaluation) {
         self.measured = format!(" held-out {:.1}%", 100.0 * evaluation.accuracy);
         let text = format!("step {step}: {}", words(evaluation));
         // A bar that nobody sees, as in a file, prints nothing.
-        if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.println(text) }
+        if self.bar.is_hidden() {
+            eprintln!("{text}")
+        } else {
+            self.bar.println(text)
+        }
     }
 }

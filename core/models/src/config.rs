@@ -137,6 +137,14 @@ pub fn weights_beside(config_path: &Path, weights_path: Option<&Path>) -> PathBu
     weights_path.map_or_else(|| config_path.with_extension("safetensors"), Path::to_owned)
 }
 
+/// The JSON Schema (draft 2020-12) of a model's configuration file.
+pub fn schema() -> Value {
+    let generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
+    let mut schema = generator.into_root_schema_for::<ModelConfig>();
+    schema.insert("title".into(), "dtta model".into());
+    schema.to_value()
+}
+
 fn parse<T: DeserializeOwned>(path: &Path, document: Value) -> Result<T> {
     serde_path_to_error::deserialize(document).map_err(|error| ModelError::Config {
         path: path.to_owned(),

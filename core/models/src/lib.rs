@@ -34,7 +34,7 @@ mod schedule;
 mod weights;
 
 pub use backbone::{Backbone, Outputs, Statistics};
-pub use config::{ModelConfig, load_backbone, load_denoiser, weights_beside};
+pub use config::{ModelConfig, load_backbone, load_denoiser, schema, weights_beside};
 pub use denoiser::{Conditioning, Denoiser, Slot};
 pub use dit::{CLASS_EMBEDDING, CLASS_EMBEDDINGS, Dit, DitConfig, Positions};
 pub use error::{Mismatches, ModelError, Result};

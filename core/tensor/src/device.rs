@@ -167,7 +167,8 @@ fn libtorch(name: &str, cuda: Option<usize>) -> Result<Device, String> {
     let device = match cuda {
         None => burn::tensor::Device::libtorch(),
         Some(index) => {
-            let found = burn_tch::cuda_device_count();
+            // 0 counts CUDA devices.
+            let found = <burn_tch::LibTorch as burn::backend::Backend>::device_count(0);
             if index >= found {
                 return Err(format!("LibTorch sees {found} CUDA devices"));
             }

@@ -1,0 +1,70 @@
+//! `dtta data`: small files that examples ship, made from whole data sets.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use dtta_data::{Dataset, DatasetConfig, Provenance, Selection, pack};
+
+use crate::Failure;
+
+/// What to do.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Packs a stratified selection of samples into one file.
+    ///
+    /// Example: dtta data pack '{"kind": "idx", "split": "test"}' sample.safetensors --samples 200
+    Pack {
+        /// The data set, as in an experiment, in JSON.
+        dataset: String,
+        /// The file to write.
+        file: PathBuf,
+        /// How many samples.
+        #[arg(long)]
+        samples: usize,
+        /// Fixes the selection.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Where the data comes from, kept in the file.
+        #[arg(long, default_value = "")]
+        source: String,
+        /// Its licence, kept in the file.
+        #[arg(long, default_value = "")]
+        licence: String,
+    },
+}
+
+/// Packs.
+pub fn data(arguments: &Arguments) -> Result<(), Failure> {
+    let Verb::Pack {
+        dataset,
+        file,
+        samples,
+        seed,
+        source,
+        licence,
+    } = &arguments.verb;
+    let config: DatasetConfig = serde_json::from_str(dataset)
+        .context("the data set is not valid")
+        .map_err(Failure::Misuse)?;
+    let dataset = Dataset::open(&config, Path::new(".")).map_err(Failure::misuse)?;
+    let selection = Selection {
+        samples: Some(*samples),
+        offset: 0,
+        stratified: true,
+    };
+    let indices = dataset.select(&selection, *seed).map_err(Failure::misuse)?;
+    let provenance = Provenance {
+        source: source.clone(),
+        licence: licence.clone(),
+    };
+    pack(&dataset, &indices, &provenance, file).map_err(Failure::misuse)?;
+    eprintln!("{} samples in `{}`", indices.len(), file.display());
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! The `dtta` command. Words for people go to stderr, machine output to files or to stdout as
+//! JSON. Exit codes: 0 done, 1 a run failed, 2 misuse or bad input.
+
+mod data;
+mod plugins;
+mod run;
+mod train;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The CPU backend takes and returns buffers of megabytes for every operation; the system's
+/// allocator maps each one afresh, which costs about a tenth of the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Adapts vision models at test time with feedback from a diffusion model.
+///
+/// Example: dtta run examples/fashion/online.json --set adaptation.steps=3
+#[derive(Parser)]
+#[command(
+    name = "dtta",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Command {
+    /// Says more on stderr; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs an experiment.
+    Run(run::Arguments),
+    /// Trains a denoiser or a classifier.
+    Train(train::Arguments),
+    /// Lists and shows plugins, without running them.
+    Plugins(plugins::Arguments),
+    /// Packs samples of a data set into one file.
+    Data(data::Arguments),
+    /// Prints the JSON Schema of a document.
+    Schema {
+        /// Which document.
+        #[arg(value_enum, default_value = "experiment")]
+        document: Document,
+    },
+}
+
+/// Documents with a schema.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Document {
+    /// What `dtta run` takes.
+    Experiment,
+    /// What `dtta train` takes.
+    Training,
+    /// A model's configuration, beside its weights.
+    Model,
+}
+
+/// How a command ends when it does not succeed.
+enum Failure {
+    /// The user can mend it: exit code 2.
+    Misuse(anyhow::Error),
+    /// A run failed: exit code 1.
+    Failed(anyhow::Error),
+}
+
+impl Failure {
+    fn misuse(error: impl Into<anyhow::Error>) -> Self {
+        Self::Misuse(error.into())
+    }
+
+    fn failed(error: impl Into<anyhow::Error>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let level = match command.verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .format_timestamp(None)
+        .init();
+    let outcome = match command.verb {
+        Verb::Run(arguments) => run::run(&arguments),
+        Verb::Train(arguments) => train::train(&arguments),
+        Verb::Plugins(arguments) => plugins::plugins(&arguments),
+        Verb::Data(arguments) => data::data(&arguments),
+        Verb::Schema { document } => print_json(&match document {
+            Document::Experiment => dtta::schema(),
+            Document::Training => dtta_train::schema(),
+            Document::Model => dtta_models::schema(),
+        }),
+    };
+    let (error, code) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Misuse(error)) => (error, 2),
+        Err(Failure::Failed(error)) => (error, 1),
+    };
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Writes a document to stdout. A reader that went away is no failure.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),
+        _ => Ok(()),
+    }
+}

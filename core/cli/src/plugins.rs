@@ -1,0 +1,79 @@
+//! `dtta plugins`: what plugins say of themselves. Reads manifests, runs nothing.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use dtta_plugin::{Listing, Registry};
+use serde_json::{Value, json};
+
+use crate::{Failure, print_json};
+
+/// Which question.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Prints the plugins that experiments can name, as JSON.
+    List {
+        /// Folder whose `plugins/` is looked into too, such as an experiment's.
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+    },
+    /// Prints one plugin's roles, operations, configuration schemas and digest, as JSON.
+    Inspect {
+        /// A folder, a manifest, a component, a name, or `linked:NAME`.
+        plugin: String,
+    },
+}
+
+/// The plugins that this binary has linked in, and the folders where others are looked for.
+pub fn registry() -> Registry {
+    let mut registry = Registry::from_environment();
+    registry.register_linked("classification", dtta_plugin_classification::plugin_entry);
+    registry
+}
+
+/// Answers the question.
+pub fn plugins(arguments: &Arguments) -> Result<(), Failure> {
+    let registry = registry();
+    match &arguments.verb {
+        Verb::List { folder } => {
+            let listed: Vec<_> = registry.list(folder).iter().map(listing).collect();
+            print_json(&listed)
+        }
+        Verb::Inspect { plugin } => {
+            let plugin = registry
+                .find(plugin, Path::new("."))
+                .map_err(Failure::misuse)?;
+            print_json(&json!({
+                "origin": plugin.origin(),
+                "loader": plugin.loader().to_string(),
+                "digest": plugin.digest(),
+                "operations": plugin.operations(),
+                "descriptor": plugin.descriptor(),
+            }))
+        }
+    }
+}
+
+fn listing(listing: &Listing) -> Value {
+    let trust = match listing.loader {
+        dtta_plugin::LoaderKind::Wasm => "sandboxed",
+        _ => "trusted: it has the rights of this program",
+    };
+    let mut line = json!({"reference": listing.reference, "loader": listing.loader.to_string(), "trust": trust});
+    match &listing.manifest {
+        Ok(manifest) => {
+            line["name"] = json!(manifest.name);
+            line["version"] = json!(manifest.version);
+            line["interface"] = json!(manifest.interface);
+            line["roles"] = json!(manifest.roles);
+        }
+        Err(error) => line["error"] = json!(error.to_string()),
+    }
+    line
+}

@@ -1,0 +1,187 @@
+//! `dtta run`: an experiment from file to table.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::anyhow;
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use dtta::{Document, DomainSummary, Observer, Pair, Prepared, Progress, RunOptions, Summary};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::Failure;
+use crate::plugins::registry;
+
+/// What to run, and how.
+#[derive(Args)]
+pub struct Arguments {
+    /// The experiment, a JSON file.
+    experiment: PathBuf,
+    /// Folder for records and report; `runs/NAME` if absent.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Stands for the experiment's seed.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Overrides a value, such as `adaptation.steps=3`.
+    #[arg(long, value_name = "POINTER=VALUE")]
+    set: Vec<String>,
+    /// auto, cpu, cuda:N, wgpu, libtorch:cpu or libtorch:cuda:N.
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    device: String,
+    /// Validates everything, adapts nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Continues an interrupted run in its folder.
+    #[arg(long)]
+    resume: bool,
+    /// Overwrites the records of an earlier run.
+    #[arg(long, conflicts_with = "resume")]
+    force: bool,
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Runs an experiment.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let mut overrides = arguments.set.clone();
+    overrides.extend(arguments.seed.map(|seed| format!("seed={seed}")));
+    let document = Document::load(&arguments.experiment, &overrides).map_err(Failure::misuse)?;
+    let device = dtta::device(&arguments.device).map_err(Failure::misuse)?;
+    let registry = registry();
+    let mut prepared = Prepared::new(document, &registry, device).map_err(Failure::misuse)?;
+    let samples = prepared.stream().len();
+    let domains = prepared.stream().domains().len();
+    eprintln!(
+        "{}: {samples} samples in {domains} domains on {}",
+        prepared.experiment().name,
+        prepared.device()
+    );
+    if arguments.dry_run {
+        eprintln!("everything fits; nothing was adapted");
+        return Ok(());
+    }
+    let out = arguments
+        .out
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("runs").join(&prepared.experiment().name));
+    if arguments.force {
+        match std::fs::remove_file(out.join("records.jsonl")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::misuse(anyhow!(error).context(format!(
+                    "cannot remove the records in `{}`",
+                    out.display()
+                ))));
+            }
+            _ => {}
+        }
+    }
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            dtta_plugin::interrupt();
+        }
+        eprintln!("stopping after this batch; press again to interrupt a plugin");
+    })
+    .map_err(Failure::failed)?;
+    let options = RunOptions {
+        out: out.clone(),
+        resume: arguments.resume,
+        stop: &STOP,
+    };
+    let mut bar = Bar::new(samples);
+    let outcome = prepared.run(&options, &mut bar);
+    bar.0.finish_and_clear();
+    let summary = outcome.map_err(|error| match error {
+        dtta::Error::OutputExists { .. } | dtta::Error::Resume { .. } => Failure::misuse(error),
+        error => Failure::failed(error),
+    })?;
+    eprintln!("{}", table(&summary));
+    eprintln!(
+        "{:.1} draws/s, peak memory {}, reset per {}, {} draws x {} steps, batch {}, seed {}",
+        summary.draws_per_second,
+        summary
+            .peak_memory_bytes
+            .map_or("unknown".into(), |bytes| format!(
+                "{:.0} MiB",
+                bytes as f64 / 1_048_576.0
+            )),
+        summary.protocol.reset,
+        summary.protocol.draws,
+        summary.protocol.steps,
+        summary.protocol.batch,
+        summary.protocol.seed,
+    );
+    if summary.skipped > 0 {
+        eprintln!(
+            "{} samples were skipped because a plugin failed",
+            summary.skipped
+        );
+    }
+    eprintln!("records and report data: {}", out.display());
+    Ok(())
+}
+
+/// A progress bar with the current domain's accuracy before and after.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new(samples: usize) -> Self {
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} eta {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self(ProgressBar::new(samples as u64).with_style(style))
+    }
+}
+
+impl Observer for Bar {
+    fn batch(&mut self, progress: &Progress<'_>) {
+        self.0.set_position(progress.done as u64);
+        let percent =
+            |share: Option<f64>| share.map_or("-".into(), |share| format!("{:.1}%", 100.0 * share));
+        self.0.set_message(format!(
+            "{} {} -> {}",
+            progress.domain,
+            percent(progress.source),
+            percent(progress.adapted)
+        ));
+    }
+}
+
+fn table(summary: &Summary) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["domain", "source", "adapted", "gain", "s/image"]);
+    let row = |name: &str, scores: &Pair, seconds: f64| {
+        let score = |scores: &dtta::Scores| scores.get(&summary.metric).map(|score| 100.0 * score);
+        let cell = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.1}"));
+        let (source, adapted) = (score(&scores.source), score(&scores.adapted));
+        let gain = source.zip(adapted).map_or("-".into(), |(source, adapted)| {
+            format!("{:+.1}", adapted - source)
+        });
+        [
+            name.to_owned(),
+            cell(source),
+            cell(adapted),
+            gain,
+            format!("{seconds:.3}"),
+        ]
+    };
+    for DomainSummary {
+        name,
+        source,
+        adapted,
+        seconds_per_sample,
+        ..
+    } in &summary.domains
+    {
+        let scores = Pair {
+            source: source.clone(),
+            adapted: adapted.clone(),
+        };
+        table.add_row(row(name, &scores, *seconds_per_sample));
+    }
+    table.add_row(row("mean", &summary.mean, summary.seconds_per_sample));
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}

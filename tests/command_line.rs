@@ -1,0 +1,297 @@
+//! The `dtta` command as a script sees it: exit codes, files, one clear message.
+
+#[path = "../core/engine/tests/common/mod.rs"]
+mod common;
+#[path = "../core/plugin/tests/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use common::Fixture;
+use serde_json::{Value, json};
+
+fn dtta(arguments: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dtta"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("DTTA_PLUGIN_PATH")
+        .output()
+        .expect("the command starts")
+}
+
+/// Runs an experiment and expects it to be refused before anything is adapted; gives what it said.
+fn refused(fixture: &Fixture, experiment: &Value) -> String {
+    fixture.write(experiment);
+    let output = dtta(
+        &["run", "experiment.json", "--device", "cpu"],
+        fixture.path(),
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(said.matches("error: ").count(), 1, "one message: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_run_leaves_records_a_summary_and_a_description() {
+    let fixture = Fixture::new();
+    fixture.write(&Fixture::experiment());
+    let arguments = [
+        "run",
+        "experiment.json",
+        "--device",
+        "cpu",
+        "--seed",
+        "9",
+        "--set",
+        "adaptation.steps=1",
+    ];
+    let output = dtta(&arguments, fixture.path());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for word in [
+        "clean",
+        "gaussian_noise/3",
+        "mean",
+        "source",
+        "adapted",
+        "gain",
+        "runs/tiny",
+    ] {
+        assert!(said.contains(word), "`{word}` is not in {said}");
+    }
+    let out = fixture.path().join("runs/tiny");
+    let summary = read(&out.join("summary.json"));
+    assert_eq!(summary["metric"], "accuracy");
+    assert_eq!(summary["domains"][1]["name"], "gaussian_noise/3");
+    assert_eq!(summary["domains"][1]["samples"], 8);
+    assert!(summary["mean"]["adapted"]["accuracy"].is_f64());
+    assert_eq!(summary["protocol"]["seed"], 9);
+    for field in [
+        "experiment",
+        "task",
+        "skipped",
+        "seconds_per_sample",
+        "draws_per_second",
+        "peak_memory_bytes",
+    ] {
+        assert!(!summary[field].is_null(), "{field}");
+    }
+    let run = read(&out.join("run.json"));
+    assert_eq!(
+        (&run["status"], &run["records"], &run["device"]),
+        (&json!("finished"), &json!(16), &json!("cpu"))
+    );
+    assert_eq!(run["experiment"]["adaptation"]["steps"], 1);
+    assert_eq!(run["digests"]["denoiser"].as_str().map(str::len), Some(64));
+    let records = fs::read_to_string(out.join("records.jsonl")).unwrap();
+    let record: Value = serde_json::from_str(records.lines().next().unwrap()).unwrap();
+    for field in [
+        "id",
+        "domain",
+        "target",
+        "source",
+        "adapted",
+        "loss",
+        "milliseconds",
+    ] {
+        assert!(!record[field].is_null(), "{field}");
+    }
+}
+
+#[test]
+fn a_dry_run_validates_and_writes_nothing() {
+    let fixture = Fixture::new();
+    fixture.write(&Fixture::experiment());
+    let output = dtta(
+        &["run", "experiment.json", "--device", "cpu", "--dry-run"],
+        fixture.path(),
+    );
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!fixture.path().join("runs").exists());
+}
+
+#[test]
+fn refuses_an_unknown_field_and_a_wrong_type_by_file_and_pointer() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["adaptation"]["stepz"] = json!(1);
+    experiment["seed"] = json!("seven");
+    let said = refused(&fixture, &experiment);
+    for word in ["experiment.json", "/adaptation", "stepz", "/seed"] {
+        assert!(said.contains(word), "`{word}` is not in {said}");
+    }
+}
+
+#[test]
+fn refuses_a_missing_file_by_name() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["data"]["dataset"]["path"] = json!("nowhere.safetensors");
+    assert!(refused(&fixture, &experiment).contains("nowhere.safetensors"));
+    let output = dtta(&["run", "nothing.json"], fixture.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("nothing.json")
+    );
+}
+
+#[test]
+fn refuses_truncated_weights() {
+    let fixture = Fixture::new();
+    let path = fixture.path().join("denoiser.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(refused(&fixture, &Fixture::experiment()).contains("denoiser.safetensors"));
+}
+
+#[test]
+fn lists_every_tensor_that_does_not_fit() {
+    let fixture = Fixture::new();
+    fs::copy(
+        fixture.path().join("classifier.safetensors"),
+        fixture.path().join("denoiser.safetensors"),
+    )
+    .unwrap();
+    let said = refused(&fixture, &Fixture::experiment());
+    assert!(
+        said.contains("blocks.0.attn.qkv.weight") && said.contains("conv1.weight"),
+        "{said}"
+    );
+}
+
+#[test]
+fn refuses_fewer_labels_than_images() {
+    let fixture = Fixture::new();
+    let idx = |axes: &[u32], bytes: usize| {
+        let mut file = vec![0, 0, 8, axes.len() as u8];
+        axes.iter().for_each(|axis| file.extend(axis.to_be_bytes()));
+        file.resize(file.len() + bytes, 0);
+        file
+    };
+    fs::write(
+        fixture.path().join("t10k-images-idx3-ubyte"),
+        idx(&[3, 8, 8], 192),
+    )
+    .unwrap();
+    fs::write(fixture.path().join("t10k-labels-idx1-ubyte"), idx(&[2], 2)).unwrap();
+    let mut experiment = Fixture::experiment();
+    experiment["data"]["dataset"] = json!({"kind": "idx", "path": ".", "split": "test"});
+    let said = refused(&fixture, &experiment);
+    assert!(said.contains("2 labels for 3 images"), "{said}");
+}
+
+#[test]
+fn refuses_a_plugin_configuration_by_the_plugins_own_schema() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["plugins"]["mapper"]["config"] = json!({"top_k": 0});
+    let said = refused(&fixture, &experiment);
+    assert!(said.contains("/plugins/mapper/config/top_k"), "{said}");
+}
+
+#[test]
+fn refuses_a_plugin_of_another_interface() {
+    let fixture = Fixture::new();
+    let wit = support::wit().replace("dtta:plugin@0.1.0", "dtta:plugin@0.9.0");
+    let wat = support::mapper_wat().replace("dtta:plugin/tensor@0.1.0", "dtta:plugin/tensor@0.9.0");
+    let wat = wat.replace("@0.1.0", "@0.9.0");
+    let component = support::component(&wat, &wit, "mapper-plugin", None);
+    fs::write(fixture.path().join("future.wasm"), component).unwrap();
+    let mut experiment = Fixture::experiment();
+    experiment["plugins"]["mapper"]["use"] = json!("future.wasm");
+    let said = refused(&fixture, &experiment);
+    assert!(said.contains("0.9") && said.contains("0.1"), "{said}");
+}
+
+#[test]
+fn a_component_that_traps_fails_the_run_and_keeps_its_files() {
+    let fixture = Fixture::new();
+    fs::write(
+        fixture.path().join("fixture.wasm"),
+        support::mapper_component(),
+    )
+    .unwrap();
+    let mut experiment = Fixture::experiment();
+    // The head has two outputs, which asks the fixture to trap.
+    experiment["plugins"]["mapper"]["use"] = json!("fixture.wasm");
+    fixture.write(&experiment);
+    let output = dtta(
+        &["run", "experiment.json", "--device", "cpu"],
+        fixture.path(),
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("fixture") && said.contains("condition"),
+        "{said}"
+    );
+    let out = fixture.path().join("runs/tiny");
+    assert_eq!(read(&out.join("run.json"))["status"], "failed");
+    assert!(out.join("records.jsonl").exists());
+
+    let skip = [
+        "run",
+        "experiment.json",
+        "--device",
+        "cpu",
+        "--force",
+        "--set",
+        "plugins.on_failure=skip",
+    ];
+    let output = dtta(&skip, fixture.path());
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(read(&out.join("summary.json"))["skipped"], 16);
+}
+
+#[test]
+fn refuses_a_device_that_is_not_built_in_by_the_feature_to_build_with() {
+    let fixture = Fixture::new();
+    fixture.write(&Fixture::experiment());
+    let output = dtta(
+        &["run", "experiment.json", "--device", "tpu:0"],
+        fixture.path(),
+    );
+    assert_eq!(output.status.code(), Some(2));
+    if cfg!(not(feature = "wgpu")) {
+        let output = dtta(
+            &["run", "experiment.json", "--device", "wgpu"],
+            fixture.path(),
+        );
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            String::from_utf8(output.stderr)
+                .unwrap()
+                .contains("--features wgpu")
+        );
+    }
+}
+
+#[test]
+fn documents_go_to_stdout_as_json() {
+    let fixture = Fixture::new();
+    for arguments in [
+        &["schema"][..],
+        &["schema", "training"],
+        &["schema", "model"],
+        &["plugins", "list"],
+        &["plugins", "inspect", "linked:classification"],
+    ] {
+        let output = dtta(arguments, fixture.path());
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        serde_json::from_slice::<Value>(&output.stdout)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+    }
+    assert_eq!(dtta(&["runn"], fixture.path()).status.code(), Some(2));
+}
