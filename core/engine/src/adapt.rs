@@ -37,6 +37,8 @@ pub struct Settings {
     pub task: Movement,
     /// The denoiser's parameters, unless it is frozen.
     pub denoiser: Option<Movement>,
+    /// The rate at which a running mean of ∂L/∂c follows the stream, where it is subtracted.
+    pub centre: Option<f64>,
 }
 
 /// Images to adapt to.
@@ -68,6 +70,39 @@ pub struct Adapter {
     frozen: Weights,
     carried: Learner,
     denoiser_learner: Option<Learner>,
+    common: Common,
+}
+
+/// What the feedback of a stream has in common: a running mean of ∂L/∂c.
+#[derive(Clone, Default)]
+pub struct Common {
+    /// The mean by slot, `[1, …]`; empty before the first step.
+    pub mean: Conditioning,
+    /// Steps that it has followed.
+    pub steps: usize,
+}
+
+impl Common {
+    /// Follows the feedback of a batch, then takes the common part away from it.
+    fn centre(&mut self, gradients: &Conditioning, rate: f64) -> Result<Conditioning> {
+        let rate = rate.max(1.0 / (1.0 + self.steps as f64));
+        self.steps += 1;
+        let mut means = Vec::new();
+        let mut centred = Vec::new();
+        for (name, gradient) in gradients.iter() {
+            let newest = gradient.mean(&[0], true)?;
+            let mean = match self.mean.get(name) {
+                Some(mean) => mean
+                    .affine(1.0 - rate, 0.0)?
+                    .add(&newest.affine(rate, 0.0)?)?,
+                None => newest,
+            };
+            centred.push((name.to_owned(), gradient.sub(&mean)?));
+            means.push((name.to_owned(), mean));
+        }
+        self.mean = Conditioning::new(means);
+        Ok(Conditioning::new(centred))
+    }
 }
 
 /// Weights on their way, with the optimizer that moves them.
@@ -110,6 +145,7 @@ impl Adapter {
             frozen,
             carried,
             denoiser_learner,
+            common: Common::default(),
         }
     }
 
@@ -121,11 +157,17 @@ impl Adapter {
             .denoiser
             .as_ref()
             .map(|movement| Learner::new(&self.frozen, movement));
+        self.common = Common::default();
     }
 
-    /// What is carried from batch to batch: the task model's learner, and the denoiser's if it adapts.
-    pub fn carried(&mut self) -> (&mut Learner, Option<&mut Learner>) {
-        (&mut self.carried, self.denoiser_learner.as_mut())
+    /// What is carried from batch to batch: the task model's learner, the denoiser's if it adapts, and what feedback has in
+    /// common.
+    pub fn carried(&mut self) -> (&mut Learner, Option<&mut Learner>, &mut Common) {
+        (
+            &mut self.carried,
+            self.denoiser_learner.as_mut(),
+            &mut self.common,
+        )
     }
 
     /// Adapts to a batch and predicts, before and after.
@@ -204,8 +246,12 @@ impl Adapter {
             for (losses, loss) in losses.iter_mut().zip(answer.losses) {
                 losses.push(loss);
             }
+            let feedback = match self.settings.centre {
+                Some(rate) => self.common.centre(&answer.gradients, rate)?,
+                None => answer.gradients,
+            };
             for ((range, learner), (leaves, conditioning)) in groups.iter_mut().zip(&passes) {
-                let gradients = pull_back(conditioning, &answer.gradients, range)?;
+                let gradients = pull_back(conditioning, &feedback, range)?;
                 let gradients: Vec<_> = parameters
                     .iter()
                     .map(|&id| {

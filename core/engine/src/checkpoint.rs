@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use dtta_models::{Precision, read_tensors, write_tensors};
+use dtta_models::{Conditioning, Precision, read_tensors, write_tensors};
 use dtta_tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::Learner;
+use crate::adapt::{Common, Learner};
 use crate::error::{Error, Result};
 use crate::experiment::Experiment;
 
@@ -23,12 +23,14 @@ pub(crate) struct Checkpoint {
     /// For each domain: source and adapted accumulators, samples, seconds.
     pub(crate) scores: Vec<(Vec<u8>, Vec<u8>, usize, f64)>,
     optimizer_steps: Vec<i32>,
+    common_steps: usize,
     #[serde(skip)]
     tensors: BTreeMap<String, Tensor>,
 }
 
 const DOCUMENT: &str = "checkpoint.json";
 const TENSORS: &str = "checkpoint.safetensors";
+const COMMON: &str = "common/";
 const LEARNERS: [&str; 2] = ["task", "denoiser"];
 
 impl Checkpoint {
@@ -38,7 +40,7 @@ impl Checkpoint {
         skipped: usize,
         seconds: f64,
         scores: Vec<(Vec<u8>, Vec<u8>, usize, f64)>,
-        (task, denoiser): (&mut Learner, Option<&mut Learner>),
+        (task, denoiser, common): (&mut Learner, Option<&mut Learner>, &mut Common),
     ) -> Self {
         let mut tensors = BTreeMap::new();
         let mut optimizer_steps = Vec::new();
@@ -54,6 +56,9 @@ impl Checkpoint {
                     .map(|(part, tensor)| (format!("{name}/optimizer/{part}"), tensor)),
             );
         }
+        for (slot, mean) in common.mean.iter() {
+            tensors.insert(format!("{COMMON}{slot}"), mean.clone());
+        }
         Self {
             experiment,
             position,
@@ -61,6 +66,7 @@ impl Checkpoint {
             seconds,
             scores,
             optimizer_steps,
+            common_steps: common.steps,
             tensors,
         }
     }
@@ -108,7 +114,7 @@ impl Checkpoint {
     /// Puts the weights and optimizer states back.
     pub(crate) fn restore(
         self,
-        (task, denoiser): (&mut Learner, Option<&mut Learner>),
+        (task, denoiser, common): (&mut Learner, Option<&mut Learner>, &mut Common),
     ) -> Result<()> {
         for ((learner, name), steps) in std::iter::once(task)
             .chain(denoiser)
@@ -135,6 +141,13 @@ impl Checkpoint {
             }
             learner.optimizer.restore(*steps, part("optimizer"));
         }
+        let means = self.tensors.iter().filter_map(|(name, tensor)| {
+            Some((name.strip_prefix(COMMON)?.to_owned(), tensor.clone()))
+        });
+        *common = Common {
+            mean: Conditioning::new(means.collect()),
+            steps: self.common_steps,
+        };
         Ok(())
     }
 }

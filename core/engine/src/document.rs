@@ -172,6 +172,12 @@ fn contradictions(experiment: &Experiment) -> Vec<Issue> {
             "samples with weights of their own cannot share an adapting denoiser; set `/adaptation/batch` to 1",
         );
     }
+    if adaptation.centre.is_some() && adaptation.mode == (Mode::SingleSample {}) {
+        issue(
+            "/adaptation/centre",
+            "a sample by itself has nothing in common with others; leave `centre` out",
+        );
+    }
     issues
 }
 

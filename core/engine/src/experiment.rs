@@ -70,20 +70,34 @@ pub struct ModelSource {
     /// Steps from an image in [0, 1] to the model's input.
     #[serde(default)]
     pub preprocess: Vec<Transform>,
-    /// After preprocessing, brings each image by itself to this mean and deviation. Undoes shifts of brightness
-    /// and contrast that a denoiser has never seen.
+    /// After preprocessing, changes the contrast of each image by itself. Undoes shifts of brightness and contrast that a
+    /// denoiser has never seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standardize: Option<Standardize>,
 }
 
-/// The statistics to which each image is brought: those of the training images after preprocessing.
+/// What each image is brought to: what the training images look like after preprocessing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Standardize {
-    /// Mean over all pixels and channels.
-    pub mean: f32,
-    /// Standard deviation over all pixels and channels, above 0.
-    pub deviation: f32,
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Standardize {
+    /// A mean and a deviation.
+    Moments {
+        /// Mean over all pixels and channels.
+        mean: f32,
+        /// Standard deviation over all pixels and channels, above 0.
+        #[schemars(extend("exclusiveMinimum" = 0))]
+        deviation: f32,
+    },
+    /// A range: the darkest and the brightest pixels, but for a share of outliers, come to its ends. Pixels beyond are cut off.
+    Stretch {
+        /// The share of pixels that count as outliers, at each end.
+        #[schemars(range(min = 0, max = 0.49))]
+        outliers: f32,
+        /// Where the darkest pixels come.
+        low: f32,
+        /// Where the brightest pixels come.
+        high: f32,
+    },
 }
 
 /// Which plugins serve which role.
@@ -156,6 +170,11 @@ pub struct AdaptationConfig {
     /// What is compared with the drawn noise, and how.
     #[serde(default)]
     pub loss: LossKind,
+    /// Subtracts from each sample's feedback what the stream's feedback has in common. A corruption that makes every image
+    /// look like one class to the denoiser pulls all samples there; this takes the pull away. Not in the paper. Only in
+    /// `online` mode: a sample by itself has nothing in common with others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub centre: Option<Centre>,
     /// How the task model's parameters move.
     pub optimizer: OptimizerConfig,
     /// Which of the task model's parameters move.
@@ -256,6 +275,15 @@ pub enum LossKind {
     Mse,
     /// Absolute error.
     L1,
+}
+
+/// A running mean of ∂L/∂c over the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Centre {
+    /// How much the newest batch counts, in (0, 1]: after `n` steps it is the larger of this and 1 / (n + 1).
+    #[schemars(range(min = 0, max = 1))]
+    pub rate: f64,
 }
 
 /// How the denoiser moves.

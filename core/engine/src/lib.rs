@@ -21,7 +21,7 @@ mod run;
 mod selection;
 mod task;
 
-pub use adapt::{Adapted, Adapter, Batch, Learner, Movement, Settings};
+pub use adapt::{Adapted, Adapter, Batch, Common, Learner, Movement, Settings};
 pub use document::{Document, schema};
 pub use draws::Draws;
 pub use error::{Error, Issue, Result};

@@ -267,19 +267,48 @@ impl View {
     }
 }
 
-/// Brings pixels to a mean and a deviation. An image of one value keeps its zero deviation.
+/// Brings the pixels of one image where they are wanted. An image of one value stays flat.
 fn standardize(pixels: &mut [f32], target: Standardize) {
-    let count = pixels.len() as f64;
-    let mean = pixels.iter().map(|&p| f64::from(p)).sum::<f64>() / count;
-    let variance = pixels
-        .iter()
-        .map(|&p| (f64::from(p) - mean).powi(2))
-        .sum::<f64>()
-        / count;
-    let scale = f64::from(target.deviation) / variance.sqrt().max(1e-6);
-    for pixel in pixels {
-        *pixel = ((f64::from(*pixel) - mean) * scale + f64::from(target.mean)) as f32;
+    match target {
+        Standardize::Moments { mean, deviation } => {
+            let count = pixels.len() as f64;
+            let centre = pixels.iter().map(|&p| f64::from(p)).sum::<f64>() / count;
+            let variance = pixels
+                .iter()
+                .map(|&p| (f64::from(p) - centre).powi(2))
+                .sum::<f64>()
+                / count;
+            let scale = f64::from(deviation) / variance.sqrt().max(1e-6);
+            for pixel in pixels {
+                *pixel = ((f64::from(*pixel) - centre) * scale + f64::from(mean)) as f32;
+            }
+        }
+        Standardize::Stretch {
+            outliers,
+            low,
+            high,
+        } => {
+            let mut sorted = pixels.to_vec();
+            sorted.sort_unstable_by(f32::total_cmp);
+            let (dark, bright) = (
+                quantile(&sorted, outliers),
+                quantile(&sorted, 1.0 - outliers),
+            );
+            // A twentieth of the range at least, so that the noise of a flat image is not blown up.
+            let scale = (high - low) / (bright - dark).max(0.025 * (high - low));
+            for pixel in pixels {
+                *pixel = ((*pixel - dark) * scale + low).clamp(low.min(high), low.max(high));
+            }
+        }
     }
+}
+
+/// A quantile of sorted values, linear between neighbours.
+fn quantile(sorted: &[f32], share: f32) -> f32 {
+    let position = share * (sorted.len() - 1) as f32;
+    let below = position.floor() as usize;
+    let above = (below + 1).min(sorted.len() - 1);
+    sorted[below] + (position - below as f32) * (sorted[above] - sorted[below])
 }
 
 fn settings(
@@ -318,6 +347,7 @@ fn settings(
             parameters: adaptation.parameters.select("backbone", task)?,
         },
         denoiser: movement.transpose()?,
+        centre: adaptation.centre.map(|centre| centre.rate),
     })
 }
 
@@ -346,7 +376,7 @@ mod tests {
         let mut pixels = [1.0, 3.0];
         standardize(
             &mut pixels,
-            Standardize {
+            Standardize::Moments {
                 mean: -1.0,
                 deviation: 0.5,
             },
@@ -355,11 +385,36 @@ mod tests {
         let mut flat = [0.3; 4];
         standardize(
             &mut flat,
-            Standardize {
+            Standardize::Moments {
                 mean: 0.0,
                 deviation: 1.0,
             },
         );
         assert!(flat.iter().all(|p| p.abs() < 1e-2));
+    }
+
+    #[test]
+    fn stretches_to_the_given_range_but_for_outliers() {
+        // The quartiles of 0, 1, 2, 3, 4 are 1 and 3: they come to -1 and 1, and what is beyond is cut off.
+        let mut pixels = [4.0, 0.0, 1.0, 2.0, 3.0];
+        standardize(
+            &mut pixels,
+            Standardize::Stretch {
+                outliers: 0.25,
+                low: -1.0,
+                high: 1.0,
+            },
+        );
+        assert_eq!(pixels, [1.0, -1.0, -1.0, 0.0, 1.0]);
+        let mut flat = [0.3; 4];
+        standardize(
+            &mut flat,
+            Standardize::Stretch {
+                outliers: 0.02,
+                low: -1.0,
+                high: 1.0,
+            },
+        );
+        assert_eq!(flat, [-1.0; 4]);
     }
 }

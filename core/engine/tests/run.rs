@@ -99,6 +99,7 @@ fn single_sample_results_do_not_depend_on_the_order() {
 fn a_stopped_run_continues_to_the_records_of_an_unbroken_one() {
     let fixture = Fixture::new();
     let mut never = Fixture::experiment();
+    never["adaptation"]["centre"] = json!({"rate": 0.05});
     never["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
     never["adaptation"]["denoiser"] =
         json!({"optimizer": {"kind": "sgd", "learning_rate": 1e-3, "momentum": 0.9}});
@@ -177,6 +178,34 @@ fn never_resetting_differs_from_resetting_by_domain_only_after_the_first() {
             .iter()
             .zip(&never[8..])
             .all(|(a, b)| a.adapted.confidence != b.adapted.confidence)
+    );
+}
+
+#[test]
+fn centred_feedback_of_equal_samples_leaves_the_first_batch_where_it_was() {
+    // With one sample in the batch, the common part of the first step is the sample's own feedback.
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["adaptation"]["batch"] = json!(1);
+    experiment["adaptation"]["steps"] = json!(1);
+    experiment["adaptation"]["centre"] = json!({"rate": 0.05});
+    experiment["adaptation"]["optimizer"] = json!({"kind": "sgd", "learning_rate": 1.0});
+    fixture.run(&experiment, "run").unwrap();
+    let records = fixture.records("run");
+    assert_eq!(records[0].source, records[0].adapted);
+    assert!(
+        records[1..8]
+            .iter()
+            .all(|record| record.source.confidence != record.adapted.confidence)
+    );
+    experiment["adaptation"]["mode"] = json!({"kind": "single_sample"});
+    assert!(
+        fixture
+            .prepare(&experiment)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("/adaptation/centre")
     );
 }
 
