@@ -350,7 +350,8 @@ mod tests {
         ];
         for attribute in wrong {
             // SAFETY: each is refused before its list is read.
-            assert_eq!(unsafe { attribute.decode() }, None, "{attribute:?}");
+            let decoded = unsafe { attribute.decode() };
+            assert_eq!(decoded, None, "{attribute:?}");
         }
     }
 
@@ -384,16 +385,12 @@ mod tests {
 
     #[test]
     fn takes_a_null_for_no_bytes() {
+        let nothing = Bytes {
+            ptr: ptr::null(),
+            len: 0,
+        };
         // SAFETY: there is nothing to read.
-        assert_eq!(
-            unsafe {
-                Bytes {
-                    ptr: ptr::null(),
-                    len: 0,
-                }
-                .as_slice()
-            },
-            b""
-        );
+        let bytes = unsafe { nothing.as_slice() };
+        assert_eq!(bytes, b"");
     }
 }

@@ -178,12 +178,11 @@ unsafe extern "C" fn op(
 }
 
 unsafe fn list<'a, T>(items: *const T, count: usize) -> &'a [T] {
-    // SAFETY: the caller's.
     if count == 0 {
-        &[]
-    } else {
-        unsafe { std::slice::from_raw_parts(items, count) }
+        return &[];
     }
+    // SAFETY: the caller's.
+    unsafe { std::slice::from_raw_parts(items, count) }
 }
 
 unsafe extern "C" fn op_supported(_call: *mut Call, _opcode: u32) -> u32 {
@@ -223,11 +222,8 @@ unsafe extern "C" fn share(
 
 unsafe extern "C" fn release(call: *mut Call, tensor: TensorId) {
     // SAFETY: the SDK's.
-    assert!(
-        unsafe { Host::of(call) }.live.remove(&tensor.0),
-        "{} was released twice",
-        tensor.0
-    );
+    let was_live = unsafe { Host::of(call) }.live.remove(&tensor.0);
+    assert!(was_live, "{} was released twice", tensor.0);
 }
 
 unsafe extern "C" fn from_floats(
@@ -486,10 +482,8 @@ fn describes_and_declares_as_documents() {
         write: append,
     };
     // SAFETY: the sink is alive; a null error sink is allowed.
-    assert_eq!(
-        unsafe { (table().describe.unwrap())(&raw const sink, ptr::null()) },
-        Status::OK
-    );
+    let status = unsafe { (table().describe.unwrap())(&raw const sink, ptr::null()) };
+    assert_eq!(status, Status::OK);
     let text = String::from_utf8(std::mem::take(&mut document)).unwrap();
     for part in [
         r#""roles":["head"]"#,
@@ -500,10 +494,8 @@ fn describes_and_declares_as_documents() {
     }
     let (instance, ..) = create(r#"{"act": "compute"}"#);
     // SAFETY: as above.
-    assert_eq!(
-        unsafe { ((*table().head).declare)(instance, &raw const sink, ptr::null()) },
-        Status::OK
-    );
+    let status = unsafe { ((*table().head).declare)(instance, &raw const sink, ptr::null()) };
+    assert_eq!(status, Status::OK);
     let expected = r#"[{"name":"scale","storage":"parameter","shape":[3],"attributes":{"group":"norm-affine"}}]"#;
     assert_eq!(String::from_utf8(document).unwrap(), expected);
     destroy(instance);
