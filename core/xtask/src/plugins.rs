@@ -436,3 +436,68 @@ fn sha256(bytes: &[u8]) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The committed component: its test needs no compiler.
+    fn shipped() -> Vec<u8> {
+        read(&crate::root().join("plugins/classification/dist/dtta-plugin-classification.wasm"))
+            .unwrap()
+    }
+
+    #[test]
+    fn lists_the_operations_that_a_component_asks_for() {
+        let operations = inspect(&shipped()).unwrap();
+        assert!(
+            operations.contains("softmax") && operations.contains("index_select"),
+            "{operations:?}"
+        );
+        assert!(
+            !operations.contains("conv2d") && !operations.contains("share"),
+            "{operations:?}"
+        );
+    }
+
+    #[test]
+    fn refuses_a_component_that_imports_from_elsewhere() {
+        let mut resolve = Resolve::default();
+        let text =
+            "package a:b@0.1.0; interface clock { now: func() -> u64; } world w { import clock; }";
+        let package = resolve.push_str("a.wit", text).unwrap();
+        let world = resolve.select_world(&[package], Some("w")).unwrap();
+        let import = r#"(module (import "a:b/clock@0.1.0" "now" (func (result i64))) (memory (export "memory") 1))"#;
+        let mut module = wat::parse_str(import).unwrap();
+        wit_component::embed_component_metadata(
+            &mut module,
+            &resolve,
+            world,
+            wit_component::StringEncoding::UTF8,
+        )
+        .unwrap();
+        let error = inspect(&encode(&module).unwrap()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "it imports `a:b/clock@0.1.0`; a plugin may import `dtta:plugin` only"
+        );
+    }
+
+    #[test]
+    fn finds_every_plugin_and_digests_its_sources() {
+        let found = select(
+            &crate::root(),
+            &Selection {
+                all: true,
+                name: None,
+            },
+        )
+        .unwrap();
+        let plugin = found
+            .iter()
+            .find(|plugin| plugin.folder == "plugins/classification")
+            .unwrap();
+        assert_eq!(plugin.package, "dtta-plugin-classification");
+        assert_eq!(plugin.digest.len(), 64);
+    }
+}

@@ -1,8 +1,12 @@
-//! The committed JSON schemas.
+//! The committed JSON schemas, as `dtta schema` prints them.
 
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+
+/// The documents that have a schema.
+const DOCUMENTS: [&str; 3] = ["experiment", "training", "model"];
 
 /// What to do with the committed schemas.
 #[derive(clap::Args)]
@@ -13,6 +17,22 @@ pub struct Arguments {
 }
 
 /// Writes or checks the schemas.
-pub fn run(_root: &Path, _arguments: &Arguments) -> Result<()> {
-    bail!("there is no committed schema yet")
+pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
+    for document in DOCUMENTS {
+        let path = root.join(format!("core/schema/{document}.schema.json"));
+        let output = Command::new("cargo")
+            .args(["run", "--release", "--quiet", "--package", "dtta-cli", "--", "schema", document])
+            .current_dir(root)
+            .output()
+            .context("cannot start cargo")?;
+        if !output.status.success() {
+            bail!("`dtta schema {document}` failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        if !arguments.check {
+            crate::write(&path, &output.stdout)?;
+        } else if crate::read(&path)? != output.stdout {
+            bail!("`{}` is not what `dtta schema {document}` prints; run `cargo xtask schema`", path.display());
+        }
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use dtta_tensor::{OPS, OpCode, ParameterType};
-use wit_parser::{Function, Handle, PackageId, Resolve, Type, TypeDefKind};
+use wit_parser::{Function, Handle, PackageId, PackageName, Resolve, Type, TypeDefKind};
 
 /// Functions of the tensor that are no operations: they move data or ask about a handle.
 const NOT_OPERATIONS: [&str; 8] = [
@@ -23,8 +23,13 @@ const NOT_OPERATIONS: [&str; 8] = [
 
 /// Runs every comparison.
 pub fn check(root: &Path) -> Result<()> {
-    let folder = root.join("wit");
-    let (resolve, package) = parse(&folder)?;
+    let name = check_folder(&root.join("wit"))?;
+    eprintln!("{name}: {} operations agree", OPS.len());
+    Ok(())
+}
+
+fn check_folder(folder: &Path) -> Result<PackageName> {
+    let (resolve, package) = parse(folder)?;
     let mut faults = compare_table(&resolve, package)?;
     faults.extend(compare_numbers());
     faults.extend(compare_version(&resolve, package));
@@ -34,13 +39,8 @@ pub fn check(root: &Path) -> Result<()> {
             faults.join("\n  ")
         );
     }
-    compare_frozen(&folder, &resolve, package)?;
-    eprintln!(
-        "{}: {} operations agree",
-        resolve.packages[package].name,
-        OPS.len()
-    );
-    Ok(())
+    compare_frozen(folder, &resolve, package)?;
+    Ok(resolve.packages[package].name.clone())
 }
 
 fn parse(folder: &Path) -> Result<(Resolve, PackageId)> {
@@ -272,8 +272,120 @@ fn newest_frozen(folder: &Path) -> Result<Option<PathBuf>> {
 mod tests {
     use super::*;
 
+    /// What the check says of the interface after an edit, with the original as frozen.
+    fn after(file: &str, from: &str, to: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let frozen = folder.path().join("frozen").join("0.1.0");
+        std::fs::create_dir_all(&frozen).unwrap();
+        for name in ["types.wit", "roles.wit"] {
+            let text = std::fs::read_to_string(crate::root().join("wit").join(name)).unwrap();
+            std::fs::write(frozen.join(name), &text).unwrap();
+            let edited = if name == file {
+                text.replacen(from, to, 1)
+            } else {
+                text.clone()
+            };
+            assert_eq!(edited == text, name != file, "`{from}` is not in {file}");
+            std::fs::write(folder.path().join(name), edited).unwrap();
+        }
+        check_folder(folder.path())
+            .map_or_else(|error| format!("{error:#}"), |name| name.to_string())
+    }
+
     #[test]
     fn this_repository_agrees_with_itself() {
         check(&crate::root()).unwrap();
+    }
+
+    #[test]
+    fn finds_an_operation_that_one_side_lacks() {
+        let said = after("types.wit", "neg: func() -> result<tensor, error>;", "");
+        assert!(
+            said.contains("`neg` is in the table and not in wit/types.wit"),
+            "{said}"
+        );
+        let added = "neg: func() -> result<tensor, error>; relu6: func() -> result<tensor, error>;";
+        let said = after("types.wit", "neg: func() -> result<tensor, error>;", added);
+        assert!(
+            said.contains("`relu6` is in wit/types.wit and not in the table"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn finds_parameters_and_results_that_differ() {
+        let said = after(
+            "types.wit",
+            "narrow: func(axis: s32, start: u32,",
+            "narrow: func(axis: s32, begin: u32,",
+        );
+        assert!(
+            said.contains(
+                "`narrow` takes (axis: Int, length: Count, start: Count, x: Tensor) in the table"
+            ),
+            "{said}"
+        );
+        let said = after(
+            "types.wit",
+            "affine: func(scale: f64,",
+            "affine: func(scale: option<f64>,",
+        );
+        assert!(said.contains("`affine` takes"), "{said}");
+        let said = after(
+            "types.wit",
+            "-> result<tuple<tensor, tensor>, error>",
+            "-> result<tensor, error>",
+        );
+        assert!(
+            said.contains("`topk` gives 2 tensors in the table and 1 in wit/types.wit"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn finds_what_would_break_plugins_of_the_frozen_version() {
+        let said = after(
+            "types.wit",
+            "log: func(level: log-level,",
+            "log: func(level: u32,",
+        );
+        assert!(said.contains("breaks plugins built for"), "{said}");
+        let said = after("types.wit", "enum log-level {", "enum log-level { silent,");
+        assert!(said.contains("breaks plugins built for"), "{said}");
+        let said = after(
+            "roles.wit",
+            "describe: func() -> string;",
+            "describe: func() -> string; extra: func();",
+        );
+        assert!(said.contains("breaks plugins built for"), "{said}");
+        let said = after("roles.wit", "world task-plugin {", "world work-plugin {");
+        assert!(said.contains("world `task-plugin` of"), "{said}");
+    }
+
+    #[test]
+    fn allows_what_the_host_lends_to_grow() {
+        let grown = "constant: func(name: string) -> result<tensor, error>; clock: func() -> u64;";
+        let said = after(
+            "types.wit",
+            "constant: func(name: string) -> result<tensor, error>;",
+            grown,
+        );
+        assert_eq!(said, "dtta:plugin@0.1.0");
+    }
+
+    #[test]
+    fn finds_a_version_that_the_c_interface_does_not_speak() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["types.wit", "roles.wit"] {
+            let text = std::fs::read_to_string(crate::root().join("wit").join(name)).unwrap();
+            std::fs::write(folder.path().join(name), text.replace("@0.1.0", "@0.2.0")).unwrap();
+        }
+        let error = check_folder(folder.path()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("wit/ is dtta:plugin@0.2.0, sdk/abi speaks 0.1"),
+            "{error}"
+        );
     }
 }
