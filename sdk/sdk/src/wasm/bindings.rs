@@ -1,7 +1,6 @@
 //! Bindings generated from `wit/`: what is shared, and one small world for each role, so that a
 //! plugin exports just the roles it plays. wit-component joins the worlds of all that it finds.
 #![expect(missing_docs, reason = "generated code; the WIT files document it")]
-#![expect(clippy::undocumented_unsafe_blocks, reason = "generated code")]
 
 /// All that the host lends, and the records of the roles.
 pub mod shared {
