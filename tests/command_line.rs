@@ -1,5 +1,10 @@
 //! The `dtta` command as a script sees it: exit codes, files, one clear message.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
 #[path = "../core/engine/tests/common/mod.rs"]
 mod common;
 #[path = "../core/plugin/tests/support/mod.rs"]
@@ -275,6 +280,25 @@ fn refuses_a_device_that_is_not_built_in_by_the_feature_to_build_with() {
                 .unwrap()
                 .contains("--features wgpu")
         );
+    }
+}
+
+#[test]
+fn committed_schemas_are_what_the_command_prints() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schema");
+    for document in ["experiment", "training", "model"] {
+        let committed = fs::read(folder.join(format!("{document}.schema.json"))).unwrap();
+        let printed = dtta(&["schema", document], &folder).stdout;
+        assert!(committed == printed, "the schema of `{document}` has drifted; run `cargo xtask schema`");
+    }
+}
+
+#[test]
+fn the_shipped_experiments_are_valid() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/fashion");
+    for experiment in ["online.json", "single-sample.json"] {
+        let output = dtta(&["run", experiment, "--device", "cpu", "--dry-run"], &folder);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

@@ -52,7 +52,7 @@ pub struct Summary {
     pub metric: String,
     /// Scores by domain, in stream order.
     pub domains: Vec<DomainSummary>,
-    /// Scores averaged over domains.
+    /// Scores averaged over corrupted domains; over all where none is corrupted.
     pub mean: Pair,
     /// Samples left out because a plugin failed.
     pub skipped: usize,

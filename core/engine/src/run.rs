@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use dtta_data::StreamItem;
+use dtta_data::{Condition, StreamItem};
 use dtta_plugin::{Accuracy, INTERFACE_VERSION, Metric, Named};
 use dtta_tensor::{Device, Tensor};
 
@@ -342,9 +342,22 @@ impl Prepared {
                 seconds_per_sample: scored.seconds / scored.samples.max(1) as f64,
             });
         }
+        let shifted: Vec<&DomainSummary> = self
+            .stream
+            .domains()
+            .iter()
+            .zip(&domains)
+            .filter(|(domain, _)| domain.condition != Condition::Clean)
+            .map(|(_, summary)| summary)
+            .collect();
+        let averaged = if shifted.is_empty() {
+            domains.iter().collect()
+        } else {
+            shifted
+        };
         let mean = Pair {
-            source: mean(domains.iter().map(|domain| &domain.source)),
-            adapted: mean(domains.iter().map(|domain| &domain.adapted)),
+            source: mean(averaged.iter().map(|domain| &domain.source)),
+            adapted: mean(averaged.iter().map(|domain| &domain.adapted)),
         };
         let samples = (state.position - state.skipped).max(1);
         let drawn = samples * adaptation.draws * adaptation.steps;

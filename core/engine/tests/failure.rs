@@ -1,5 +1,10 @@
 //! What a plugin that fails in the middle of a run may cost: its batch, and nothing else.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
 mod common;
 
 use std::fs;

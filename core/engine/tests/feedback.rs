@@ -1,5 +1,10 @@
 //! The gradient is the same gradient, however it is computed.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
 mod common;
 
 use common::Fixture;

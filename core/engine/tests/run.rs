@@ -1,5 +1,10 @@
 //! Runs of a tiny experiment, from file to records.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
 mod common;
 
 use common::Fixture;

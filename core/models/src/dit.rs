@@ -126,7 +126,7 @@ impl DitConfig {
             return Err(ModelError::value("/num_heads", 0, "1 or more"));
         }
         let hidden = self.hidden_size;
-        if hidden == 0 || hidden % 4 != 0 || hidden % self.num_heads != 0 {
+        if hidden == 0 || !hidden.is_multiple_of(4) || !hidden.is_multiple_of(self.num_heads) {
             let expected = format!(
                 "a positive multiple of 4 and of the number of heads, {}",
                 self.num_heads

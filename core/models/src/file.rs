@@ -295,7 +295,7 @@ fn header(
         start = end;
     }
     let mut header = Value::Object(entries).to_string();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     header

@@ -1,5 +1,10 @@
 //! Weight and configuration files: what is written comes back, and what does not fit is told at once, by name.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

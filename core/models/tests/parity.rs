@@ -1,6 +1,11 @@
 //! Parity with PyTorch, by the fixtures that `tests/reference/models.py` writes. Tolerance everywhere: largest absolute error
 //! 1e-4, for outputs and for gradients (whose largest elements are between 0.2 and 13, as that script prints).
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -62,7 +67,7 @@ impl Expected {
             .zip(&found)
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f32::max);
-        println!("{name}: largest absolute error {error:.1e}");
+        eprintln!("{name}: largest absolute error {error:.1e}");
         assert!(error <= TOLERANCE, "{name}: largest absolute error {error}");
     }
 

@@ -79,6 +79,10 @@ pub struct OpSpec {
 }
 
 /// What an operation returns.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives on the stack between two calls"
+)]
 pub enum Outputs {
     /// One tensor.
     One(Tensor),

@@ -2,6 +2,11 @@
 //! differences, and a request that it refuses. The match in [`case`] is exhaustive, so a new
 //! operation cannot be forgotten.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
 use dtta_tensor::{Attribute, Device, Kind, OPS, OpCode, Outputs, Tensor, TensorError, dispatch};
 
 /// A tensor operand, as values and extents.

@@ -161,6 +161,10 @@ impl Trainer {
     }
 
     /// The averaged weights so far.
+    #[expect(
+        clippy::misnamed_getters,
+        reason = "the average is what is measured and saved; the moving weights are nobody's business"
+    )]
     pub fn weights(&self) -> &Weights {
         &self.learner.average
     }

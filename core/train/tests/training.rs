@@ -1,5 +1,10 @@
 //! Whole training runs of tiny models: they learn, they continue bit for bit, and they refuse what cannot be.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
