@@ -289,7 +289,10 @@ fn committed_schemas_are_what_the_command_prints() {
     for document in ["experiment", "training", "model"] {
         let committed = fs::read(folder.join(format!("{document}.schema.json"))).unwrap();
         let printed = dtta(&["schema", document], &folder).stdout;
-        assert!(committed == printed, "the schema of `{document}` has drifted; run `cargo xtask schema`");
+        assert!(
+            committed == printed,
+            "the schema of `{document}` has drifted; run `cargo xtask schema`"
+        );
     }
 }
 
@@ -297,8 +300,16 @@ fn committed_schemas_are_what_the_command_prints() {
 fn the_shipped_experiments_are_valid() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/fashion");
     for experiment in ["online.json", "single-sample.json"] {
-        let output = dtta(&["run", experiment, "--device", "cpu", "--dry-run"], &folder);
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = dtta(
+            &["run", experiment, "--device", "cpu", "--dry-run"],
+            &folder,
+        );
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 

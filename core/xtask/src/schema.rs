@@ -21,17 +21,32 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     for document in DOCUMENTS {
         let path = root.join(format!("core/schema/{document}.schema.json"));
         let output = Command::new("cargo")
-            .args(["run", "--release", "--quiet", "--package", "dtta-cli", "--", "schema", document])
+            .args([
+                "run",
+                "--release",
+                "--quiet",
+                "--package",
+                "dtta-cli",
+                "--",
+                "schema",
+                document,
+            ])
             .current_dir(root)
             .output()
             .context("cannot start cargo")?;
         if !output.status.success() {
-            bail!("`dtta schema {document}` failed: {}", String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "`dtta schema {document}` failed: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         if !arguments.check {
             crate::write(&path, &output.stdout)?;
         } else if crate::read(&path)? != output.stdout {
-            bail!("`{}` is not what `dtta schema {document}` prints; run `cargo xtask schema`", path.display());
+            bail!(
+                "`{}` is not what `dtta schema {document}` prints; run `cargo xtask schema`",
+                path.display()
+            );
         }
     }
     Ok(())
