@@ -33,3 +33,8 @@ pub use record::{DomainSummary, Guess, Pair, Protocol, Record, RunDescription, S
 pub use run::{Observer, Progress, RunOptions, device};
 pub use selection::{ParameterGroup, SelectionConfig};
 pub use task::{Prediction, TaskModel};
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
