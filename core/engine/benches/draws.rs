@@ -4,14 +4,15 @@
 
 use std::path::{Path, PathBuf};
 
+use divan::Bencher;
 use divan::counter::ItemsCount;
-use divan::{AllocProfiler, Bencher};
 use dtta::{Draws, Feedback, LossKind, NoiseSharing, Request, TimestepSampler};
 use dtta_models::{CLASS_EMBEDDING, Conditioning, load_denoiser};
 use dtta_tensor::{Device, Tensor};
 
+/// As in the `dtta` command.
 #[global_allocator]
-static ALLOC: AllocProfiler = AllocProfiler::system();
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const IMAGES: usize = 20;
 const DRAWS: usize = 16;
@@ -21,7 +22,7 @@ fn main() {
 }
 
 /// Draws through the denoiser, forward and backward to the slots, by micro-batch.
-#[divan::bench(args = [32, 64, 160, 320])]
+#[divan::bench(args = [64, 160, 320], sample_count = 10)]
 fn feedback(bencher: Bencher<'_, '_>, micro_batch: usize) {
     let name = std::env::var("DTTA_BENCH_DEVICE").unwrap_or_else(|_| "cpu".into());
     let device: Device = name.parse().expect("a device that this build can serve");
