@@ -61,8 +61,16 @@ impl Tensor {
     pub fn one_hot(&self, classes: usize) -> Result<Tensor> {
         let op = "one_hot";
         self.expect_kind(op, "x", Kind::Int)?;
-        let indices = self.unsqueeze(-1)?;
         let last = i64::try_from(classes).unwrap_or(0);
+        if last == 0 {
+            return Err(TensorError::Argument {
+                op,
+                argument: "classes",
+                value: classes.to_string(),
+                expected: "1 or more".into(),
+            });
+        }
+        let indices = self.unsqueeze(-1)?;
         let mut extents = vec![1; indices.shape().rank()];
         extents[indices.shape().rank() - 1] = last;
         let classes = Tensor::arange(0, last, self.device())?.reshape(&extents)?;

@@ -276,6 +276,10 @@ impl Tensor {
     /// # Errors
     /// As [`cat`](Self::cat) and [`unsqueeze`](Self::unsqueeze).
     pub fn stack(parts: &[&Tensor], axis: i64) -> Result<Tensor> {
+        for part in parts {
+            part.expect_kind("stack", "part", parts[0].kind)?;
+            part.expect_shape("stack", "part", &parts[0].shape())?;
+        }
         let place = match parts.first() {
             Some(first) if axis < 0 => axis + first.shape().rank() as i64 + 1,
             _ => axis,

@@ -44,6 +44,7 @@ impl Tensor {
     /// As [`mean`](Self::mean).
     pub fn variance(&self, axes: &[i64], keep: bool) -> Result<Tensor> {
         self.expect_kind("variance", "x", Kind::Float)?;
+        self.shape().axes("variance", axes)?;
         let centred = self.sub(&self.mean(axes, true)?)?;
         centred.mul(&centred)?.mean(axes, keep)
     }
