@@ -2,7 +2,7 @@
 //! published settings carry over.
 
 use dtta_models::{ParameterId, Weights};
-use dtta_tensor::Tensor;
+use dtta_tensor::{AdamStep, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -175,11 +175,11 @@ impl State {
             }
             OptimizerConfig::Adam(adam) => {
                 let gradient = decayed(adam.weight_decay)?;
-                self.adam(&adam, steps, &parameter, &gradient)
+                self.adam(&adam, 1.0, steps, &parameter, &gradient)
             }
             OptimizerConfig::Adamw(adam) => {
-                let shrunk = parameter.affine(1.0 - adam.learning_rate * adam.weight_decay, 0.0)?;
-                self.adam(&adam, steps, &shrunk, gradient)
+                let keep = 1.0 - adam.learning_rate * adam.weight_decay;
+                self.adam(&adam, keep, steps, &parameter, gradient)
             }
         }
     }
@@ -187,24 +187,23 @@ impl State {
     fn adam(
         &mut self,
         adam: &AdamConfig,
+        keep: f64,
         steps: i32,
         parameter: &Tensor,
         gradient: &Tensor,
     ) -> Result<Tensor> {
-        let mean = |old: &Option<Tensor>, new: Tensor, beta: f64| -> Result<Tensor> {
-            let new = new.affine(1.0 - beta, 0.0)?;
-            match old {
-                Some(old) => Ok(old.affine(beta, 0.0)?.add(&new)?),
-                None => Ok(new),
-            }
-        };
+        let zeros = || Tensor::full(&parameter.shape(), 0.0, parameter.device());
+        let mean = |old: Option<Tensor>| old.map_or_else(zeros, Ok);
+        let (first, second) = (mean(self.first.take())?, mean(self.second.take())?);
         let [beta1, beta2] = adam.betas;
-        let first = mean(&self.first, gradient.clone(), beta1)?;
-        let second = mean(&self.second, gradient.mul(gradient)?, beta2)?;
-        let rate = adam.learning_rate / (1.0 - beta1.powi(steps));
-        let spread = 1.0 / (1.0 - beta2.powi(steps)).sqrt();
-        let denominator = second.sqrt()?.affine(spread, adam.epsilon)?;
-        let moved = parameter.sub(&first.affine(rate, 0.0)?.div(&denominator)?)?;
+        let step = AdamStep {
+            betas: adam.betas,
+            keep,
+            rate: adam.learning_rate / (1.0 - beta1.powi(steps)),
+            spread: 1.0 / (1.0 - beta2.powi(steps)).sqrt(),
+            epsilon: adam.epsilon,
+        };
+        let (moved, first, second) = parameter.adam(gradient, first, second, step)?;
         self.first = Some(first);
         self.second = Some(second);
         Ok(moved)

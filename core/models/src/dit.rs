@@ -415,37 +415,18 @@ impl Block {
     ) -> Result<Tensor> {
         let [shift, scale, gate, shift_feed, scale_feed, gate_feed] =
             modulation(&self.modulation, weights, condition)?;
-        let attended = self.attend(weights, &modulate(x, &shift, &scale)?, heads)?;
-        let x = x.add(&gate.mul(&attended)?)?;
+        let attended = self.attend(weights, &x.modulate(&shift, &scale, EPSILON)?, heads)?;
+        let x = x.gated_add(&attended, &gate)?;
         let [first, second] = &self.feed;
         let inner = first
-            .forward(weights, &modulate(&x, &shift_feed, &scale_feed)?)?
+            .forward(weights, &x.modulate(&shift_feed, &scale_feed, EPSILON)?)?
             .gelu_tanh()?;
         let fed = second.forward(weights, &inner)?;
-        Ok(x.add(&gate_feed.mul(&fed)?)?)
+        Ok(x.gated_add(&fed, &gate_feed)?)
     }
 
     fn attend(&self, weights: &Weights, x: &Tensor, heads: usize) -> Result<Tensor> {
-        let shape = x.shape();
-        let (batch, tokens, hidden) = (shape[0], shape[1], shape[2]);
-        let extent = hidden / heads;
-        // [B, T, 3 D] to three of [B, heads, T, D / heads].
-        let qkv = self
-            .qkv
-            .forward(weights, x)?
-            .reshape(&signed(&[batch, tokens, 3, heads, extent]))?
-            .permute(&[2, 0, 3, 1, 4])?;
-        let part = |n: usize| qkv.narrow(0, n, 1)?.squeeze(0);
-        let (query, key, value) = (
-            part(0)?.affine(1.0 / (extent as f64).sqrt(), 0.0)?,
-            part(1)?,
-            part(2)?,
-        );
-        let attention = query.matmul(&key.permute(&[0, 1, 3, 2])?)?.softmax(-1)?;
-        let mixed = attention
-            .matmul(&value)?
-            .permute(&[0, 2, 1, 3])?
-            .reshape(&signed(&[batch, tokens, hidden]))?;
+        let mixed = self.qkv.forward(weights, x)?.self_attention(heads)?;
         self.out.forward(weights, &mixed)
     }
 }
@@ -453,7 +434,8 @@ impl Block {
 impl FinalLayer {
     fn forward(&self, weights: &Weights, x: &Tensor, condition: &Tensor) -> Result<Tensor> {
         let [shift, scale] = modulation(&self.modulation, weights, condition)?;
-        self.linear.forward(weights, &modulate(x, &shift, &scale)?)
+        self.linear
+            .forward(weights, &x.modulate(&shift, &scale, EPSILON)?)
     }
 }
 
@@ -470,13 +452,6 @@ fn modulation<const N: usize>(
         parts.push(all.narrow(2, n * hidden, hidden)?);
     }
     Ok(<[Tensor; N]>::try_from(parts).expect("N parts were pushed"))
-}
-
-/// `norm(x) (1 + scale) + shift`, with a normalisation that has no parameters of its own.
-fn modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
-    Ok(x.layer_norm(None, None, EPSILON)?
-        .mul(&scale.affine(1.0, 1.0)?)?
-        .add(shift)?)
 }
 
 fn signed<const N: usize>(extents: &[usize; N]) -> [i64; N] {

@@ -48,6 +48,10 @@ impl Device {
         &self.inner
     }
 
+    pub(crate) fn has_cpu_ops(&self) -> bool {
+        matches!(self.inner, DispatchDevice::Flex(_)) && self.float() == FloatDType::F32
+    }
+
     pub(crate) fn float(&self) -> FloatDType {
         get_or_init_device_settings::<Dispatch>(&self.inner).float_dtype
     }

@@ -23,9 +23,11 @@
 /// The version of Burn that computes, as pinned in the workspace.
 pub const BURN_VERSION: &str = "0.22.1";
 
+mod cpu;
 mod device;
 mod error;
 mod ops;
+mod optimize;
 mod session;
 mod shape;
 mod table;
@@ -34,6 +36,7 @@ mod tensor;
 pub use device::Device;
 pub use error::{Result, TensorError};
 pub use ops::{ConvOptions, PoolOptions};
+pub use optimize::AdamStep;
 pub use session::{Handle, Limits, Phase, Session, Usage};
 pub use shape::{MAX_RANK, Shape};
 pub use table::{Attribute, OPS, OpCode, OpSpec, Outputs, Parameter, ParameterType, dispatch};

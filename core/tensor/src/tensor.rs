@@ -263,6 +263,11 @@ impl Tensor {
         }
     }
 
+    /// Whether the fused operations of the embedded CPU backend take this tensor.
+    pub(crate) fn has_cpu_ops(&self) -> bool {
+        self.kind == Kind::Float && self.device.has_cpu_ops()
+    }
+
     fn untracked_raw(&self) -> DispatchTensor {
         let raw = self.raw.clone();
         if matches!(raw.device(), burn::backend::DispatchDevice::Autodiff(_)) {

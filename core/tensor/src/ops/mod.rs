@@ -8,5 +8,6 @@ mod network;
 mod pointwise;
 mod reduce;
 mod resize;
+mod transformer;
 
 pub use network::{ConvOptions, PoolOptions};

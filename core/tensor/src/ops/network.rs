@@ -5,6 +5,7 @@ use burn::backend::ops::{
     ActivationOps, ConvOptions as BurnConvOptions, FloatTensorOps, ModuleOps,
 };
 
+use crate::cpu::CpuOps;
 use crate::error::{Result, TensorError};
 use crate::tensor::{Kind, Tensor, guard};
 
@@ -90,6 +91,18 @@ impl Tensor {
         if shape[shape.rank() - 1] != inputs {
             return Err(self.shape_error(op, "x", format!("last extent {inputs}")));
         }
+        if let Some(bias) = bias
+            && self.has_cpu_ops()
+        {
+            self.expect_kind(op, "x", Kind::Float)?;
+            weight.expect_kind(op, "weight", Kind::Float)?;
+            bias.expect_kind(op, "bias", Kind::Float)?;
+            bias.expect_shape(op, "bias", &[outputs])?;
+            return guard(op, || {
+                let (x, weight, bias) = (self.raw.clone(), weight.raw.clone(), bias.raw.clone());
+                self.like(Dispatch::cpu_linear(x, weight, bias))
+            });
+        }
         // One flat product is faster than a batch of small ones.
         let flat = self.reshape(&[-1, inputs as i64])?;
         let mut y = flat.matmul(&weight.permute(&[1, 0])?)?;
@@ -109,8 +122,14 @@ impl Tensor {
     pub fn softmax(&self, axis: i64) -> Result<Tensor> {
         self.expect_kind("softmax", "x", Kind::Float)?;
         let axis = self.shape().axis("softmax", axis)?;
+        let fused = self.has_cpu_ops() && axis + 1 == self.shape().rank();
         guard("softmax", || {
-            self.like(Dispatch::softmax(self.raw.clone(), axis))
+            let x = self.raw.clone();
+            self.like(if fused {
+                Dispatch::cpu_softmax(x)
+            } else {
+                Dispatch::softmax(x, axis)
+            })
         })
     }
 
@@ -158,6 +177,7 @@ impl Tensor {
             ));
         }
         if let Some(bias) = bias {
+            bias.expect_kind(op, "bias", Kind::Float)?;
             bias.expect_shape(op, "bias", &[w[0]])?;
         }
         for axis in 0..2 {
@@ -169,6 +189,16 @@ impl Tensor {
                     format!("extent {reach} or more at axis {}", axis + 2),
                 ));
             }
+        }
+        if self.has_cpu_ops() && dilation == [1, 1] && groups == 1 {
+            return guard(op, || {
+                let (x, weight) = (self.raw.clone(), weight.raw.clone());
+                let y = Dispatch::cpu_conv2d(x, weight, stride, padding);
+                self.like(match bias {
+                    Some(bias) => Dispatch::cpu_add_channels(y, bias.raw.clone()),
+                    None => y,
+                })
+            });
         }
         let options = BurnConvOptions::new(stride, padding, dilation, groups);
         guard(op, || {
@@ -289,6 +319,24 @@ impl Tensor {
                 argument: "groups",
                 value: groups.to_string(),
                 expected: format!("a divisor of the {} channels", shape[1]),
+            });
+        }
+        if let (Some(weight), Some(bias)) = (weight, bias)
+            && self.has_cpu_ops()
+        {
+            for (argument, tensor) in [("weight", weight), ("bias", bias)] {
+                tensor.expect_kind(op, argument, Kind::Float)?;
+                tensor.expect_shape(op, argument, &[shape[1]])?;
+            }
+            return guard(op, || {
+                let (x, weight, bias) = (self.raw.clone(), weight.raw.clone(), bias.raw.clone());
+                self.like(Dispatch::cpu_group_norm(
+                    x,
+                    weight,
+                    bias,
+                    groups,
+                    epsilon as f32,
+                ))
             });
         }
         let extents: Vec<i64> = shape.iter().map(|&e| e as i64).collect();

@@ -5,6 +5,7 @@ use burn::backend::Dispatch;
 use burn::backend::ops::{ActivationOps, BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn::tensor::Scalar;
 
+use crate::cpu::CpuOps;
 use crate::error::{Result, TensorError};
 use crate::tensor::{Kind, Tensor, guard};
 
@@ -74,10 +75,25 @@ impl Tensor {
         cos => Dispatch::float_cos;
         /// `1 / (1 + e^-x)`.
         sigmoid => Dispatch::sigmoid;
-        /// `max(x, 0)`.
-        relu => Dispatch::relu;
         /// `x Φ(x)` with the exact error function (PyTorch's default).
         gelu => Dispatch::gelu;
+    }
+
+    /// `max(x, 0)`; its gradient at 0 is 0.
+    ///
+    /// # Errors
+    /// [`TensorError::Kind`] unless the elements are floats.
+    pub fn relu(&self) -> Result<Tensor> {
+        self.expect_kind("relu", "x", Kind::Float)?;
+        let fused = self.has_cpu_ops();
+        guard("relu", || {
+            let x = self.raw.clone();
+            self.like(if fused {
+                Dispatch::cpu_relu(x)
+            } else {
+                Dispatch::relu(x)
+            })
+        })
     }
 
     /// `x sigmoid(x)`.
@@ -86,6 +102,9 @@ impl Tensor {
     /// [`TensorError::Kind`] unless the elements are floats.
     pub fn silu(&self) -> Result<Tensor> {
         self.expect_kind("silu", "x", Kind::Float)?;
+        if self.has_cpu_ops() {
+            return guard("silu", || self.like(Dispatch::cpu_silu(self.raw.clone())));
+        }
         self.mul(&self.sigmoid()?)
     }
 
@@ -95,6 +114,11 @@ impl Tensor {
     /// [`TensorError::Kind`] unless the elements are floats.
     pub fn gelu_tanh(&self) -> Result<Tensor> {
         self.expect_kind("gelu_tanh", "x", Kind::Float)?;
+        if self.has_cpu_ops() {
+            return guard("gelu_tanh", || {
+                self.like(Dispatch::cpu_gelu_tanh(self.raw.clone()))
+            });
+        }
         // 0.5 x (1 + tanh u) = x sigmoid(2 u),  u = sqrt(2/pi) (x + 0.044715 x^3)
         let twice = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
         let inner = self

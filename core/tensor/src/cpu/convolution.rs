@@ -1,0 +1,183 @@
+//! The gradients of a convolution, as matrix products over unfolded windows ("im2col"), one image
+//! at a time so that the windows stay in the cache.
+
+use std::ops::Range;
+
+use gemm::{Parallelism, gemm};
+
+/// Extents of one image's convolution, without groups or dilation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Convolution {
+    pub(super) channels: usize,
+    pub(super) outputs: usize,
+    /// Height and width of each.
+    pub(super) input: [usize; 2],
+    pub(super) output: [usize; 2],
+    pub(super) kernel: [usize; 2],
+    pub(super) stride: [usize; 2],
+    pub(super) padding: [usize; 2],
+}
+
+impl Convolution {
+    pub(super) fn input_size(self) -> usize {
+        self.channels * self.input[0] * self.input[1]
+    }
+
+    pub(super) fn output_size(self) -> usize {
+        self.outputs * self.positions()
+    }
+
+    pub(super) fn weight_size(self) -> usize {
+        self.outputs * self.window()
+    }
+
+    /// Elements of one window.
+    fn window(self) -> usize {
+        self.channels * self.kernel[0] * self.kernel[1]
+    }
+
+    /// Windows of one image.
+    fn positions(self) -> usize {
+        self.output[0] * self.output[1]
+    }
+
+    /// Elements of all windows.
+    pub(super) fn unfolded(self) -> usize {
+        self.window() * self.positions()
+    }
+
+    /// Adds the weight's gradient from one image to `total`, `[outputs, window]`; `windows` is scratch.
+    pub(super) fn add_weight_gradient(
+        self,
+        x: &[f32],
+        g: &[f32],
+        windows: &mut [f32],
+        total: &mut [f32],
+    ) {
+        let step = self.stride[1];
+        self.each_line(|start, covered| {
+            let line = &mut windows[start..][..self.output[1]];
+            let Some((columns, place)) = covered else {
+                line.fill(0.0);
+                return;
+            };
+            line[..columns.start].fill(0.0);
+            line[columns.end..].fill(0.0);
+            let line = &mut line[columns];
+            if step == 1 {
+                line.copy_from_slice(&x[place..][..line.len()]);
+            } else {
+                for (to, &value) in line.iter_mut().zip(x[place..].iter().step_by(step)) {
+                    *to = value;
+                }
+            }
+        });
+        let (positions, window) = (self.positions(), self.window());
+        assert!(g.len() >= self.output_size() && windows.len() >= self.unfolded());
+        assert!(total.len() >= self.weight_size());
+        // SAFETY: the asserts hold every index of the three matrices within its slice.
+        unsafe {
+            gemm(
+                self.outputs,
+                window,
+                positions,
+                total.as_mut_ptr(),
+                1,
+                window as isize,
+                true,
+                g.as_ptr(),
+                1,
+                positions as isize,
+                windows.as_ptr(),
+                positions as isize,
+                1,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    }
+
+    /// Adds one image's gradient to `out`, `[channels, height, width]`; `windows` is scratch.
+    pub(super) fn add_input_gradient(
+        self,
+        weight: &[f32],
+        g: &[f32],
+        windows: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let (positions, window) = (self.positions(), self.window());
+        assert!(g.len() >= self.output_size() && windows.len() >= self.unfolded());
+        assert!(weight.len() >= self.weight_size());
+        // SAFETY: the asserts hold every index of the three matrices within its slice.
+        unsafe {
+            gemm(
+                window,
+                positions,
+                self.outputs,
+                windows.as_mut_ptr(),
+                1,
+                positions as isize,
+                false,
+                weight.as_ptr(),
+                window as isize,
+                1,
+                g.as_ptr(),
+                1,
+                positions as isize,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+        let step = self.stride[1];
+        self.each_line(|start, covered| {
+            let Some((columns, place)) = covered else {
+                return;
+            };
+            let line = &windows[start + columns.start..start + columns.end];
+            if step == 1 {
+                for (&value, to) in line.iter().zip(&mut out[place..]) {
+                    *to += value;
+                }
+            } else {
+                for (&value, to) in line.iter().zip(out[place..].iter_mut().step_by(step)) {
+                    *to += value;
+                }
+            }
+        });
+    }
+
+    /// Visits the lines of the unfolded windows: where each starts, and which of its columns lie
+    /// within the image, the first of them at which element of the image.
+    fn each_line(self, mut work: impl FnMut(usize, Option<(Range<usize>, usize)>)) {
+        let [height, width] = self.input;
+        let mut start = 0;
+        for channel in 0..self.channels {
+            for ky in 0..self.kernel[0] {
+                for kx in 0..self.kernel[1] {
+                    let step = self.stride[1];
+                    let first = self.padding[1].saturating_sub(kx).div_ceil(step);
+                    // Columns whose pixel, `column step + kx - padding`, lies before the right edge.
+                    let end = (width + self.padding[1]).saturating_sub(kx).div_ceil(step);
+                    let columns = first..end.min(self.output[1]);
+                    for line in 0..self.output[0] {
+                        let y = (line * self.stride[0] + ky).checked_sub(self.padding[0]);
+                        let covered = y.filter(|&y| y < height && !columns.is_empty()).map(|y| {
+                            let x = columns.start * step + kx - self.padding[1];
+                            (columns.clone(), (channel * height + y) * width + x)
+                        });
+                        work(start, covered);
+                        start += self.output[1];
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The loops: slices in, slices out, no shapes, no tape.
+//!
+//! Each is compiled for several instruction sets and picks one at run time. Products and sums are
+//! written apart (no fused multiply-add) and sums run in [`LANES`] fixed lanes, so a row has the
+//! same bits on every machine, whatever the width of its registers.
+
+use multiversion::multiversion;
+
+use crate::optimize::AdamStep;
+
+/// Partial sums that a row keeps; the widest register holds 16 floats.
+const LANES: usize = 16;
+
+// x sigmoid(SLOPE x + CUBIC x^3) is 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+const SLOPE: f32 = 1.595_769_1;
+const CUBIC: f32 = 0.071_354_82;
+
+/// `e^x` to 2 units in the last place; 0 below the smallest normal number, infinite above the
+/// largest, no number where `x` is none. Range reduction to `|r| ≤ ln 2 / 2` and a polynomial of
+/// degree 6 (the scheme of Cephes' `expf`).
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const HIGH: f32 = 0.693_359_4;
+    const LOW: f32 = -2.121_944_4e-4;
+    // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x < -87.336_54 { -87.336_54 } else { x };
+    let clamped = if clamped > 88.722_8 {
+        88.722_8
+    } else {
+        clamped
+    };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let whole = shifted - ROUND;
+    let r = clamped - whole * HIGH - whole * LOW;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_2e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 5.000_000_1e-1;
+    let value = p * (r * r) + r + 1.0;
+    // 2^whole in two factors: 2^128 has no place in one.
+    let bits = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let half = bits >> 1;
+    let power = |exponent: i32| f32::from_bits((exponent.wrapping_add(127) << 23) as u32);
+    let result = value * power(half) * power(bits - half);
+    if x < -87.336_54 {
+        0.0
+    } else if x > 88.722_8 {
+        f32::INFINITY
+    } else {
+        result
+    }
+}
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// `Σ f(i)` over `0..n`, in fixed lanes.
+#[inline(always)]
+fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let whole = n - n % LANES;
+    let mut i = 0;
+    while i < whole {
+        for (lane, total) in lanes.iter_mut().enumerate() {
+            *total += f(i + lane);
+        }
+        i += LANES;
+    }
+    let mut tail = 0.0;
+    for i in whole..n {
+        tail += f(i);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0] + tail
+}
+
+/// Mean of a row and the reciprocal of its standard deviation.
+#[inline(always)]
+fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
+    let n = x.len();
+    let mean = sum(n, |i| x[i]) / n as f32;
+    let variance = sum(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
+    (mean, 1.0 / (variance + epsilon).sqrt())
+}
+
+macro_rules! vectorised {
+    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $(-> $output:ty)? $body:block)*) => {$(
+        $(#[$doc])*
+        #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma", "x86_64+avx2+fma"))]
+        pub(super) fn $name($($argument: $kind),*) $(-> $output)? $body
+    )*};
+}
+
+vectorised! {
+    /// `out = gelu(x)`, tanh approximation.
+    fn gelu_tanh(x: &[f32], out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = x * sigmoid(x * (SLOPE + CUBIC * (x * x)));
+        }
+    }
+
+    /// `g ← g gelu'(x)`.
+    fn gelu_tanh_backward(x: &[f32], g: &mut [f32]) {
+        for (g, &x) in g.iter_mut().zip(x) {
+            let square = x * x;
+            let s = sigmoid(x * (SLOPE + CUBIC * square));
+            *g *= s + x * (s * (1.0 - s)) * (SLOPE + 3.0 * CUBIC * square);
+        }
+    }
+
+    /// `out = max(x, 0)`; what is no number stays none.
+    fn relu(x: &[f32], out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = if x < 0.0 { 0.0 } else { x };
+        }
+    }
+
+    /// `g ← g relu'(x)`, 0 at 0.
+    fn relu_backward(x: &[f32], g: &mut [f32]) {
+        for (g, &x) in g.iter_mut().zip(x) {
+            *g = if x <= 0.0 { 0.0 } else { *g };
+        }
+    }
+
+    /// `out = x sigmoid(x)`.
+    fn silu(x: &[f32], out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = x * sigmoid(x);
+        }
+    }
+
+    /// `g ← g silu'(x)`.
+    fn silu_backward(x: &[f32], g: &mut [f32]) {
+        for (g, &x) in g.iter_mut().zip(x) {
+            let s = sigmoid(x);
+            *g *= s + x * (s * (1.0 - s));
+        }
+    }
+
+    /// Each row of `x`, in place: `e^(x - max)` over its sum.
+    fn softmax(x: &mut [f32], width: usize) {
+        for row in x.chunks_exact_mut(width) {
+            let mut top = f32::NEG_INFINITY;
+            for &value in row.iter() {
+                top = if value > top { value } else { top };
+            }
+            for value in row.iter_mut() {
+                *value = exp(*value - top);
+            }
+            let scale = 1.0 / sum(width, |i| row[i]);
+            for value in row.iter_mut() {
+                *value *= scale;
+            }
+        }
+    }
+
+    /// `g ← y (g - Σ g y)` for each row of a softmax's output `y`.
+    fn softmax_backward(y: &[f32], g: &mut [f32], width: usize) {
+        for (y, g) in y.chunks_exact(width).zip(g.chunks_exact_mut(width)) {
+            let dot = sum(width, |i| y[i] * g[i]);
+            for (g, &y) in g.iter_mut().zip(y) {
+                *g = y * (*g - dot);
+            }
+        }
+    }
+
+    /// `out = norm(x) (1 + scale) + shift` for the rows of one image.
+    fn modulate(x: &[f32], shift: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32]) {
+        let width = shift.len();
+        for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let (mean, rate) = moments(x, epsilon);
+            for i in 0..width {
+                out[i] = (x[i] - mean) * rate * (1.0 + scale[i]) + shift[i];
+            }
+        }
+    }
+
+    /// `g` becomes the gradient of `x`; those of shift and scale are added up over the rows.
+    fn modulate_backward(
+        x: &[f32], scale: &[f32], epsilon: f32,
+        g: &mut [f32], d_shift: &mut [f32], d_scale: &mut [f32],
+    ) {
+        let width = scale.len();
+        let (d_shift, d_scale) = (&mut d_shift[..width], &mut d_scale[..width]);
+        for (x, g) in x.chunks_exact(width).zip(g.chunks_exact_mut(width)) {
+            let (mean, rate) = moments(x, epsilon);
+            let n = width as f32;
+            let along = sum(width, |i| g[i] * (1.0 + scale[i])) / n;
+            let across = sum(width, |i| g[i] * (1.0 + scale[i]) * ((x[i] - mean) * rate)) / n;
+            for i in 0..width {
+                let unit = (x[i] - mean) * rate;
+                d_shift[i] += g[i];
+                d_scale[i] += g[i] * unit;
+                g[i] = rate * (g[i] * (1.0 + scale[i]) - along - unit * across);
+            }
+        }
+    }
+
+    /// `out = x + gate y` for the rows of one image.
+    fn gated_add(x: &[f32], y: &[f32], gate: &[f32], out: &mut [f32]) {
+        let width = gate.len();
+        let rows = x.chunks_exact(width).zip(y.chunks_exact(width));
+        for ((x, y), out) in rows.zip(out.chunks_exact_mut(width)) {
+            for i in 0..width {
+                out[i] = x[i] + gate[i] * y[i];
+            }
+        }
+    }
+
+    /// `d_y = g gate`, and the gradient of the gate added up over the rows of one image.
+    fn gated_add_backward(g: &[f32], y: &[f32], gate: &[f32], d_y: &mut [f32], d_gate: &mut [f32]) {
+        let width = gate.len();
+        let d_gate = &mut d_gate[..width];
+        let rows = g.chunks_exact(width).zip(y.chunks_exact(width));
+        for ((g, y), d_y) in rows.zip(d_y.chunks_exact_mut(width)) {
+            for i in 0..width {
+                d_y[i] = g[i] * gate[i];
+                d_gate[i] += g[i] * y[i];
+            }
+        }
+    }
+
+    /// Adds `row` to each row of `x`.
+    fn add_row(x: &mut [f32], row: &[f32]) {
+        for x in x.chunks_exact_mut(row.len()) {
+            for (x, &value) in x.iter_mut().zip(row) {
+                *x += value;
+            }
+        }
+    }
+
+    /// Adds the rows of `x` up into `total`.
+    fn sum_rows(x: &[f32], total: &mut [f32]) {
+        for x in x.chunks_exact(total.len()) {
+            for (total, &value) in total.iter_mut().zip(x) {
+                *total += value;
+            }
+        }
+    }
+
+    /// A step of Adam, all four of one length.
+    fn adam(parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], step: AdamStep) {
+        let [beta1, beta2] = step.betas.map(|beta| beta as f32);
+        let [rest1, rest2] = step.betas.map(|beta| (1.0 - beta) as f32);
+        let (keep, rate) = (step.keep as f32, step.rate as f32);
+        let (spread, epsilon) = (step.spread as f32, step.epsilon as f32);
+        let means = first.iter_mut().zip(second);
+        for ((parameter, &gradient), (first, second)) in parameter.iter_mut().zip(gradient).zip(means) {
+            *first = *first * beta1 + gradient * rest1;
+            *second = *second * beta2 + gradient * gradient * rest2;
+            *parameter = *parameter * keep - *first * rate / (second.sqrt() * spread + epsilon);
+        }
+    }
+
+    /// The sum of all elements.
+    fn total(x: &[f32]) -> f32 {
+        sum(x.len(), |i| x[i])
+    }
+
+    /// Normalises one group of channels, `weight.len()` of them, each of equal extent.
+    fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, out: &mut [f32]) {
+        let (mean, rate) = moments(x, epsilon);
+        let extent = x.len() / weight.len();
+        let channels = x.chunks_exact(extent).zip(out.chunks_exact_mut(extent));
+        for ((x, out), (&weight, &bias)) in channels.zip(weight.iter().zip(bias)) {
+            let (scale, shift) = (rate * weight, bias - mean * rate * weight);
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = x * scale + shift;
+            }
+        }
+    }
+
+    /// `g` becomes the gradient of `x`; those of weight and bias are written.
+    fn group_norm_backward(
+        x: &[f32], weight: &[f32], epsilon: f32,
+        g: &mut [f32], d_weight: &mut [f32], d_bias: &mut [f32],
+    ) {
+        let (mean, rate) = moments(x, epsilon);
+        let extent = x.len() / weight.len();
+        let (mut along, mut across) = (0.0, 0.0);
+        for (channel, (x, g)) in x.chunks_exact(extent).zip(g.chunks_exact(extent)).enumerate() {
+            let total = sum(extent, |i| g[i]);
+            let unit = sum(extent, |i| g[i] * ((x[i] - mean) * rate));
+            d_bias[channel] = total;
+            d_weight[channel] = unit;
+            along += total * weight[channel];
+            across += unit * weight[channel];
+        }
+        let n = x.len() as f32;
+        let (along, across) = (along / n, across / n);
+        for ((x, g), &weight) in x.chunks_exact(extent).zip(g.chunks_exact_mut(extent)).zip(weight) {
+            for (g, &x) in g.iter_mut().zip(x) {
+                let unit = (x - mean) * rate;
+                *g = rate * (*g * weight - along - unit * across);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        let mut x = -87.3f32;
+        while x < 88.7 {
+            let exact = f64::from(x).exp();
+            let unit = f64::from((exact as f32).next_up()) - f64::from(exact as f32);
+            let error = (f64::from(exp(x)) - exact).abs() / unit;
+            assert!(error <= 2.0, "exp({x}) is {error} units off");
+            x += 0.003_7;
+        }
+    }
+
+    #[test]
+    fn exp_has_limits_and_keeps_what_is_no_number() {
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(-200.0), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(200.0), f32::INFINITY);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn a_sum_takes_every_element_once() {
+        for n in [0, 1, 15, 16, 17, 100] {
+            let expected = (0..n).sum::<usize>() as f32;
+            assert_eq!(sum(n, |i| i as f32), expected);
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! The backward steps of the fused operations.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+
+use burn::backend::AutodiffBackend;
+
+use super::*;
+
+/// The inputs that a backward step reads, kept as they were.
+type Kept<const N: usize> = [FlexTensor; N];
+
+/// Records `Step` over `inputs`: `state` is asked for only if one of them is tracked.
+macro_rules! record {
+    ($step:expr, [$($input:ident),+], $state:expr, $forward:expr) => {{
+        match $step.prepare::<C>([$($input.node()),+]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let state = $state;
+                prep.finish(state, $forward)
+            }
+            OpsKind::UnTracked(prep) => prep.finish($forward),
+        }
+    }};
+}
+
+/// A step for an elementwise function of one input, which it keeps.
+macro_rules! elementwise {
+    ($step:ident, $kernel:path) => {
+        #[derive(Debug)]
+        struct $step;
+
+        impl Backward<Flex, 1> for $step {
+            type State = Kept<1>;
+
+            fn backward(self, ops: Ops<Kept<1>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let g = grads.consume::<Flex>(&ops.node);
+                let ([x], [parent]) = (ops.state, ops.parents);
+                if let Some(parent) = parent {
+                    grads.register::<Flex>(parent.id, map_gradient(&x, g, $kernel));
+                }
+            }
+        }
+    };
+}
+
+elementwise!(GeluTanh, kernels::gelu_tanh_backward);
+elementwise!(Relu, kernels::relu_backward);
+elementwise!(Silu, kernels::silu_backward);
+
+#[derive(Debug)]
+struct Softmax;
+
+impl Backward<Flex, 1> for Softmax {
+    /// The output.
+    type State = Kept<1>;
+
+    fn backward(self, ops: Ops<Kept<1>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let mut g = owned(grads.consume::<Flex>(&ops.node));
+        let ([y], [parent]) = (ops.state, ops.parents);
+        let width = last(&y);
+        let y = values(&y);
+        each_row(values_mut(&mut g), width, |first, rows| {
+            kernels::softmax_backward(&y[first * width..][..rows.len()], rows, width);
+        });
+        if let Some(parent) = parent {
+            grads.register::<Flex>(parent.id, g);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Linear;
+
+impl Backward<Flex, 3> for Linear {
+    /// The input's extents, the input if the weight is tracked, the weight if the input is.
+    type State = (Vec<usize>, Option<FlexTensor>, Option<FlexTensor>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = flatten(grads.consume::<Flex>(&ops.node));
+        let ((shape, x, weight), [to_x, to_weight, to_bias]) = (ops.state, ops.parents);
+        if let Some(parent) = to_bias {
+            grads.register::<Flex>(parent.id, column_sums(&g));
+        }
+        if let (Some(parent), Some(x)) = (to_weight, x) {
+            let gradient = Flex::float_matmul(g.transpose(0, 1), flatten(x));
+            grads.register::<Flex>(parent.id, gradient);
+        }
+        if let (Some(parent), Some(weight)) = (to_x, weight) {
+            let gradient = Flex::float_matmul(g, weight).reshape(shape.into());
+            grads.register::<Flex>(parent.id, gradient);
+        }
+    }
+}
+
+/// The sum of the rows of `[rows, n]`, as `[n]`.
+fn column_sums(x: &FlexTensor) -> FlexTensor {
+    let width = last(x);
+    let rows = (GRAIN / width).max(1);
+    let partial: Vec<Vec<f32>> = values(x)
+        .par_chunks(rows * width)
+        .map(|rows| {
+            let mut total = vec![0.0; width];
+            kernels::sum_rows(rows, &mut total);
+            total
+        })
+        .collect();
+    let mut total = vec![0.0; width];
+    for part in &partial {
+        kernels::sum_rows(part, &mut total);
+    }
+    tensor(total, vec![width])
+}
+
+#[derive(Debug)]
+struct Modulate {
+    epsilon: f32,
+}
+
+impl Backward<Flex, 3> for Modulate {
+    /// Input and scale.
+    type State = Kept<2>;
+
+    fn backward(self, ops: Ops<Kept<2>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let mut g = owned(grads.consume::<Flex>(&ops.node));
+        let ([x, scale], [to_x, to_shift, to_scale]) = (ops.state, ops.parents);
+        let [batch, tokens, width] = three(&x);
+        let image = tokens * width;
+        let mut d_shift = vec![0.0; batch * width];
+        let mut d_scale = vec![0.0; batch * width];
+        let (from, factor) = (values(&x), values(&scale));
+        let parts = d_shift
+            .par_chunks_mut(width)
+            .zip(d_scale.par_chunks_mut(width));
+        values_mut(&mut g)
+            .par_chunks_mut(image)
+            .zip(parts)
+            .enumerate()
+            .for_each(|(n, (g, (d_shift, d_scale)))| {
+                let (x, scale) = (&from[n * image..][..image], &factor[n * width..][..width]);
+                kernels::modulate_backward(x, scale, self.epsilon, g, d_shift, d_scale);
+            });
+        let of_image = |values| tensor(values, vec![batch, 1, width]);
+        for (parent, gradient) in [
+            (to_x, g),
+            (to_shift, of_image(d_shift)),
+            (to_scale, of_image(d_scale)),
+        ] {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GatedAdd;
+
+impl Backward<Flex, 3> for GatedAdd {
+    /// The branch and its gate.
+    type State = Kept<2>;
+
+    fn backward(self, ops: Ops<Kept<2>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let ([y, gate], [to_x, to_y, to_gate]) = (ops.state, ops.parents);
+        let [batch, tokens, width] = three(&y);
+        let image = tokens * width;
+        let mut d_y = vec![0.0; batch * image];
+        let mut d_gate = vec![0.0; batch * width];
+        let (from, branch, factor) = (values(&g), values(&y), values(&gate));
+        d_y.par_chunks_mut(image)
+            .zip(d_gate.par_chunks_mut(width))
+            .enumerate()
+            .for_each(|(n, (d_y, d_gate))| {
+                let (g, y) = (&from[n * image..][..image], &branch[n * image..][..image]);
+                kernels::gated_add_backward(g, y, &factor[n * width..][..width], d_y, d_gate);
+            });
+        let (d_y, d_gate) = (
+            tensor(d_y, vec![batch, tokens, width]),
+            tensor(d_gate, vec![batch, 1, width]),
+        );
+        for (parent, gradient) in [(to_x, g), (to_y, d_y), (to_gate, d_gate)] {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GroupNorm {
+    groups: usize,
+    epsilon: f32,
+}
+
+impl Backward<Flex, 3> for GroupNorm {
+    /// Input and weight.
+    type State = Kept<2>;
+
+    fn backward(self, ops: Ops<Kept<2>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let mut g = owned(grads.consume::<Flex>(&ops.node));
+        let ([x, weight], [to_x, to_weight, to_bias]) = (ops.state, ops.parents);
+        let (batch, all) = (x.layout().shape()[0], x.layout().shape()[1]);
+        let channels = all / self.groups;
+        let extent = x.layout().num_elements() / (batch * self.groups);
+        // Of each image, then added up in order.
+        let mut d_weight = vec![0.0; batch * all];
+        let mut d_bias = vec![0.0; batch * all];
+        let (from, factor) = (values(&x), values(&weight));
+        let parts = d_weight
+            .par_chunks_mut(channels)
+            .zip(d_bias.par_chunks_mut(channels));
+        values_mut(&mut g)
+            .par_chunks_mut(extent)
+            .zip(parts)
+            .enumerate()
+            .for_each(|(n, (g, (d_weight, d_bias)))| {
+                let weight = &factor[n % self.groups * channels..][..channels];
+                let x = &from[n * extent..][..extent];
+                kernels::group_norm_backward(x, weight, self.epsilon, g, d_weight, d_bias);
+            });
+        let over_images = |values| column_sums(&tensor(values, vec![batch, all]));
+        for (parent, gradient) in [(to_weight, d_weight), (to_bias, d_bias)] {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, over_images(gradient));
+            }
+        }
+        if let Some(parent) = to_x {
+            grads.register::<Flex>(parent.id, g);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Attention {
+    heads: usize,
+}
+
+impl Backward<Flex, 1> for Attention {
+    type State = Kept<1>;
+
+    fn backward(self, ops: Ops<Kept<1>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let ([qkv], [parent]) = (ops.state, ops.parents);
+        let [batch, tokens, width] = three(&qkv);
+        let sizes = Heads {
+            tokens,
+            heads: self.heads,
+            extent: width / 3 / self.heads,
+        };
+        let image = tokens * width;
+        let mut out = vec![0.0; batch * image];
+        let (from, g) = (values(&qkv), values(&g));
+        each_row(&mut out, image, |first, images| {
+            let mut scratch = sizes.scratch();
+            for (n, out) in images.chunks_exact_mut(image).enumerate() {
+                let n = first + n;
+                sizes.backward(
+                    &from[n * image..][..image],
+                    &g[n * image / 3..][..image / 3],
+                    out,
+                    &mut scratch,
+                );
+            }
+        });
+        if let Some(parent) = parent {
+            grads.register::<Flex>(parent.id, tensor(out, vec![batch, tokens, width]));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Conv2d {
+    stride: [usize; 2],
+    padding: [usize; 2],
+}
+
+/// Images whose weight gradients one thread adds up. Fixed, as [`GRAIN`].
+const IMAGES: usize = 8;
+
+impl Backward<Flex, 2> for Conv2d {
+    /// Input and weight.
+    type State = Kept<2>;
+
+    fn backward(self, ops: Ops<Kept<2>, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let ([x, weight], [to_x, to_weight]) = (ops.state, ops.parents);
+        let four = |x: &FlexTensor| -> [usize; 4] { extents(x).try_into().expect("rank 4") };
+        let ([batch, channels, h, w], [outputs, _, kh, kw], [.., oh, ow]) =
+            (four(&x), four(&weight), four(&g));
+        let sizes = Convolution {
+            channels,
+            outputs,
+            input: [h, w],
+            output: [oh, ow],
+            kernel: [kh, kw],
+            stride: self.stride,
+            padding: self.padding,
+        };
+        let g = values(&g);
+        if let Some(parent) = to_weight {
+            let size = sizes.input_size() * IMAGES;
+            let images = values(&x)
+                .par_chunks(size)
+                .zip(g.par_chunks(sizes.output_size() * IMAGES));
+            let partial: Vec<Vec<f32>> = images
+                .map(|(x, g)| {
+                    let mut windows = vec![0.0; sizes.unfolded()];
+                    let mut total = vec![0.0; sizes.weight_size()];
+                    let images = x
+                        .chunks_exact(sizes.input_size())
+                        .zip(g.chunks_exact(sizes.output_size()));
+                    for (x, g) in images {
+                        sizes.add_weight_gradient(x, g, &mut windows, &mut total);
+                    }
+                    total
+                })
+                .collect();
+            let mut total = vec![0.0; sizes.weight_size()];
+            for part in &partial {
+                kernels::sum_rows(part, &mut total);
+            }
+            grads.register::<Flex>(parent.id, tensor(total, extents(&weight)));
+        }
+        if let Some(parent) = to_x {
+            let factor = values(&weight);
+            let mut out = vec![0.0; batch * sizes.input_size()];
+            let images = out
+                .par_chunks_mut(sizes.input_size())
+                .zip(g.par_chunks(sizes.output_size()));
+            images.for_each_init(
+                || vec![0.0; sizes.unfolded()],
+                |windows, (out, g)| sizes.add_input_gradient(factor, g, windows, out),
+            );
+            grads.register::<Flex>(parent.id, tensor(out, extents(&x)));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AddChannels;
+
+impl Backward<Flex, 2> for AddChannels {
+    type State = ();
+
+    fn backward(self, ops: Ops<(), 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let [to_x, to_bias] = ops.parents;
+        if let Some(parent) = to_bias {
+            let shape = extents(&g);
+            let extent = shape[2..].iter().product();
+            let each = values(&g).par_chunks(extent).map(kernels::total).collect();
+            let each = tensor(each, vec![shape[0], shape[1]]);
+            grads.register::<Flex>(parent.id, column_sums(&each));
+        }
+        if let Some(parent) = to_x {
+            grads.register::<Flex>(parent.id, g);
+        }
+    }
+}
+
+impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
+    fn cpu_gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let from = x.primitive().clone();
+        record!(GeluTanh, [x], [from.clone()], Flex::cpu_gelu_tanh(from))
+    }
+
+    fn cpu_relu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let from = x.primitive().clone();
+        record!(Relu, [x], [from.clone()], Flex::cpu_relu(from))
+    }
+
+    fn cpu_silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let from = x.primitive().clone();
+        record!(Silu, [x], [from.clone()], Flex::cpu_silu(from))
+    }
+
+    fn cpu_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (from, node) = x.into_parts();
+        let y = Flex::cpu_softmax(from);
+        match Softmax.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish([y.clone()], y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn cpu_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (from, by, plus) = (
+            x.primitive().clone(),
+            weight.primitive().clone(),
+            bias.primitive().clone(),
+        );
+        let state = (
+            extents(&from),
+            weight.is_tracked().then(|| from.clone()),
+            x.is_tracked().then(|| by.clone()),
+        );
+        record!(
+            Linear,
+            [x, weight, bias],
+            state,
+            Flex::cpu_linear(from, by, plus)
+        )
+    }
+
+    fn cpu_modulate(
+        x: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        let from = x.primitive().to_contiguous();
+        let (plus, by) = (shift.primitive().clone(), scale.primitive().to_contiguous());
+        let state = [from.clone(), by.clone()];
+        record!(
+            Modulate { epsilon },
+            [x, shift, scale],
+            state,
+            Flex::cpu_modulate(from, plus, by, epsilon)
+        )
+    }
+
+    fn cpu_gated_add(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let from = x.primitive().clone();
+        let (branch, by) = (
+            y.primitive().to_contiguous(),
+            gate.primitive().to_contiguous(),
+        );
+        let state = [branch.clone(), by.clone()];
+        record!(
+            GatedAdd,
+            [x, y, gate],
+            state,
+            Flex::cpu_gated_add(from, branch, by)
+        )
+    }
+
+    fn cpu_group_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        let (from, by) = (
+            x.primitive().to_contiguous(),
+            weight.primitive().to_contiguous(),
+        );
+        let plus = bias.primitive().clone();
+        let state = [from.clone(), by.clone()];
+        record!(
+            GroupNorm { groups, epsilon },
+            [x, weight, bias],
+            state,
+            Flex::cpu_group_norm(from, by, plus, groups, epsilon)
+        )
+    }
+
+    fn cpu_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        let from = qkv.primitive().to_contiguous();
+        record!(
+            Attention { heads },
+            [qkv],
+            [from.clone()],
+            Flex::cpu_attention(from, heads)
+        )
+    }
+
+    fn cpu_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> FloatTensor<Self> {
+        let (from, by) = (
+            x.primitive().to_contiguous(),
+            weight.primitive().to_contiguous(),
+        );
+        let state = [from.clone(), by.clone()];
+        record!(
+            Conv2d { stride, padding },
+            [x, weight],
+            state,
+            Flex::cpu_conv2d(from, by, stride, padding)
+        )
+    }
+
+    fn cpu_add_channels(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((from, x), (plus, bias)) = (x.into_parts(), bias.into_parts());
+        let y = Flex::cpu_add_channels(from, plus);
+        match AddChannels
+            .prepare::<C>([x, bias])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn cpu_adam(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [parameter, gradient, first, second] =
+            [parameter, gradient, first, second].map(|x: FloatTensor<Self>| x.into_primitive());
+        let (parameter, first, second) = Flex::cpu_adam(parameter, gradient, first, second, step);
+        (
+            Self::from_inner(parameter),
+            Self::from_inner(first),
+            Self::from_inner(second),
+        )
+    }
+}

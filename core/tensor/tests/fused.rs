@@ -1,0 +1,282 @@
+//! The fused operations of the CPU backend against the same formulas composed of primitives:
+//! values and the gradient of every input agree to 2e-5 of the largest element, on shapes that fill
+//! neither a vector register nor a chunk evenly, for tracked and untracked inputs alike.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use dtta_tensor::{ConvOptions, Device, Kind, Result, Tensor};
+use proptest::prelude::*;
+
+type Function<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+
+/// Numbers of -2 to 2 that look random and are the same every time.
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    let mut state = seed as u64 * 2 + 1;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 22) as f32 - 2.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// The value, and the gradient of each input of a weighted sum over the elements.
+fn evaluate(function: Function<'_>, inputs: &[Tensor]) -> Vec<Vec<f32>> {
+    let leaves: Vec<Tensor> = inputs.iter().map(|x| x.to_leaf().unwrap()).collect();
+    let y = function(&leaves).unwrap();
+    let weights = Tensor::from_floats(&numbers(y.shape().elements(), 99), &y.shape(), y.device());
+    let loss = y.mul(&weights.unwrap()).unwrap().sum(&[], false).unwrap();
+    let gradients = loss.backward().unwrap();
+    let mut all = vec![y.to_floats().unwrap()];
+    all.extend(
+        leaves
+            .iter()
+            .map(|leaf| gradients.of(leaf).unwrap().to_floats().unwrap()),
+    );
+    all
+}
+
+fn expect_equal(fused: Function<'_>, composed: Function<'_>, shapes: &[Vec<usize>]) {
+    let device = Device::cpu();
+    let inputs: Vec<Tensor> = shapes
+        .iter()
+        .enumerate()
+        .map(|(n, shape)| {
+            Tensor::from_floats(&numbers(shape.iter().product(), n), shape, &device).unwrap()
+        })
+        .collect();
+    let (found, expected) = (evaluate(fused, &inputs), evaluate(composed, &inputs));
+    for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let scale = expected
+            .iter()
+            .fold(1.0f32, |top, value| top.max(value.abs()));
+        for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert!(
+                (found - expected).abs() <= 2e-5 * scale,
+                "output or gradient {n}, element {at} of {shapes:?}: {found}, expected {expected}"
+            );
+        }
+    }
+    // Off the tape, and with one input tracked at a time, the values have the same bits.
+    let plain = fused(&inputs).unwrap().to_floats().unwrap();
+    assert_eq!(plain, found[0]);
+    for n in 0..inputs.len() {
+        let mut some = inputs.clone();
+        some[n] = inputs[n].to_leaf().unwrap();
+        let y = fused(&some).unwrap();
+        assert_eq!(y.to_floats().unwrap(), plain);
+        let weights = Tensor::from_floats(&numbers(plain.len(), 99), &y.shape(), &device).unwrap();
+        let loss = y.mul(&weights).unwrap().sum(&[], false).unwrap();
+        let gradient = loss.backward().unwrap().of(&some[n]).unwrap();
+        assert_eq!(
+            gradient.to_floats().unwrap(),
+            found[n + 1],
+            "input {n} alone"
+        );
+    }
+    // What was given is as it was.
+    for (n, (input, shape)) in inputs.iter().zip(shapes).enumerate() {
+        assert_eq!(
+            input.to_floats().unwrap(),
+            numbers(shape.iter().product(), n)
+        );
+    }
+}
+
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    let one = Tensor::full(&x.shape(), 1.0, x.device())?;
+    one.div(&x.neg()?.exp()?.affine(1.0, 1.0)?)
+}
+
+fn standardised(x: &Tensor, axes: &[i64], epsilon: f64) -> Result<Tensor> {
+    let centred = x.sub(&x.mean(axes, true)?)?;
+    let variance = centred.mul(&centred)?.mean(axes, true)?;
+    centred.div(&variance.affine(1.0, epsilon)?.sqrt()?)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn gelu_tanh_is_its_formula(rows in 1usize..9, width in 1usize..70) {
+        let composed = |x: &[Tensor]| {
+            let x = &x[0];
+            let cube = x.mul(x)?.mul(x)?.affine(0.044_715, 0.0)?;
+            let inner = x.add(&cube)?.affine((2.0 / std::f64::consts::PI).sqrt(), 0.0)?;
+            x.mul(&inner.tanh()?.affine(0.5, 0.5)?)
+        };
+        expect_equal(&|x| x[0].gelu_tanh(), &composed, &[vec![rows, width]]);
+    }
+
+    #[test]
+    fn relu_is_its_formula(rows in 1usize..9, width in 1usize..70) {
+        let composed = |x: &[Tensor]| x[0].mul(&x[0].greater_scalar(0.0)?.cast(Kind::Float)?);
+        expect_equal(&|x| x[0].relu(), &composed, &[vec![rows, width]]);
+    }
+
+    #[test]
+    fn silu_is_its_formula(rows in 1usize..9, width in 1usize..70) {
+        expect_equal(&|x| x[0].silu(), &|x| x[0].mul(&sigmoid(&x[0])?), &[vec![rows, width]]);
+    }
+
+    #[test]
+    fn softmax_is_its_formula(rows in 1usize..9, width in 1usize..70) {
+        let composed = |x: &[Tensor]| {
+            let powers = x[0].exp()?;
+            powers.div(&powers.sum(&[-1], true)?)
+        };
+        expect_equal(&|x| x[0].softmax(-1), &composed, &[vec![rows, width]]);
+    }
+
+    #[test]
+    fn linear_is_a_product_and_a_sum(batch in 1usize..5, rows in 1usize..40, inputs in 1usize..40, outputs in 1usize..40) {
+        let composed = |x: &[Tensor]| {
+            let [batch, rows, inputs] = [0, 1, 2].map(|axis| x[0].shape()[axis] as i64);
+            let flat = x[0].reshape(&[batch * rows, inputs])?.matmul(&x[1].permute(&[1, 0])?)?;
+            flat.add(&x[2].unsqueeze(0)?)?.reshape(&[batch, rows, -1])
+        };
+        let shapes = [vec![batch, rows, inputs], vec![outputs, inputs], vec![outputs]];
+        expect_equal(&|x| x[0].linear(&x[1], Some(&x[2])), &composed, &shapes);
+    }
+
+    #[test]
+    fn modulate_is_its_formula(batch in 1usize..5, tokens in 1usize..20, width in 2usize..70) {
+        let composed = |x: &[Tensor]| {
+            standardised(&x[0], &[2], 1e-6)?.mul(&x[2].affine(1.0, 1.0)?)?.add(&x[1])
+        };
+        let part = vec![batch, 1, width];
+        expect_equal(&|x| x[0].modulate(&x[1], &x[2], 1e-6), &composed, &[vec![batch, tokens, width], part.clone(), part]);
+    }
+
+    #[test]
+    fn gated_add_is_its_formula(batch in 1usize..5, tokens in 1usize..20, width in 1usize..70) {
+        let all = vec![batch, tokens, width];
+        expect_equal(
+            &|x| x[0].gated_add(&x[1], &x[2]),
+            &|x| x[0].add(&x[1].mul(&x[2])?),
+            &[all.clone(), all, vec![batch, 1, width]],
+        );
+    }
+
+    #[test]
+    fn group_norm_is_its_formula(batch in 1usize..5, groups in 1usize..4, channels in 1usize..4, side in 2usize..9) {
+        let all = groups * channels;
+        let composed = |x: &[Tensor]| {
+            let extents = [batch, all, side, side].map(|extent| extent as i64);
+            let grouped = x[0].reshape(&[batch as i64, groups as i64, -1])?;
+            let normalised = standardised(&grouped, &[2], 1e-5)?.reshape(&extents)?;
+            let each = [1, all as i64, 1, 1];
+            normalised.mul(&x[1].reshape(&each)?)?.add(&x[2].reshape(&each)?)
+        };
+        expect_equal(
+            &|x| x[0].group_norm(groups, Some(&x[1]), Some(&x[2]), 1e-5),
+            &composed,
+            &[vec![batch, all, side, side], vec![all], vec![all]],
+        );
+    }
+
+    #[test]
+    fn self_attention_is_its_formula(batch in 1usize..4, tokens in 1usize..40, heads in 1usize..4, extent in 1usize..20) {
+        let width = heads * extent;
+        let composed = |x: &[Tensor]| {
+            let [b, t, h, d] = [batch, tokens, heads, extent].map(|extent| extent as i64);
+            let parts = x[0].reshape(&[b, t, 3, h, d])?.permute(&[2, 0, 3, 1, 4])?;
+            let part = |n: usize| parts.narrow(0, n, 1)?.squeeze(0);
+            let scores = part(0)?.matmul(&part(1)?.permute(&[0, 1, 3, 2])?)?;
+            let powers = scores.affine(1.0 / (extent as f64).sqrt(), 0.0)?.exp()?;
+            let attention = powers.div(&powers.sum(&[-1], true)?)?;
+            attention.matmul(&part(2)?)?.permute(&[0, 2, 1, 3])?.reshape(&[b, t, h * d])
+        };
+        expect_equal(&|x| x[0].self_attention(heads), &composed, &[vec![batch, tokens, 3 * width]]);
+    }
+
+    #[test]
+    fn conv2d_is_a_sum_over_its_window(
+        batch in 1usize..4, channels in 1usize..4, outputs in 1usize..5,
+        side in 4usize..9, kernel in 1usize..4, stride in 1usize..3, padding in 0usize..2,
+    ) {
+        let padding = padding.min(kernel / 2);
+        let reach = (side + 2 * padding - kernel) / stride + 1;
+        // Pixel by pixel: each place of the window is a shifted, strided copy of the padded image.
+        let composed = |x: &[Tensor]| {
+            let rows = Tensor::full(&[batch, channels, padding.max(1), side], 0.0, x[0].device())?;
+            let columns = Tensor::full(&[batch, channels, side + 2 * padding, padding.max(1)], 0.0, x[0].device())?;
+            let mut padded = x[0].clone();
+            if padding > 0 {
+                padded = Tensor::cat(&[&rows, &padded, &rows], 2)?;
+                padded = Tensor::cat(&[&columns, &padded, &columns], 3)?;
+            }
+            let mut sum: Option<Tensor> = None;
+            for ky in 0..kernel {
+                for kx in 0..kernel {
+                    let places = |start: usize| {
+                        let places: Vec<i64> = (0..reach).map(|at| (start + at * stride) as i64).collect();
+                        Tensor::from_ints(&places, &[reach], x[0].device())
+                    };
+                    let shifted = padded.index_select(2, &places(ky)?)?.index_select(3, &places(kx)?)?;
+                    let flat = shifted.permute(&[0, 2, 3, 1])?.reshape(&[-1, channels as i64])?;
+                    let factor = x[1].narrow(2, ky, 1)?.narrow(3, kx, 1)?.reshape(&[outputs as i64, channels as i64])?;
+                    let term = flat.matmul(&factor.permute(&[1, 0])?)?;
+                    sum = Some(match sum { Some(sum) => sum.add(&term)?, None => term });
+                }
+            }
+            let extents = [batch, reach, reach, outputs].map(|extent| extent as i64);
+            let y = sum.unwrap().add(&x[2].unsqueeze(0)?)?.reshape(&extents)?;
+            y.permute(&[0, 3, 1, 2])
+        };
+        let options = ConvOptions { stride: [stride; 2], padding: [padding; 2], ..ConvOptions::default() };
+        expect_equal(
+            &|x| x[0].conv2d(&x[1], Some(&x[2]), options),
+            &composed,
+            &[vec![batch, channels, side, side], vec![outputs, channels, kernel, kernel], vec![outputs]],
+        );
+    }
+}
+
+#[test]
+fn sums_over_many_chunks_are_whole() {
+    let shapes = [vec![3, 1000, 33], vec![17, 33], vec![17]];
+    let composed = |x: &[Tensor]| {
+        let flat = x[0].reshape(&[3000, 33])?.matmul(&x[1].permute(&[1, 0])?)?;
+        flat.add(&x[2].unsqueeze(0)?)?.reshape(&[3, 1000, 17])
+    };
+    expect_equal(&|x| x[0].linear(&x[1], Some(&x[2])), &composed, &shapes);
+}
+
+#[test]
+fn fused_operations_refuse_what_does_not_fit() {
+    let device = Device::cpu();
+    let tensor = |shape: &[usize]| Tensor::full(shape, 1.0, &device).unwrap();
+    let whole = Tensor::from_ints(&[1; 8], &[2, 1, 4], &device).unwrap();
+    let (x, part) = (tensor(&[2, 3, 4]), tensor(&[2, 1, 4]));
+    let refusals = [
+        (
+            x.modulate(&tensor(&[1, 1, 4]), &part, 1e-6),
+            "shape-mismatch",
+        ),
+        (
+            x.modulate(&part, &tensor(&[2, 3, 4]), 1e-6),
+            "shape-mismatch",
+        ),
+        (x.modulate(&whole, &part, 1e-6), "kind-mismatch"),
+        (x.gated_add(&tensor(&[2, 3, 5]), &part), "shape-mismatch"),
+        (
+            tensor(&[2, 4]).gated_add(&tensor(&[2, 4]), &part),
+            "shape-mismatch",
+        ),
+        (tensor(&[2, 3, 12]).self_attention(3), "invalid-argument"),
+        (tensor(&[2, 3, 12]).self_attention(0), "invalid-argument"),
+        (
+            x.linear(&tensor(&[5, 3]), Some(&tensor(&[5]))),
+            "shape-mismatch",
+        ),
+        (
+            x.linear(&tensor(&[5, 4]), Some(&tensor(&[4]))),
+            "shape-mismatch",
+        ),
+    ];
+    for (n, (result, code)) in refusals.into_iter().enumerate() {
+        assert_eq!(result.unwrap_err().code(), code, "refusal {n}");
+    }
+}
