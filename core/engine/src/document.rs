@@ -1,13 +1,14 @@
-//! Reading an experiment: JSON, overrides, schema, types. Every fault of a document is found at
+//! Reading documents: JSON, overrides, schema, types. Every fault of a document is found at
 //! once and named by file and JSON pointer, before anything loads.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
+use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{ValidationError, Validator};
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, Issue, Result};
@@ -29,32 +30,13 @@ impl Document {
     /// # Errors
     /// [`Error::Read`], [`Error::Json`], [`Error::Override`], or [`Error::Invalid`] with every fault.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(|source| Error::Read {
-            path: path.into(),
-            source,
-        })?;
-        let mut value: Value = serde_json::from_str(&text).map_err(|source| Error::Json {
-            path: path.into(),
-            source,
-        })?;
-        for text in overrides {
-            set(&mut value, text)?;
-        }
+        let value = read_json(path, overrides)?;
         let invalid = |issues| Error::Invalid {
             path: path.into(),
             what: "experiment",
             issues,
         };
-        let issues = faults(&value);
-        if !issues.is_empty() {
-            return Err(invalid(issues));
-        }
-        let experiment: Experiment = serde_json::from_value(value).map_err(|error| {
-            invalid(vec![Issue {
-                pointer: String::new(),
-                message: error.to_string(),
-            }])
-        })?;
+        let experiment: Experiment = parse(value).map_err(invalid)?;
         let issues = contradictions(&experiment);
         if !issues.is_empty() {
             return Err(invalid(issues));
@@ -76,22 +58,55 @@ impl Document {
 
 /// The JSON Schema (draft 2020-12) of an experiment.
 pub fn schema() -> Value {
+    schema_of::<Experiment>("dtta experiment")
+}
+
+/// The JSON Schema (draft 2020-12) of a document type.
+pub fn schema_of<T: JsonSchema>(title: &str) -> Value {
     let generator = SchemaSettings::draft2020_12().into_generator();
-    let mut schema = generator.into_root_schema_for::<Experiment>();
-    schema.insert("title".into(), "dtta experiment".into());
+    let mut schema = generator.into_root_schema_for::<T>();
+    schema.insert("title".into(), title.into());
     schema.to_value()
 }
 
-static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
-    jsonschema::validator_for(&schema()).expect("the generated schema is valid; a test compiles it")
-});
+/// Reads a JSON file and puts overrides into it, as [`Document::load`] describes them.
+///
+/// # Errors
+/// [`Error::Read`], [`Error::Json`] or [`Error::Override`].
+pub fn read_json(path: &Path, overrides: &[String]) -> Result<Value> {
+    let text = fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.into(),
+        source,
+    })?;
+    let mut value: Value = serde_json::from_str(&text).map_err(|source| Error::Json {
+        path: path.into(),
+        source,
+    })?;
+    for text in overrides {
+        set(&mut value, text)?;
+    }
+    Ok(value)
+}
 
-fn faults(value: &Value) -> Vec<Issue> {
+/// The typed document that `value` holds.
+///
+/// # Errors
+/// Every fault that its schema finds.
+pub fn parse<T: JsonSchema + DeserializeOwned>(value: Value) -> Result<T, Vec<Issue>> {
+    let fault = |message: String| Issue {
+        pointer: String::new(),
+        message,
+    };
+    let validator = jsonschema::validator_for(&schema_of::<T>(""))
+        .map_err(|error| vec![fault(error.to_string())])?;
     let mut issues = Vec::new();
-    for error in VALIDATOR.iter_errors(value) {
+    for error in validator.iter_errors(&value) {
         explain(&error, &mut issues);
     }
-    issues
+    if !issues.is_empty() {
+        return Err(issues);
+    }
+    serde_json::from_value(value).map_err(|error| vec![fault(error.to_string())])
 }
 
 /// An alternative that fails says little; the faults of the alternative that came closest say what to change.

@@ -22,7 +22,7 @@ mod selection;
 mod task;
 
 pub use adapt::{Adapted, Adapter, Batch, Common, Learner, Movement, Settings};
-pub use document::{Document, schema};
+pub use document::{Document, parse, read_json, schema, schema_of};
 pub use draws::Draws;
 pub use error::{Error, Issue, Result};
 pub use experiment::*;

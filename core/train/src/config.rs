@@ -1,15 +1,12 @@
 //! The training configuration: one JSON document. The doc comments here are the descriptions in its schema; a misspelt option is an
 //! error and never a silent default.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use dtta::{OptimizerConfig, TimestepsConfig};
+use dtta::{Issue, OptimizerConfig, TimestepsConfig};
 use dtta_data::{Augmentation, DatasetConfig, Transform};
 use dtta_models::Precision;
 use schemars::JsonSchema;
-use schemars::generate::SchemaSettings;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -225,50 +222,34 @@ pub(crate) struct Common<'a> {
 }
 
 impl TrainingConfig {
-    /// Reads a configuration file. Each override is `POINTER=VALUE`: the pointer in JSON's notation (`/optimization/steps`) or with
-    /// dots (`optimization.steps`), the value as JSON, or else as text.
+    /// Reads a configuration file. Each override is `POINTER=VALUE`, as in an experiment's
+    /// [`Document::load`](dtta::Document::load).
     ///
     /// # Errors
-    /// [`Error::Read`], [`Error::Json`], [`Error::Override`], or [`Error::Invalid`] naming the place.
+    /// [`Error::Engine`] for a file that cannot be read or is no such document, with every fault.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(|source| Error::Read {
-            path: path.into(),
-            source,
-        })?;
-        let mut document: Value = serde_json::from_str(&text).map_err(|source| Error::Json {
-            path: path.into(),
-            source,
-        })?;
-        for text in overrides {
-            set(&mut document, text)?;
-        }
-        Self::parse(document).map_err(|error| error.in_file(path))
+        let value = dtta::read_json(path, overrides)?;
+        Self::parse(value).map_err(|issues| {
+            Error::Engine(dtta::Error::Invalid {
+                path: path.into(),
+                what: "training configuration",
+                issues,
+            })
+        })
     }
 
     /// Reads a configuration that is JSON already.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the place.
-    pub fn parse(document: Value) -> Result<Self> {
-        let Value::Object(mut fields) = document else {
-            return Err(Error::invalid("", "expected an object"));
-        };
-        // `kind` is taken out first, so that the rest is parsed by one type whose errors know their place.
-        let kind = fields.remove("kind");
-        let rest = Value::Object(fields);
-        let config = match kind.as_ref().and_then(Value::as_str) {
-            Some("denoiser") => Self::Denoiser(typed(rest)?),
-            Some("classifier") => Self::Classifier(typed(rest)?),
-            _ => {
-                let found = kind.map_or("missing".into(), |kind| kind.to_string());
-                return Err(Error::invalid(
-                    "/kind",
-                    format!("is {found}, expected `denoiser` or `classifier`"),
-                ));
-            }
-        };
-        config.check()?;
-        Ok(config)
+    /// Every fault that was found.
+    pub fn parse(value: Value) -> Result<Self, Vec<Issue>> {
+        let config: Self = dtta::parse(value)?;
+        let issues = config.contradictions();
+        if issues.is_empty() {
+            Ok(config)
+        } else {
+            Err(issues)
+        }
     }
 
     pub(crate) fn common(&self) -> Common<'_> {
@@ -327,162 +308,54 @@ impl TrainingConfig {
         essence
     }
 
-    /// What types cannot say.
-    fn check(&self) -> Result<()> {
+    /// What a schema cannot say.
+    fn contradictions(&self) -> Vec<Issue> {
         let Common {
-            optimization,
-            output,
-            evaluate_every,
-            data,
-            ..
+            optimization, data, ..
         } = self.common();
-        let counts = [
-            ("/optimization/steps", optimization.steps),
-            ("/optimization/batch", optimization.batch),
-            ("/output/checkpoint_every", output.checkpoint_every),
-            ("/output/log_every", output.log_every),
-            ("/evaluate/every", evaluate_every.unwrap_or(1)),
-        ];
-        let mut shares = vec![
-            ("/optimization/ema", optimization.ema),
-            (
-                "/optimization/schedule/final_factor",
-                optimization.schedule.final_factor,
-            ),
-        ];
-        let mut ranges = Vec::new();
-        let measured = match self {
-            Self::Denoiser(config) => {
-                ranges.push(("/timesteps/range", config.timesteps.range));
-                if let Some(evaluate) = &config.evaluate {
-                    ranges.push(("/evaluate/range", evaluate.range));
-                    at_least_one("/evaluate/samples", evaluate.samples)?;
-                    at_least_one("/evaluate/draws", evaluate.draws)?;
-                }
-                config.evaluate.is_some()
-            }
-            Self::Classifier(config) => {
-                shares.push(("/label_smoothing", config.label_smoothing));
-                if let Some(samples) = config.evaluate.as_ref().and_then(|e| e.samples) {
-                    at_least_one("/evaluate/samples", samples)?;
-                }
-                config.evaluate.is_some()
-            }
+        let mut issues = Vec::new();
+        let mut issue = |pointer: &str, message: &str| {
+            issues.push(Issue {
+                pointer: pointer.into(),
+                message: message.into(),
+            });
         };
-        for (pointer, count) in counts {
-            at_least_one(pointer, count)?;
-        }
-        for (pointer, share) in shares {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(Error::invalid(
-                    pointer,
-                    format!("is {share}, expected 0 to 1"),
-                ));
+        let (ranges, measured) = match self {
+            Self::Denoiser(config) => {
+                let evaluated = config.evaluate.as_ref().and_then(|evaluate| evaluate.range);
+                let ranges = vec![
+                    ("/timesteps/range", config.timesteps.range),
+                    ("/evaluate/range", evaluated),
+                ];
+                (ranges, config.evaluate.is_some())
             }
-        }
+            Self::Classifier(config) => (Vec::new(), config.evaluate.is_some()),
+        };
         for (pointer, range) in ranges {
             if range.is_some_and(|[low, high]| low >= high) {
                 let message = "the first timestep must be below the one after the last";
-                return Err(Error::invalid(pointer, message));
+                issue(pointer, message);
             }
         }
-        if let Some(clip) = optimization.gradient_clip
-            && !(clip > 0.0 && clip.is_finite())
-        {
-            let message = format!("is {clip}, expected a number above 0");
-            return Err(Error::invalid("/optimization/gradient_clip", message));
+        if optimization.gradient_clip.is_some_and(|clip| clip <= 0.0) {
+            issue("/optimization/gradient_clip", "expected a number above 0");
         }
         if measured && data.held_out.is_none() {
-            return Err(Error::invalid(
-                "/evaluate",
-                "needs held-out images; give `/data/held_out`",
-            ));
+            issue("/evaluate", "needs held-out images; give `/data/held_out`");
         }
-        Ok(())
+        issues
     }
 }
 
 /// The JSON Schema (draft 2020-12) of a training configuration.
 pub fn schema() -> Value {
-    let generator = SchemaSettings::draft2020_12().into_generator();
-    let mut schema = generator.into_root_schema_for::<TrainingConfig>();
-    schema.insert("title".into(), "dtta training".into());
-    schema.to_value()
-}
-
-fn at_least_one(pointer: &str, count: usize) -> Result<()> {
-    if count == 0 {
-        return Err(Error::invalid(pointer, "is 0, expected 1 or more"));
-    }
-    Ok(())
-}
-
-fn typed<T: DeserializeOwned>(document: Value) -> Result<T> {
-    serde_path_to_error::deserialize(document).map_err(|error| {
-        let mut pointer = String::new();
-        for segment in error.path() {
-            use serde_path_to_error::Segment;
-            let segment = match segment {
-                Segment::Seq { index } => index.to_string(),
-                Segment::Map { key } => key.replace('~', "~0").replace('/', "~1"),
-                Segment::Enum { variant } => variant.clone(),
-                Segment::Unknown => continue,
-            };
-            pointer.push('/');
-            pointer.push_str(&segment);
-        }
-        Error::invalid(&pointer, error.inner().to_string())
-    })
-}
-
-/// Puts the value of `POINTER=VALUE` into a document, making objects on the way.
-fn set(document: &mut Value, text: &str) -> Result<()> {
-    let refuse = |reason: String| Error::Override {
-        text: text.into(),
-        reason,
-    };
-    let (pointer, value) = text
-        .split_once('=')
-        .ok_or_else(|| refuse("expected POINTER=VALUE, such as `optimization.steps=100`".into()))?;
-    let parts: Vec<String> = match pointer.strip_prefix('/') {
-        Some(pointer) => pointer
-            .split('/')
-            .map(|part| part.replace("~1", "/").replace("~0", "~"))
-            .collect(),
-        None => pointer.split('.').map(str::to_owned).collect(),
-    };
-    if parts.iter().any(String::is_empty) {
-        return Err(refuse("the pointer has an empty part".into()));
-    }
-    let mut place = document;
-    for part in &parts {
-        place = match place {
-            Value::Object(fields) => fields
-                .entry(part.clone())
-                .or_insert_with(|| Value::Object(serde_json::Map::new())),
-            Value::Array(items) => {
-                let length = items.len();
-                let item = part
-                    .parse()
-                    .ok()
-                    .and_then(|index: usize| items.get_mut(index));
-                item.ok_or_else(|| {
-                    refuse(format!("`{part}` is not an index of a list of {length}"))
-                })?
-            }
-            _ => {
-                return Err(refuse(format!(
-                    "`{part}` lies within a value that has no parts"
-                )));
-            }
-        };
-    }
-    *place = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.into()));
-    Ok(())
+    dtta::schema_of::<TrainingConfig>("dtta training")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
@@ -497,17 +370,22 @@ mod tests {
         })
     }
 
-    fn pointer(error: &Error) -> &str {
-        match error {
-            Error::Invalid { pointer, .. } => pointer,
-            other => panic!("not about the configuration: {other}"),
-        }
+    fn load(overrides: &[&str]) -> Result<TrainingConfig> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("denoiser.json");
+        fs::write(&path, document().to_string()).unwrap();
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        TrainingConfig::load(&path, &overrides)
     }
 
-    fn with(pointer: &str, value: Value) -> Result<TrainingConfig> {
-        let mut changed = document();
-        set(&mut changed, &format!("{pointer}={value}"))?;
-        TrainingConfig::parse(changed)
+    /// Where the only fault is.
+    fn pointer(error: &Error) -> &str {
+        match error {
+            Error::Engine(dtta::Error::Invalid { issues, .. }) if issues.len() == 1 => {
+                &issues[0].pointer
+            }
+            other => panic!("not one fault of a document: {other}"),
+        }
     }
 
     #[test]
@@ -520,46 +398,34 @@ mod tests {
     #[test]
     fn names_the_place_of_a_fault() {
         let faults = [
-            ("/optimization/stepz", json!(3), "/optimization/stepz"),
-            ("/optimization/steps", json!("many"), "/optimization/steps"),
-            ("/optimization/steps", json!(0), "/optimization/steps"),
+            ("optimization.stepz=3", "/optimization"),
+            ("optimization.steps=many", "/optimization/steps"),
+            ("optimization.steps=0", "/optimization/steps"),
             (
-                "/optimization/gradient_clip",
-                json!(0),
+                "optimization.gradient_clip=0",
                 "/optimization/gradient_clip",
             ),
-            ("/optimization/ema", json!(1.5), "/optimization/ema"),
-            ("/label_smoothing", json!(0.1), "/label_smoothing"),
-            ("/timesteps", json!({ "range": [5, 5] }), "/timesteps/range"),
-            (
-                "/evaluate",
-                json!({ "samples": 5, "draws": 2 }),
-                "/evaluate",
-            ),
-            ("/kind", json!("gan"), "/kind"),
+            ("optimization.ema=1.5", "/optimization/ema"),
+            ("label_smoothing=0.1", ""),
+            (r#"timesteps={"range": [5, 5]}"#, "/timesteps/range"),
+            (r#"evaluate={"samples": 5, "draws": 2}"#, "/evaluate"),
+            ("kind=gan", ""),
         ];
-        for (place, value, expected) in faults {
-            let error = with(place, value).unwrap_err();
+        for (change, expected) in faults {
+            let error = load(&[change]).unwrap_err();
             assert_eq!(pointer(&error), expected, "{error}");
+            assert!(error.to_string().contains("denoiser.json"), "{error}");
         }
     }
 
     #[test]
-    fn overrides_by_either_kind_of_pointer() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("denoiser.json");
-        fs::write(&path, document().to_string()).unwrap();
-        let overrides = [
-            "optimization.steps=3".to_owned(),
-            "/model=other.json".to_owned(),
-        ];
-        let config = TrainingConfig::load(&path, &overrides).unwrap();
+    fn takes_overrides() {
+        let config = load(&["optimization.steps=3", "/model=other.json"]).unwrap();
         assert_eq!(config.common().optimization.steps, 3);
         assert_eq!(config.common().model, Path::new("other.json"));
-        let error = TrainingConfig::load(&path, &["steps".into()]).unwrap_err();
-        assert!(matches!(error, Error::Override { .. }), "{error}");
-        let error = TrainingConfig::load(&path, &["seed=x".into()]).unwrap_err();
-        assert!(error.to_string().contains("denoiser.json"), "{error}");
+        let error = load(&["steps"]).unwrap_err();
+        let refused = matches!(error, Error::Engine(dtta::Error::Override { .. }));
+        assert!(refused, "{error}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub enum Error {
         /// Where and why.
         source: serde_json::Error,
     },
-    /// A training configuration has an unknown or a missing field, or a value that cannot be.
+    /// A part of a training configuration does not fit the data or the model.
     #[error("{}: {message}", place(file, pointer))]
     Invalid {
         /// The file, where there is one.
@@ -46,14 +46,6 @@ pub enum Error {
         pointer: String,
         /// What is wrong.
         message: String,
-    },
-    /// An override that names no place or holds no value.
-    #[error("`--set {text}`: {reason}")]
-    Override {
-        /// The override as given.
-        text: String,
-        /// What is wrong with it.
-        reason: String,
     },
     /// An output folder holds another run.
     #[error("`{path}` holds a training run; continue it with `--resume`, or choose another folder with `--out`", path = path.display())]
@@ -94,9 +86,9 @@ pub enum Error {
     /// Something about a tensor.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// Something about the optimizer.
+    /// Something that the engine refused: a document, a step of the optimizer.
     #[error(transparent)]
-    Optimizer(#[from] dtta::Error),
+    Engine(#[from] dtta::Error),
 }
 
 impl Error {
