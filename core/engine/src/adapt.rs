@@ -11,7 +11,7 @@ use dtta_plugin::Named;
 use dtta_tensor::Tensor;
 
 use crate::error::Result;
-use crate::feedback::{Feedback, Request};
+use crate::feedback::{Evaluation, Feedback, Request};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::task::{Prediction, TaskModel};
 
@@ -222,50 +222,40 @@ impl Adapter {
         for step in 0..self.settings.steps {
             let mut passes = Vec::with_capacity(groups.len());
             for (range, learner) in groups.iter() {
-                let leaves = learner.weights.to_leaves(&parameters)?;
-                let outputs = self.task.outputs(&leaves, &rows(&batch.task, range)?)?;
-                passes.push((leaves, self.task.condition(&outputs)?));
+                passes.push(self.pass(learner, &parameters, &rows(&batch.task, range)?)?);
             }
-            let conditioning = joined(passes.iter().map(|(_, conditioning)| conditioning))?;
-            let request = Request {
-                ids: &batch.ids,
-                images: &batch.denoiser,
-                conditioning: &conditioning,
-                step,
+            let answer = if self.settings.feedback.draws.count == 0 {
+                None
+            } else {
+                Some(self.feedback(batch, &passes, step)?)
             };
-            let (weights, moving) = match (&self.denoiser_learner, &self.settings.denoiser) {
-                (Some(learner), Some(movement)) => {
-                    (&learner.weights, movement.parameters.as_slice())
-                }
-                _ => (&self.frozen, [].as_slice()),
-            };
-            let answer =
-                self.settings
-                    .feedback
-                    .evaluate(&*self.denoiser, weights, moving, &request)?;
-            for (losses, loss) in losses.iter_mut().zip(answer.losses) {
-                losses.push(loss);
+            for (image, losses) in losses.iter_mut().enumerate() {
+                losses.extend(answer.as_ref().map(|answer| answer.losses[image]));
             }
-            let feedback = match self.settings.centre {
-                Some(rate) => self.common.centre(&answer.gradients, rate)?,
-                None => answer.gradients,
+            let feedback = match (&answer, self.settings.centre) {
+                (Some(answer), Some(rate)) => Some(self.common.centre(&answer.gradients, rate)?),
+                (Some(answer), None) => Some(answer.gradients.clone()),
+                (None, _) => None,
             };
-            for ((range, learner), (leaves, conditioning)) in groups.iter_mut().zip(&passes) {
-                let gradients = pull_back(conditioning, &feedback, range)?;
+            for ((range, learner), pass) in groups.iter_mut().zip(&passes) {
+                let gradients = pull_back(pass, feedback.as_ref(), range)?;
                 let gradients: Vec<_> = parameters
                     .iter()
                     .map(|&id| {
                         gradients
                             .as_ref()
-                            .and_then(|gradients| gradients.of(leaves.get(id)))
+                            .and_then(|gradients| gradients.of(pass.leaves.get(id)))
                     })
                     .collect();
                 learner
                     .optimizer
                     .step(&mut learner.weights, &parameters, &gradients)?;
+                for (id, buffer) in &pass.updates {
+                    learner.weights.set(*id, buffer.clone())?;
+                }
             }
-            if let (Some(learner), Some(movement)) =
-                (&mut self.denoiser_learner, &self.settings.denoiser)
+            if let (Some(answer), Some(learner), Some(movement)) =
+                (&answer, &mut self.denoiser_learner, &self.settings.denoiser)
             {
                 let mean = 1.0 / batch.ids.len() as f64;
                 let gradients = answer
@@ -284,6 +274,45 @@ impl Adapter {
             }
         }
         Ok(losses)
+    }
+
+    /// The way of some images from θ to conditioning and objectives, on the tape.
+    fn pass(
+        &mut self,
+        learner: &Learner,
+        parameters: &[ParameterId],
+        images: &Tensor,
+    ) -> Result<Pass> {
+        let leaves = learner.weights.to_leaves(parameters)?;
+        let outputs = self.task.outputs(&leaves, images)?;
+        let conditioning = match self.settings.feedback.draws.count {
+            0 => Conditioning::default(),
+            _ => self.task.condition(&leaves, &outputs)?,
+        };
+        Ok(Pass {
+            objective: self.task.objective(&outputs, images.shape()[0])?,
+            updates: self.task.take_updates(),
+            conditioning,
+            leaves,
+        })
+    }
+
+    /// The denoiser's answer to a whole batch.
+    fn feedback(&self, batch: &Batch<'_>, passes: &[Pass], step: usize) -> Result<Evaluation> {
+        let conditioning = joined(passes.iter().map(|pass| &pass.conditioning))?;
+        let request = Request {
+            ids: &batch.ids,
+            images: &batch.denoiser,
+            conditioning: &conditioning,
+            step,
+        };
+        let (weights, moving) = match (&self.denoiser_learner, &self.settings.denoiser) {
+            (Some(learner), Some(movement)) => (&learner.weights, movement.parameters.as_slice()),
+            _ => (&self.frozen, [].as_slice()),
+        };
+        self.settings
+            .feedback
+            .evaluate(&*self.denoiser, weights, moving, &request)
     }
 
     fn predict(
@@ -314,14 +343,24 @@ impl Adapter {
     }
 }
 
-/// One backward pass through mapper and task model: ∂L/∂θ from ∂L/∂c. The loss of a group is the mean over its images.
+/// What a group's images came to in a step.
+struct Pass {
+    leaves: Weights,
+    conditioning: Conditioning,
+    objective: Option<Tensor>,
+    updates: Vec<(ParameterId, Tensor)>,
+}
+
+/// One backward pass through mapper and task model: ∂L/∂θ from ∂L/∂c, and from the objectives. The loss of a group is
+/// the mean over its images.
 fn pull_back(
-    conditioning: &Conditioning,
-    gradients: &Conditioning,
+    pass: &Pass,
+    feedback: Option<&Conditioning>,
     range: &Range<usize>,
 ) -> Result<Option<dtta_tensor::Gradients>> {
-    let mut surrogate: Option<Tensor> = None;
-    for ((_, slot), (_, gradient)) in conditioning.iter().zip(gradients.iter()) {
+    let mut surrogate = pass.objective.clone().filter(Tensor::is_tracked);
+    let slots = feedback.map(|feedback| pass.conditioning.iter().zip(feedback.iter()));
+    for ((_, slot), (_, gradient)) in slots.into_iter().flatten() {
         if !slot.is_tracked() {
             continue;
         }

@@ -193,6 +193,12 @@ fn contradictions(experiment: &Experiment) -> Vec<Issue> {
             "a sample by itself has nothing in common with others; leave `centre` out",
         );
     }
+    if adaptation.draws == 0 && adaptation.steps > 0 && experiment.plugins.objectives.is_empty() {
+        issue(
+            "/adaptation/draws",
+            "without draws and without `/plugins/objectives` nothing moves the weights; set `/adaptation/steps` to 0 to measure the source model alone",
+        );
+    }
     issues
 }
 
@@ -389,6 +395,15 @@ mod tests {
             pointers(&load(&example(), &both).unwrap_err()),
             ["/adaptation/denoiser"]
         );
+    }
+
+    #[test]
+    fn refuses_steps_that_nothing_moves() {
+        let error = load(&example(), &["adaptation.draws=0"]).unwrap_err();
+        assert_eq!(pointers(&error), ["/adaptation/draws"]);
+        let objective = r#"plugins.objectives=[{"use": "entropy"}]"#;
+        load(&example(), &["adaptation.draws=0", objective]).unwrap();
+        load(&example(), &["adaptation.draws=0", "adaptation.steps=0"]).unwrap();
     }
 
     #[test]

@@ -73,6 +73,14 @@ pub enum Error {
         /// `backbone` or `denoiser`.
         model: &'static str,
     },
+    /// A value that a plugin declared cannot be kept.
+    #[error("the plugin's value `{name}` {reason}")]
+    Value {
+        /// Its name, after the plugin's.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
     /// A plugin did not return what the next stage needs.
     #[error("the {role} returned {found}, but {expected}")]
     Outputs {

@@ -32,7 +32,7 @@ pub struct Experiment {
     pub data: DataConfig,
     /// The task model's backbone and the denoiser.
     pub models: ModelsConfig,
-    /// Head, mapper and metric.
+    /// Head, mapper, objectives and metric.
     pub plugins: PluginsConfig,
     /// How the task model is adapted.
     pub adaptation: AdaptationConfig,
@@ -108,6 +108,12 @@ pub struct PluginsConfig {
     pub head: PluginSource,
     /// Task outputs to conditioning.
     pub mapper: PluginSource,
+    /// Further scalars to minimise, beside the diffusion loss.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objectives: Vec<ObjectiveSource>,
+    /// How predictions are scored; top-1 accuracy, confidence and calibration error if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<PluginSource>,
     /// What to do when a plugin fails on a sample.
     #[serde(default)]
     pub on_failure: FailurePolicy,
@@ -126,6 +132,44 @@ pub struct PluginSource {
     /// Refuses a plugin whose artifact has another SHA-256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// A safetensors file with the values that the role declares, under `PLUGIN.NAME`; if absent, they start as the plugin
+    /// says. For head and mapper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+}
+
+/// An objective with its weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectiveSource {
+    /// A path to a plugin's folder, manifest or component; a name to look for; or `linked:NAME`.
+    #[serde(rename = "use")]
+    pub plugin: String,
+    /// The role's configuration, checked against the plugin's own schema.
+    #[serde(default = "empty_object")]
+    pub config: Value,
+    /// Refuses a plugin whose artifact has another SHA-256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// What its loss, averaged over the batch, is multiplied with.
+    #[serde(default = "unit")]
+    pub weight: f64,
+}
+
+impl ObjectiveSource {
+    /// The plugin alone.
+    pub fn plugin_source(&self) -> PluginSource {
+        PluginSource {
+            plugin: self.plugin.clone(),
+            config: self.config.clone(),
+            sha256: self.sha256.clone(),
+            weights: None,
+        }
+    }
+}
+
+fn unit() -> f64 {
+    1.0
 }
 
 fn empty_object() -> Value {
@@ -156,7 +200,7 @@ pub struct AdaptationConfig {
     /// Optimizer updates for each batch; 0 measures the source model alone.
     #[serde(default = "one")]
     pub steps: usize,
-    /// Draws of (t, ε) for each sample and step.
+    /// Draws of (t, ε) for each sample and step. 0 leaves the denoiser out: objectives alone move the weights.
     pub draws: usize,
     /// Draws in one call of the denoiser. Changes speed and memory, not results.
     #[serde(default = "default_micro_batch")]

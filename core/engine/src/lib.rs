@@ -20,6 +20,7 @@ mod record;
 mod run;
 mod selection;
 mod task;
+mod values;
 
 pub use adapt::{Adapted, Adapter, Batch, Common, Learner, Movement, Settings};
 pub use document::{Document, parse, read_json, schema, schema_of};

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use dtta_data::{Dataset, Image, Stream, Transform, transform};
 use dtta_models::{Statistics, Weights, load_backbone, load_denoiser, weights_beside};
-use dtta_plugin::{Environment, Plugin, Registry, Role, sha256};
+use dtta_plugin::{Accuracy, Environment, Metric, Plugin, Registry, Role, ValueSpec, sha256};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
@@ -19,6 +19,7 @@ use crate::experiment::{
 };
 use crate::feedback::Feedback;
 use crate::task::TaskModel;
+use crate::values;
 
 /// An experiment that is ready to run.
 pub struct Prepared {
@@ -29,6 +30,25 @@ pub struct Prepared {
     pub(crate) views: [View; 2],
     pub(crate) digests: BTreeMap<String, String>,
     pub(crate) plugins: BTreeMap<String, Value>,
+    pub(crate) scorer: Scorer,
+}
+
+/// Where accumulators come from.
+pub(crate) enum Scorer {
+    /// The core's accuracy.
+    Core,
+    /// A plugin's metric with its configuration.
+    Plugin(Plugin, Value, Environment),
+}
+
+impl Scorer {
+    /// An empty accumulator.
+    pub(crate) fn fresh(&self) -> Result<Box<dyn Metric>> {
+        Ok(match self {
+            Self::Core => Box::new(Accuracy::new()),
+            Self::Plugin(plugin, config, environment) => plugin.metric(config, environment)?,
+        })
+    }
 }
 
 /// How one of the two models sees an image.
@@ -66,7 +86,7 @@ impl Prepared {
         };
         let mut digests = BTreeMap::new();
         let (config, path) = source(&experiment.models.backbone);
-        let (backbone, theta) = load_backbone(&config, Some(&path), &device)?;
+        let (backbone, mut theta) = load_backbone(&config, Some(&path), &device)?;
         digests.insert("backbone".into(), digest(&path)?);
         let (config, path) = source(&experiment.models.denoiser);
         let (denoiser, phi) = load_denoiser(&config, Some(&path), &device)?;
@@ -107,50 +127,51 @@ impl Prepared {
             constants,
             ..Environment::new(device.clone())
         };
-        let mut plugins = BTreeMap::new();
-        let mut open = |role: Role, source: &PluginSource| -> Result<Plugin> {
-            let plugin = registry.find(&source.plugin, base)?;
-            let pointer = format!("/plugins/{role}");
-            if let Some(pinned) = &source.sha256
-                && plugin.digest() != pinned
-            {
-                let found = plugin.digest();
-                return Err(invalid(
-                    &format!("{pointer}/sha256"),
-                    format!("the plugin's digest is {found}"),
-                ));
-            }
-            if let Err(issues) = plugin.validate_config(role, &source.config) {
-                return Err(Error::Invalid {
-                    path: document.path.clone(),
-                    what: "experiment",
-                    issues: issues
-                        .into_iter()
-                        .map(|issue| Issue {
-                            pointer: format!("{pointer}/config{}", issue.pointer),
-                            message: issue.message,
-                        })
-                        .collect(),
-                });
-            }
-            digests.insert(role.name().into(), plugin.digest().into());
-            plugins.insert(
-                role.name().into(),
-                json!({"name": plugin.name(), "version": plugin.version(), "loader": plugin.loader().to_string()}),
-            );
-            Ok(plugin)
+        let mut opener = Opener {
+            document: &document,
+            registry,
+            digests: &mut digests,
+            plugins: BTreeMap::new(),
         };
-        let head = open(Role::Head, &experiment.plugins.head)?
-            .head(&experiment.plugins.head.config, &environment)?;
         let slots = json!(denoiser.slots()
             .iter()
             .map(|slot| json!({"name": slot.name, "meaning": slot.meaning, "shape": slot_shape(&slot.shape)}))
             .collect::<Vec<_>>());
-        let mapper = open(Role::Mapper, &experiment.plugins.mapper)?.mapper(
-            &experiment.plugins.mapper.config,
-            &slots,
-            &environment,
-        )?;
+        let sources = &experiment.plugins;
+        let plugin = opener.open(Role::Head, "/plugins/head", &sources.head)?;
+        let head = plugin.head(&sources.head.config, &environment)?;
+        let mut keep = |plugin: &Plugin, source: &PluginSource, declared: &[ValueSpec]| {
+            let file = source.weights.as_ref().map(|path| base.join(path));
+            let seed = experiment.seed;
+            values::join(
+                &mut theta,
+                plugin.name(),
+                declared,
+                file.as_deref(),
+                seed,
+                &device,
+            )
+        };
+        let head_places = keep(&plugin, &sources.head, head.values())?;
+        let plugin = opener.open(Role::Mapper, "/plugins/mapper", &sources.mapper)?;
+        let mapper = plugin.mapper(&sources.mapper.config, &slots, &environment)?;
+        let mapper_places = keep(&plugin, &sources.mapper, mapper.values())?;
+        let mut objectives = Vec::new();
+        for (index, source) in sources.objectives.iter().enumerate() {
+            let pointer = format!("/plugins/objectives/{index}");
+            let plugin = opener.open(Role::Objective, &pointer, &source.plugin_source())?;
+            let objective = plugin.objective(&source.config, &environment)?;
+            objectives.push((objective, source.weight));
+        }
+        let scorer = match &sources.metric {
+            None => Scorer::Core,
+            Some(source) => {
+                let plugin = opener.open(Role::Metric, "/plugins/metric", source)?;
+                Scorer::Plugin(plugin, source.config.clone(), environment.clone())
+            }
+        };
+        scorer.fresh()?;
+        let plugins = opener.plugins;
 
         let settings = settings(experiment, range, &theta, &phi)?;
         let statistics = match experiment.adaptation.batch_norm {
@@ -175,7 +196,13 @@ impl Prepared {
             mapper,
             denoiser.slots().to_vec(),
             statistics,
-        );
+        )
+        .with_values(head_places, mapper_places);
+        let task = objectives
+            .into_iter()
+            .fold(task, |task, (objective, weight)| {
+                task.with_objective(objective, weight)
+            });
         let adapter = Adapter::new(settings, task, theta, denoiser, phi);
         let prepared = Self {
             device,
@@ -184,6 +211,7 @@ impl Prepared {
             views,
             digests,
             plugins,
+            scorer,
             document,
         };
         prepared.images(&[prepared.stream.item(0)?.image])?;
@@ -230,6 +258,48 @@ impl Prepared {
             task,
             denoiser,
         })
+    }
+}
+
+/// Opens plugins, and writes down which.
+struct Opener<'a> {
+    document: &'a Document,
+    registry: &'a Registry,
+    digests: &'a mut BTreeMap<String, String>,
+    plugins: BTreeMap<String, Value>,
+}
+
+impl Opener<'_> {
+    /// The plugin that `source`, at `pointer` of the experiment, names for a role; its configuration fits its schema.
+    fn open(&mut self, role: Role, pointer: &str, source: &PluginSource) -> Result<Plugin> {
+        let plugin = self.registry.find(&source.plugin, self.document.base())?;
+        let invalid = |issues: Vec<Issue>| Error::Invalid {
+            path: self.document.path.clone(),
+            what: "experiment",
+            issues,
+        };
+        if let Some(pinned) = &source.sha256
+            && plugin.digest() != pinned
+        {
+            return Err(invalid(vec![Issue {
+                pointer: format!("{pointer}/sha256"),
+                message: format!("the plugin's digest is {}", plugin.digest()),
+            }]));
+        }
+        if let Err(issues) = plugin.validate_config(role, &source.config) {
+            let issues = issues.into_iter().map(|issue| Issue {
+                pointer: format!("{pointer}/config{}", issue.pointer),
+                message: issue.message,
+            });
+            return Err(invalid(issues.collect()));
+        }
+        let key = pointer.trim_start_matches("/plugins/").to_owned();
+        self.digests.insert(key.clone(), plugin.digest().into());
+        self.plugins.insert(
+            key,
+            json!({"name": plugin.name(), "version": plugin.version(), "loader": plugin.loader().to_string()}),
+        );
+        Ok(plugin)
     }
 }
 

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use dtta_data::{Condition, StreamItem};
-use dtta_plugin::{Accuracy, INTERFACE_VERSION, Metric, Named};
+use dtta_plugin::{INTERFACE_VERSION, Metric, Named};
 use dtta_tensor::{Device, Tensor};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::experiment::{FailurePolicy, Mode, Reset};
-use crate::prepare::Prepared;
+use crate::prepare::{Prepared, Scorer};
 use crate::record::{
     DomainSummary, Guess, Pair, Protocol, Record, RunDescription, Scores, Summary,
 };
@@ -35,7 +35,7 @@ pub struct Progress<'a> {
     pub total: usize,
     /// The current domain.
     pub domain: &'a str,
-    /// Share of labelled samples of the current domain that the source model gets right.
+    /// The source model's score in the current domain: accuracy, or the metric's first by name.
     pub source: Option<f64>,
     /// The same of the adapted model.
     pub adapted: Option<f64>,
@@ -56,8 +56,8 @@ const CHECKPOINT_EVERY: usize = 50;
 
 /// The scores of one domain so far.
 pub(crate) struct Scored {
-    pub(crate) source: Accuracy,
-    pub(crate) adapted: Accuracy,
+    pub(crate) source: Box<dyn Metric>,
+    pub(crate) adapted: Box<dyn Metric>,
     pub(crate) samples: usize,
     pub(crate) seconds: f64,
 }
@@ -86,7 +86,7 @@ impl Prepared {
             source,
         })?;
         let records_path = out.join("records.jsonl");
-        let mut state = State::new(self.stream.domains().len());
+        let mut state = State::new(self.stream.domains().len(), &self.scorer)?;
         if options.resume {
             self.resume(&mut state, out, &records_path)?;
         } else if records_path.exists() {
@@ -110,7 +110,7 @@ impl Prepared {
         };
         self.describe(out, status, &state)?;
         outcome?;
-        let summary = self.summary(&state)?;
+        let summary = self.summary(&mut state)?;
         write_json(&out.join("summary.json"), &summary)?;
         Ok(summary)
     }
@@ -192,18 +192,17 @@ impl Prepared {
             if batches % CHECKPOINT_EVERY == 0 && end < total {
                 self.checkpoint(state).save(&options.out)?;
             }
-            let share = |metric: &Accuracy| {
-                metric
-                    .report()
-                    .ok()
-                    .and_then(|scores| scores.get("accuracy").copied())
+            let share = |metric: &mut Box<dyn Metric>| {
+                let scores = metric.report().ok()?;
+                scores.get(shown(&scores)).copied()
             };
+            let scored = &mut state.scored[domain];
             observer.batch(&Progress {
                 done: end,
                 total,
                 domain: &self.stream.domains()[domain].name,
-                source: share(&state.scored[domain].source),
-                adapted: share(&state.scored[domain].adapted),
+                source: share(&mut scored.source),
+                adapted: share(&mut scored.adapted),
             });
         }
         Ok(())
@@ -329,11 +328,11 @@ impl Prepared {
         write_json(&out.join("run.json"), &description)
     }
 
-    fn summary(&self, state: &State) -> Result<Summary> {
+    fn summary(&self, state: &mut State) -> Result<Summary> {
         let experiment = &self.document.experiment;
         let adaptation = &experiment.adaptation;
         let mut domains = Vec::new();
-        for (domain, scored) in self.stream.domains().iter().zip(&state.scored) {
+        for (domain, scored) in self.stream.domains().iter().zip(&mut state.scored) {
             domains.push(DomainSummary {
                 name: domain.name.clone(),
                 samples: scored.samples,
@@ -385,7 +384,7 @@ impl Prepared {
         Ok(Summary {
             experiment: experiment.name.clone(),
             task: "classification".into(),
-            metric: "accuracy".into(),
+            metric: shown(&mean.adapted).into(),
             domains,
             mean,
             skipped: state.skipped,
@@ -398,20 +397,30 @@ impl Prepared {
 }
 
 impl State {
-    fn new(domains: usize) -> Self {
-        let fresh = || Scored {
-            source: Accuracy::new(),
-            adapted: Accuracy::new(),
-            samples: 0,
-            seconds: 0.0,
+    fn new(domains: usize, scorer: &Scorer) -> Result<Self> {
+        let fresh = || {
+            Ok(Scored {
+                source: scorer.fresh()?,
+                adapted: scorer.fresh()?,
+                samples: 0,
+                seconds: 0.0,
+            })
         };
-        let scored = (0..domains).map(|_| fresh()).collect();
-        Self {
-            scored,
+        Ok(Self {
+            scored: (0..domains).map(|_| fresh()).collect::<Result<_>>()?,
             position: 0,
             skipped: 0,
             seconds: 0.0,
-        }
+        })
+    }
+}
+
+/// The score that tables and bars show: accuracy where there is one, or else the first by name.
+fn shown(scores: &Scores) -> &str {
+    const USUAL: &str = "accuracy";
+    match scores.keys().next() {
+        Some(first) if !scores.contains_key(USUAL) => first,
+        _ => USUAL,
     }
 }
 

@@ -1,18 +1,24 @@
 //! The task model f_θ and what follows it: backbone, head, mapper.
 
-use dtta_models::{Backbone, Conditioning, Slot, Statistics, Weights};
-use dtta_plugin::{Head, Mapper, Named};
+use dtta_models::{Backbone, Conditioning, ParameterId, Slot, Statistics, Weights};
+use dtta_plugin::{Head, Mapper, Named, Objective};
 use dtta_tensor::Tensor;
 
 use crate::error::{Error, Result};
+use crate::values;
 
 /// A backbone with the plugins that finish it. θ is held apart, so one task model serves many.
 pub struct TaskModel {
     backbone: Box<dyn Backbone>,
     head: Box<dyn Head>,
     mapper: Box<dyn Mapper>,
+    objectives: Vec<(Box<dyn Objective>, f64)>,
     slots: Vec<Slot>,
     statistics: Statistics,
+    /// Where θ holds what head and mapper declared.
+    places: [Vec<ParameterId>; 2],
+    /// Buffers that plugins replaced since they were last asked for.
+    updates: Vec<(ParameterId, Tensor)>,
 }
 
 /// What one image was taken for.
@@ -37,9 +43,26 @@ impl TaskModel {
             backbone,
             head,
             mapper,
+            objectives: Vec::new(),
             slots,
             statistics,
+            places: [Vec::new(), Vec::new()],
+            updates: Vec::new(),
         }
+    }
+
+    /// Adds a scalar to minimise, and its weight.
+    #[must_use]
+    pub fn with_objective(mut self, objective: Box<dyn Objective>, weight: f64) -> Self {
+        self.objectives.push((objective, weight));
+        self
+    }
+
+    /// Says where θ holds the values that head and mapper declare.
+    #[must_use]
+    pub fn with_values(mut self, head: Vec<ParameterId>, mapper: Vec<ParameterId>) -> Self {
+        self.places = [head, mapper];
+        self
     }
 
     /// The backbone.
@@ -53,15 +76,50 @@ impl TaskModel {
     /// Whatever backbone or head refuse.
     pub fn outputs(&mut self, weights: &Weights, images: &Tensor) -> Result<Named> {
         let features = self.backbone.forward(weights, images, self.statistics)?;
-        Ok(self.head.forward(&features)?)
+        let mut kept = values::of(weights, &self.places[0]);
+        let outputs = self.head.forward(&features, &mut kept)?;
+        self.updates = values::updates(kept, &self.places[0]);
+        Ok(outputs)
     }
 
-    /// The conditioning that outputs ask for.
+    /// The weighted sum of the objectives' losses, each averaged over the batch; `None` without objectives.
+    ///
+    /// # Errors
+    /// Whatever an objective refuses; [`Error::Outputs`] for a loss that is neither `[1]` nor `[B]`.
+    pub fn objective(&mut self, outputs: &Named, images: usize) -> Result<Option<Tensor>> {
+        let mut sum: Option<Tensor> = None;
+        for (objective, weight) in &mut self.objectives {
+            let loss = objective.loss(outputs)?;
+            if *loss.shape() != [1] && *loss.shape() != [images] {
+                return Err(Error::Outputs {
+                    role: "objective",
+                    found: format!("a loss of shape {}", loss.shape()),
+                    expected: format!("expected [1] or [{images}]"),
+                });
+            }
+            let term = loss.mean(&[], false)?.affine(*weight, 0.0)?;
+            sum = Some(match sum {
+                Some(sum) => sum.add(&term)?,
+                None => term,
+            });
+        }
+        Ok(sum)
+    }
+
+    /// The buffers that plugins replaced in the last calls of [`outputs`](Self::outputs) and
+    /// [`condition`](Self::condition). Whoever steps θ puts them there; other calls leave no trace.
+    pub fn take_updates(&mut self) -> Vec<(ParameterId, Tensor)> {
+        std::mem::take(&mut self.updates)
+    }
+
+    /// The conditioning that outputs ask for, given θ.
     ///
     /// # Errors
     /// Whatever the mapper refuses; [`Error::Outputs`] unless it fills the denoiser's slots with tensors of their shapes.
-    pub fn condition(&mut self, outputs: &Named) -> Result<Conditioning> {
-        let filled = self.mapper.condition(outputs)?;
+    pub fn condition(&mut self, weights: &Weights, outputs: &Named) -> Result<Conditioning> {
+        let mut kept = values::of(weights, &self.places[1]);
+        let filled = self.mapper.condition(outputs, &mut kept)?;
+        self.updates.extend(values::updates(kept, &self.places[1]));
         for slot in &self.slots {
             let Some((_, tensor)) = filled.iter().find(|(name, _)| *name == slot.name) else {
                 let names: Vec<&str> = filled.iter().map(|(name, _)| name.as_str()).collect();

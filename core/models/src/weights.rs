@@ -259,6 +259,19 @@ impl Weights {
         Ok(())
     }
 
+    /// Puts other values behind these, and gives their places. Names should differ.
+    pub fn append(&mut self, other: Self) -> Vec<ParameterId> {
+        let start = self.specs.len();
+        self.specs = self
+            .specs
+            .iter()
+            .chain(other.specs.iter())
+            .cloned()
+            .collect();
+        self.tensors.extend(other.tensors);
+        (start..self.specs.len()).map(ParameterId).collect()
+    }
+
     /// The same values, with those of `ids` as new leaves of the tape and all others untracked.
     ///
     /// # Errors

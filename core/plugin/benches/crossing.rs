@@ -13,7 +13,7 @@ mod support;
 use std::path::Path;
 
 use divan::{Bencher, black_box};
-use dtta_plugin::{Environment, Plugin};
+use dtta_plugin::{Environment, Plugin, Values};
 use dtta_tensor::{Device, Tensor};
 use support::{ask, inputs, mapper, mapper_component};
 
@@ -25,21 +25,21 @@ fn main() {
 #[divan::bench]
 fn empty_call(bencher: Bencher) {
     let (mut mapper, inputs) = (mapper(&Environment::default()), inputs(ask::ECHO));
-    bencher.bench_local(|| mapper.condition(&inputs).unwrap());
+    bencher.bench_local(|| mapper.condition(&inputs, &mut Values::none()).unwrap());
 }
 
 /// A thousand crossings that compute nothing: a second handle, and its drop.
 #[divan::bench]
 fn share_1000_in_wasm(bencher: Bencher) {
     let (mut mapper, inputs) = (mapper(&Environment::default()), inputs(ask::SHARE_1000));
-    bencher.bench_local(|| mapper.condition(&inputs).unwrap());
+    bencher.bench_local(|| mapper.condition(&inputs, &mut Values::none()).unwrap());
 }
 
 /// A thousand negations of one element, and their drops.
 #[divan::bench]
 fn negate_1000_in_wasm(bencher: Bencher) {
     let (mut mapper, inputs) = (mapper(&Environment::default()), inputs(ask::NEGATE_1000));
-    bencher.bench_local(|| mapper.condition(&inputs).unwrap());
+    bencher.bench_local(|| mapper.condition(&inputs, &mut Values::none()).unwrap());
 }
 
 /// The same negations without a plugin.
@@ -62,7 +62,7 @@ fn class_mix(bencher: Bencher, plugin: &Plugin) {
         .mapper(&serde_json::json!({}), &slots, &environment)
         .unwrap();
     let outputs = vec![("logits".to_owned(), full(&[1, 1000]))];
-    bencher.bench_local(|| mapper.condition(&outputs).unwrap());
+    bencher.bench_local(|| mapper.condition(&outputs, &mut Values::none()).unwrap());
 }
 
 #[divan::bench]

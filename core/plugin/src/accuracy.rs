@@ -20,7 +20,7 @@ const SAVED: &[u8] = b"dtta-accuracy 1\n";
 const CONFIDENCE_UNITS: f64 = (1u64 << 32) as f64;
 
 /// Top-1 accuracy; where the head says how sure it is, also `confidence` and
-/// `calibration-error`.
+/// `calibration_error`.
 ///
 /// Predictions: `class`, int `[B]`; optionally `confidence`, float `[B]`, the probability of
 /// that class, or `probabilities`, float `[B, N]`, whose largest is taken. Targets: `class`, int
@@ -140,7 +140,7 @@ impl Metric for Accuracy {
         Ok(())
     }
 
-    fn report(&self) -> Result<BTreeMap<String, f64>> {
+    fn report(&mut self) -> Result<BTreeMap<String, f64>> {
         let mut report = BTreeMap::new();
         let samples = self.samples();
         if samples == 0 {
@@ -160,7 +160,7 @@ impl Metric for Accuracy {
                 "confidence".into(),
                 confidence / CONFIDENCE_UNITS / sure as f64,
             );
-            report.insert("calibration-error".into(), gaps / sure as f64);
+            report.insert("calibration_error".into(), gaps / sure as f64);
         }
         Ok(report)
     }
@@ -277,7 +277,7 @@ mod tests {
         metric.update(&predictions, &class(&[0, 1, 1])).unwrap();
         let report = metric.report().unwrap();
         assert!((report["confidence"] - 2.5 / 3.0).abs() < 1e-9);
-        assert!((report["calibration-error"] - 0.5 / 3.0).abs() < 1e-9);
+        assert!((report["calibration_error"] - 0.5 / 3.0).abs() < 1e-9);
     }
 
     #[test]

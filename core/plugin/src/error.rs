@@ -105,6 +105,14 @@ pub enum PluginError {
         /// Why not.
         reason: String,
     },
+    /// A file that is not a native plugin.
+    #[error("`{path}` is not a native plugin: {reason}")]
+    NotALibrary {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A component that asks for more than tensors.
     #[error(
         "plugin `{plugin}` imports `{import}`, which no plugin gets: only `dtta:plugin` interfaces are lent; build it for `wasm32-unknown-unknown`, without WASI"
@@ -208,6 +216,7 @@ impl PluginError {
             Self::Manifest { .. } => "manifest",
             Self::Digest { .. } => "digest",
             Self::NotAComponent { .. } => "not-a-component",
+            Self::NotALibrary { .. } => "not-a-library",
             Self::ForbiddenImport { .. } => "forbidden-import",
             Self::Interface { .. } => "interface",
             Self::MissingRole { .. } => "missing-role",

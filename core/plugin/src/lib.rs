@@ -31,12 +31,13 @@
 mod accuracy;
 mod environment;
 mod error;
-mod linked;
 mod manifest;
+mod native;
 mod plugin;
 mod registry;
 mod roles;
 mod slots;
+mod values;
 mod wasm;
 
 pub use accuracy::Accuracy;
@@ -46,4 +47,5 @@ pub use manifest::{INTERFACE_VERSION, MANIFEST_SCHEMA_VERSION, Manifest, Needs, 
 pub use plugin::{LoaderKind, Plugin};
 pub use registry::{Listing, PLUGIN_PATH, Registry};
 pub use roles::{Head, Mapper, Metric, Named, Objective, find};
+pub use values::{ValueSpec, Values};
 pub use wasm::interrupt;

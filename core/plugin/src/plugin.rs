@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::environment::Environment;
 use crate::error::{ConfigIssue, PluginError, Result};
-use crate::linked::{LinkedHead, LinkedMapper, LinkedPlugin};
 use crate::manifest::{Manifest, Role, join, read_bytes, sha256};
-use crate::roles::{Head, Mapper};
+use crate::native::{self, NativeHead, NativeMapper, NativeMetric, NativeObjective, NativePlugin};
+use crate::roles::{Head, Mapper, Metric, Objective};
 use crate::slots::{CheckedMapper, Slots};
-use crate::wasm::{self, WasmHead, WasmMapper, WasmPlugin};
+use crate::wasm::{self, WasmHead, WasmMapper, WasmMetric, WasmObjective, WasmPlugin};
 
 /// How a plugin is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +23,18 @@ pub enum LoaderKind {
     Wasm,
     /// Linked into this program.
     Linked,
-    /// A shared library with the rights of this program. Not loaded by this version.
+    /// A shared library with the rights of this program.
     Native,
+}
+
+impl LoaderKind {
+    /// How a file would be run, by its extension.
+    pub(crate) fn of_file(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("so" | "dylib" | "dll") => Self::Native,
+            _ => Self::Wasm,
+        }
+    }
 }
 
 impl fmt::Display for LoaderKind {
@@ -51,15 +61,28 @@ struct Inner {
 
 enum Loaded {
     Wasm(Arc<WasmPlugin>),
-    Linked(Arc<LinkedPlugin>),
+    Linked(Arc<NativePlugin>),
+    Native(Arc<NativePlugin>),
+}
+
+/// Makes a role with whichever loader holds the plugin.
+macro_rules! make {
+    ($plugin:expr, $wasm:ident, $native:ident ( $($argument:expr),* )) => {
+        match &$plugin.0.loaded {
+            Loaded::Wasm(component) => Box::new($wasm::new(component.clone(), $($argument),*)?),
+            Loaded::Linked(native) | Loaded::Native(native) => {
+                Box::new($native::new(native, $($argument),*)?)
+            }
+        }
+    };
 }
 
 impl Plugin {
-    /// Loads the component that a manifest names, after checking its digest.
+    /// Loads the component or library that a manifest names, after checking its digest.
     ///
     /// # Errors
     /// [`PluginError::Read`], [`PluginError::Manifest`], [`PluginError::Digest`],
-    /// [`PluginError::NotAComponent`], [`PluginError::ForbiddenImport`],
+    /// [`PluginError::NotAComponent`], [`PluginError::NotALibrary`], [`PluginError::ForbiddenImport`],
     /// [`PluginError::Interface`], [`PluginError::MissingRole`].
     pub fn from_manifest(path: &Path) -> Result<Self> {
         let manifest = Manifest::read(path)?;
@@ -85,23 +108,52 @@ impl Plugin {
                 found,
             });
         }
+        if LoaderKind::of_file(&artifact) == LoaderKind::Native {
+            return Self::from_library(artifact, found);
+        }
         let component = wasm::load(&manifest.name, &artifact, &bytes)?;
         Self::from_component(manifest, artifact, found, component)
     }
 
-    /// Loads a component. The manifest beside it is used if it names the component; otherwise
-    /// the component describes itself.
+    /// Loads a component or a library, by the file's extension. A manifest beside it is used if it names
+    /// the file; otherwise the plugin describes itself.
     ///
     /// # Errors
     /// As [`from_manifest`](Self::from_manifest), and those of running `describe`.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        match LoaderKind::of_file(path) {
+            LoaderKind::Native => Self::from_library_file(path),
+            _ => Self::from_component_file(path),
+        }
+    }
+
+    /// As [`from_file`](Self::from_file) for a shared library. It is trusted code, with the rights of this program,
+    /// from the moment it is opened, and stays in memory.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file).
+    pub fn from_library_file(path: &Path) -> Result<Self> {
+        if let Some(manifest) = manifest_beside(path)? {
+            return Self::from_manifest(&manifest);
+        }
+        let digest = sha256(&read_bytes(path)?);
+        Self::from_library(path.into(), digest)
+    }
+
+    fn from_library(path: PathBuf, digest: String) -> Result<Self> {
+        let (library, manifest) = NativePlugin::load(&path, native::open(&path)?)?;
+        let roles = library.roles();
+        let loaded = Loaded::Native(Arc::new(library));
+        Self::new(manifest, path, digest, &roles, loaded)
+    }
+
+    /// As [`from_file`](Self::from_file) for a component.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file).
     pub fn from_component_file(path: &Path) -> Result<Self> {
-        let beside = path.with_file_name("plugin.json");
-        if beside.is_file() {
-            let names_it = Manifest::read(&beside)?.artifact.as_deref().map(Path::new)
-                == path.file_name().map(Path::new);
-            if names_it {
-                return Self::from_manifest(&beside);
-            }
+        if let Some(manifest) = manifest_beside(path)? {
+            return Self::from_manifest(&manifest);
         }
         let bytes = read_bytes(path)?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -142,7 +194,8 @@ impl Plugin {
     /// # Errors
     /// [`PluginError::Interface`], [`PluginError::Manifest`], [`PluginError::MissingRole`].
     pub fn linked(name: &str, entry: dtta_abi::Entry) -> Result<Self> {
-        let (linked, manifest) = LinkedPlugin::load(name, entry)?;
+        let origin = PathBuf::from(format!("linked:{name}"));
+        let (linked, manifest) = NativePlugin::load(&origin, entry)?;
         let digest = manifest.source_digest.clone().unwrap_or_else(|| {
             // A manifest is made of strings, lists and maps with string keys, which JSON has.
             sha256(
@@ -152,14 +205,8 @@ impl Plugin {
             )
         });
         let roles = linked.roles();
-        let origin = PathBuf::from(format!("linked:{name}"));
-        Self::new(
-            manifest,
-            origin,
-            digest,
-            &roles,
-            Loaded::Linked(Arc::new(linked)),
-        )
+        let loaded = Loaded::Linked(Arc::new(linked));
+        Self::new(manifest, origin, digest, &roles, loaded)
     }
 
     fn new(
@@ -226,6 +273,7 @@ impl Plugin {
         match self.0.loaded {
             Loaded::Wasm(_) => LoaderKind::Wasm,
             Loaded::Linked(_) => LoaderKind::Linked,
+            Loaded::Native(_) => LoaderKind::Native,
         }
     }
 
@@ -245,11 +293,11 @@ impl Plugin {
     }
 
     /// The tensor operations that it asks the host for, in snake case: read from the component,
-    /// or what a linked plugin says.
+    /// or what a native plugin says.
     pub fn operations(&self) -> &[String] {
         match &self.0.loaded {
             Loaded::Wasm(component) => &component.ops,
-            Loaded::Linked(_) => &self.0.manifest.needs.ops,
+            Loaded::Linked(_) | Loaded::Native(_) => &self.0.manifest.needs.ops,
         }
     }
 
@@ -284,20 +332,12 @@ impl Plugin {
     /// [`PluginError::MissingRole`], [`PluginError::Config`], or what the plugin answers with.
     pub fn head(&self, config: &Value, environment: &Environment) -> Result<Box<dyn Head>> {
         let config = self.configure(Role::Head, config)?;
-        Ok(match &self.0.loaded {
-            Loaded::Wasm(component) => Box::new(WasmHead::new(
-                component.clone(),
-                config,
-                String::new(),
-                environment.clone(),
-            )?),
-            Loaded::Linked(linked) => Box::new(LinkedHead::new(
-                linked,
-                config,
-                String::new(),
-                environment.clone(),
-            )?),
-        })
+        let environment = environment.clone();
+        Ok(make!(
+            self,
+            WasmHead,
+            NativeHead(config, String::new(), environment)
+        ))
     }
 
     /// Makes its mapper. `slots` is what the denoiser publishes, as
@@ -315,18 +355,37 @@ impl Plugin {
         let config = self.configure(Role::Mapper, config)?;
         let published = Slots::parse(slots)?;
         let (slots, environment) = (slots.to_string(), environment.clone());
-        let mapper: Box<dyn Mapper> = match &self.0.loaded {
-            Loaded::Wasm(component) => Box::new(WasmMapper::new(
-                component.clone(),
-                config,
-                slots,
-                environment,
-            )?),
-            Loaded::Linked(linked) => {
-                Box::new(LinkedMapper::new(linked, config, slots, environment)?)
-            }
-        };
+        let mapper: Box<dyn Mapper> =
+            make!(self, WasmMapper, NativeMapper(config, slots, environment));
         Ok(Box::new(CheckedMapper::new(mapper, published, self.name())))
+    }
+
+    /// Makes its objective. A config of null means none: `{}`.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub fn objective(
+        &self,
+        config: &Value,
+        environment: &Environment,
+    ) -> Result<Box<dyn Objective>> {
+        let config = self.configure(Role::Objective, config)?;
+        let environment = environment.clone();
+        Ok(make!(
+            self,
+            WasmObjective,
+            NativeObjective(config, String::new(), environment)
+        ))
+    }
+
+    /// Makes an empty accumulator of its metric. A config of null means none: `{}`.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub fn metric(&self, config: &Value, environment: &Environment) -> Result<Box<dyn Metric>> {
+        let config = self.configure(Role::Metric, config)?;
+        let environment = environment.clone();
+        Ok(make!(self, WasmMetric, NativeMetric(config, environment)))
     }
 
     /// The config as the plugin gets it, if it offers the role and its schema agrees.
@@ -348,6 +407,17 @@ impl Plugin {
             })?;
         Ok(config.to_string())
     }
+}
+
+/// The `plugin.json` beside a file, if it names that file.
+fn manifest_beside(path: &Path) -> Result<Option<PathBuf>> {
+    let beside = path.with_file_name("plugin.json");
+    if !beside.is_file() {
+        return Ok(None);
+    }
+    let artifact = Manifest::read(&beside)?.artifact;
+    let names_it = artifact.as_deref().map(Path::new) == path.file_name().map(Path::new);
+    Ok(names_it.then_some(beside))
 }
 
 impl fmt::Debug for Plugin {

@@ -58,7 +58,7 @@ impl Registry {
     /// Loads the plugin that a reference names.
     ///
     /// In this order: `linked:NAME`; a path from `base_dir`, the experiment's folder, to a
-    /// manifest, a component, or a folder with either `plugin.json` or `dist/plugin.json`; a
+    /// manifest, a component, a library, or a folder with either `plugin.json` or `dist/plugin.json`; a
     /// name in `base_dir/plugins`; a name in the further folders.
     ///
     /// # Errors
@@ -110,10 +110,14 @@ impl Registry {
                             .is_some_and(|extension| extension == "json")
                 });
                 if let Some(manifest) = manifest {
+                    let manifest = Manifest::read(&manifest);
+                    let artifact = manifest.as_ref().ok().and_then(|m| m.artifact.as_ref());
                     found.push(Listing {
                         reference: folder.display().to_string(),
-                        loader: LoaderKind::Wasm,
-                        manifest: Manifest::read(&manifest),
+                        loader: artifact.map_or(LoaderKind::Wasm, |file| {
+                            LoaderKind::of_file(Path::new(file))
+                        }),
+                        manifest,
                     });
                 }
             }
@@ -164,6 +168,6 @@ fn load(path: &Path) -> Result<Plugin> {
     {
         Plugin::from_manifest(path)
     } else {
-        Plugin::from_component_file(path)
+        Plugin::from_file(path)
     }
 }

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use dtta_tensor::Tensor;
+use dtta_tensor::{Tensor, Usage};
 
-use crate::error::Result;
+use crate::error::{Place, PluginError, Result};
+use crate::values::{ValueSpec, Values};
 
 /// Tensors with the names that their producer and consumer agree on.
 pub type Named = Vec<(String, Tensor)>;
@@ -19,27 +20,41 @@ pub fn find<'a>(named: &'a Named, name: &str) -> Option<&'a Tensor> {
 
 /// Features or pixels in, task outputs and predictions out.
 pub trait Head: Send {
-    /// Task outputs from what the backbone produced, on the tape. Pure in `inputs`.
+    /// The values that it wants kept; empty for most.
+    fn values(&self) -> &[ValueSpec];
+
+    /// Task outputs from what the backbone produced, on the tape. Pure in `inputs` and `values`; replaced
+    /// buffers are left in `values.updates`.
     ///
     /// # Errors
     /// Whatever the plugin answers with, a crash, or a spent budget. The next call is unharmed.
-    fn forward(&mut self, inputs: &Named) -> Result<Named>;
+    fn forward(&mut self, inputs: &Named, values: &mut Values) -> Result<Named>;
 
     /// A prediction from task outputs, off the tape.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
     fn predict(&mut self, outputs: &Named) -> Result<Named>;
+
+    /// What its last call used.
+    fn usage(&self) -> Usage;
 }
 
 /// Task outputs to what the denoiser is conditioned on.
 pub trait Mapper: Send {
-    /// One tensor for each slot it fills, by slot name, on the tape. Pure in `outputs`.
+    /// As [`Head::values`].
+    fn values(&self) -> &[ValueSpec];
+
+    /// One tensor for each slot it fills, by slot name, on the tape. Pure in `outputs` and `values`, as
+    /// [`Head::forward`].
     ///
     /// # Errors
     /// As [`Head::forward`], or [`PluginError::Output`](crate::PluginError::Output) for a
     /// name that is no slot.
-    fn condition(&mut self, outputs: &Named) -> Result<Named>;
+    fn condition(&mut self, outputs: &Named, values: &mut Values) -> Result<Named>;
+
+    /// What its last call used.
+    fn usage(&self) -> Usage;
 }
 
 /// A further scalar to minimise.
@@ -49,6 +64,9 @@ pub trait Objective: Send {
     /// # Errors
     /// As [`Head::forward`].
     fn loss(&mut self, outputs: &Named) -> Result<Tensor>;
+
+    /// What its last call used.
+    fn usage(&self) -> Usage;
 }
 
 /// A score that can be accumulated, saved and merged. A new accumulator is the identity of
@@ -73,5 +91,15 @@ pub trait Metric: Send {
     ///
     /// # Errors
     /// Whatever a plugin answers with.
-    fn report(&self) -> Result<BTreeMap<String, f64>>;
+    fn report(&mut self) -> Result<BTreeMap<String, f64>>;
+}
+
+/// What a plugin reports: a JSON object from name to number.
+pub(crate) fn scores(document: &[u8], place: &Place) -> Result<BTreeMap<String, f64>> {
+    let refuse = |problem: String| PluginError::Output {
+        place: place.clone(),
+        problem,
+    };
+    serde_json::from_slice(document)
+        .map_err(|error| refuse(format!("its report is no object of numbers: {error}")))
 }

@@ -4,9 +4,12 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use dtta_tensor::Usage;
+
 use crate::error::{Place, PluginError, Result};
 use crate::manifest::Role;
 use crate::roles::{Mapper, Named};
+use crate::values::{ValueSpec, Values};
 
 /// The conditioning inputs of a denoiser.
 pub(crate) struct Slots(Vec<Slot>);
@@ -103,8 +106,16 @@ impl CheckedMapper {
 }
 
 impl Mapper for CheckedMapper {
-    fn condition(&mut self, outputs: &Named) -> Result<Named> {
-        let answer = self.mapper.condition(outputs)?;
+    fn values(&self) -> &[ValueSpec] {
+        self.mapper.values()
+    }
+
+    fn usage(&self) -> Usage {
+        self.mapper.usage()
+    }
+
+    fn condition(&mut self, outputs: &Named, values: &mut Values) -> Result<Named> {
+        let answer = self.mapper.condition(outputs, values)?;
         match self.slots.problem(&answer) {
             None => Ok(answer),
             Some(problem) => Err(PluginError::Output {

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dtta_plugin::{Environment, LoaderKind, Named, Plugin, find};
+use dtta_plugin::{Environment, LoaderKind, Named, Plugin, Values, find};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
@@ -71,10 +71,10 @@ fn step(plugin: &Plugin, head: &Value, mapper: &Value) -> Vec<(String, Vec<u32>)
         .to_leaf()
         .unwrap();
     let outputs = head
-        .forward(&vec![("logits".into(), leaf.clone())])
+        .forward(&vec![("logits".into(), leaf.clone())], &mut Values::none())
         .unwrap();
     let prediction = head.predict(&outputs).unwrap();
-    let slots = mapper.condition(&outputs).unwrap();
+    let slots = mapper.condition(&outputs, &mut Values::none()).unwrap();
     let conditioning = find(&slots, "class-embedding").unwrap();
     assert!(conditioning.is_tracked());
     let loss = conditioning
@@ -200,7 +200,7 @@ fn names_the_constant_that_is_not_bound() {
             .mapper(&json!({}), &slots(), &Environment::default())
             .unwrap();
         let logits = vec![("logits".to_owned(), tensor(&[1, CLASSES], 1))];
-        let error = mapper.condition(&logits).unwrap_err();
+        let error = mapper.condition(&logits, &mut Values::none()).unwrap_err();
         assert_eq!(error.code(), "unknown-name");
         assert!(error.to_string().contains("class-embeddings"), "{error}");
     }

@@ -10,7 +10,7 @@ mod support;
 use std::thread;
 use std::time::Duration;
 
-use dtta_plugin::{Environment, PluginError, interrupt};
+use dtta_plugin::{Environment, PluginError, Values, interrupt};
 use support::{ask, inputs, mapper};
 
 #[test]
@@ -23,8 +23,12 @@ fn ends_the_call_that_is_running_and_no_later_one() {
         thread::sleep(Duration::from_millis(200));
         interrupt();
     });
-    let error = mapper.condition(&inputs(ask::SPIN)).unwrap_err();
+    let error = mapper
+        .condition(&inputs(ask::SPIN), &mut Values::none())
+        .unwrap_err();
     assert!(matches!(error, PluginError::Interrupted { .. }), "{error}");
     ctrl_c.join().unwrap();
-    mapper.condition(&inputs(ask::ECHO)).unwrap();
+    mapper
+        .condition(&inputs(ask::ECHO), &mut Values::none())
+        .unwrap();
 }

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::ptr;
 
-use dtta_plugin::{Environment, LoaderKind, Mapper, Named, Plugin, PluginError, Registry};
+use dtta_plugin::{Environment, LoaderKind, Mapper, Named, Plugin, PluginError, Registry, Values};
 use dtta_sdk::abi::{Entry, Header, HostTable, MapperTable, PluginTable, Sink, Status};
 use dtta_tensor::{Device, Limits, Tensor};
 use serde_json::{Value, json};
@@ -94,7 +94,10 @@ fn answers_as_its_source_says() {
     );
     assert_eq!(plugin.digest().len(), 64);
     assert_eq!(registry.list(Path::new("."))[0].reference, "linked:fixture");
-    let answer = make("share").unwrap().condition(&logits(2)).unwrap();
+    let answer = make("share")
+        .unwrap()
+        .condition(&logits(2), &mut Values::none())
+        .unwrap();
     assert_eq!(answer[0].1.to_floats().unwrap(), [0.5; 6]);
     let error = registry.find("linked:other", Path::new(".")).unwrap_err();
     assert!(error.to_string().contains("`linked:fixture`"), "{error}");
@@ -104,15 +107,17 @@ fn answers_as_its_source_says() {
 fn outlives_a_panic() {
     let mut mapper = make("panic on two rows").unwrap();
     for _ in 0..2 {
-        assert!(mapper.condition(&logits(1)).is_ok());
-        let error = mapper.condition(&logits(2)).unwrap_err();
+        assert!(mapper.condition(&logits(1), &mut Values::none()).is_ok());
+        let error = mapper
+            .condition(&logits(2), &mut Values::none())
+            .unwrap_err();
         let PluginError::Trap { place, message } = &error else {
             panic!("{error}")
         };
         assert_eq!(place.function, "condition");
         assert!(message.contains("two rows are too many"), "{message}");
     }
-    assert!(mapper.condition(&logits(3)).is_ok());
+    assert!(mapper.condition(&logits(3), &mut Values::none()).is_ok());
     let error = make("panic at once").err().unwrap();
     assert!(matches!(error, PluginError::Trap { .. }), "{error}");
 }
@@ -133,11 +138,16 @@ fn passes_on_what_is_refused() {
     ] {
         let mut mapper = make(does).unwrap();
         for _ in 0..2 {
-            let error = mapper.condition(&logits(2)).unwrap_err();
+            let error = mapper
+                .condition(&logits(2), &mut Values::none())
+                .unwrap_err();
             assert_eq!(error.code(), code, "{error}");
         }
     }
-    let error = make("share").unwrap().condition(&Named::new()).unwrap_err();
+    let error = make("share")
+        .unwrap()
+        .condition(&Named::new(), &mut Values::none())
+        .unwrap_err();
     assert_eq!(error.code(), "unknown-name", "{error}");
 }
 
@@ -266,5 +276,6 @@ fn refuses_tables_that_it_cannot_use() {
         .mapper(&json!({"does": "share"}), &slots(), &Environment::default())
         .err()
         .unwrap();
-    assert_eq!(error.code(), "missing-role", "{error}");
+    assert_eq!(error.code(), "interface", "{error}");
+    assert!(error.to_string().contains("`mapper` table of"), "{error}");
 }

@@ -7,7 +7,7 @@
 
 mod support;
 
-use dtta_plugin::{Environment, Plugin, PluginError};
+use dtta_plugin::{Environment, Plugin, PluginError, Values};
 use dtta_tensor::Device;
 use serde_json::json;
 use support::{ask, component, inputs, mapper, mapper_wat, wit};
@@ -15,9 +15,15 @@ use support::{ask, component, inputs, mapper, mapper_wat, wit};
 /// Runs one call that must fail, and one after it that must not.
 fn fails(ask: usize) -> PluginError {
     let mut mapper = mapper(&Environment::default());
-    let before = mapper.condition(&inputs(ask::ECHO)).unwrap();
-    let error = mapper.condition(&inputs(ask)).unwrap_err();
-    let after = mapper.condition(&inputs(ask::ECHO)).unwrap();
+    let before = mapper
+        .condition(&inputs(ask::ECHO), &mut Values::none())
+        .unwrap();
+    let error = mapper
+        .condition(&inputs(ask), &mut Values::none())
+        .unwrap_err();
+    let after = mapper
+        .condition(&inputs(ask::ECHO), &mut Values::none())
+        .unwrap();
     assert_eq!(before[0].0, after[0].0);
     assert_eq!(before[0].1.to_floats(), after[0].1.to_floats());
     error
@@ -42,7 +48,9 @@ fn describes_itself_and_answers() {
     );
     assert_eq!(plugin.digest().len(), 64);
     let mut mapper = mapper(&Environment::default());
-    let answer = mapper.condition(&inputs(ask::NEGATE_1000)).unwrap();
+    let answer = mapper
+        .condition(&inputs(ask::NEGATE_1000), &mut Values::none())
+        .unwrap();
     assert_eq!(answer.len(), 1);
     assert_eq!(answer[0].1.to_floats().unwrap(), [0.0]);
 }
@@ -115,11 +123,17 @@ fn stops_a_flood_of_handles() {
 #[test]
 fn refuses_a_handle_from_an_earlier_call() {
     let mut mapper = mapper(&Environment::default());
-    let second = mapper.condition(&inputs(ask::KEEP)).unwrap();
+    let second = mapper
+        .condition(&inputs(ask::KEEP), &mut Values::none())
+        .unwrap();
     assert_eq!(second[0].1.to_floats().unwrap(), [1.0]);
-    let error = mapper.condition(&inputs(ask::USE_KEPT)).unwrap_err();
+    let error = mapper
+        .condition(&inputs(ask::USE_KEPT), &mut Values::none())
+        .unwrap_err();
     assert_eq!(error.code(), "stale-handle");
-    mapper.condition(&inputs(ask::ECHO)).unwrap();
+    mapper
+        .condition(&inputs(ask::ECHO), &mut Values::none())
+        .unwrap();
 }
 
 #[test]
@@ -140,7 +154,9 @@ fn refuses_an_answer_for_a_slot_that_is_not_there() {
     let mut mapper = support::plugin()
         .mapper(&json!({}), &slots, &Environment::default())
         .unwrap();
-    let error = mapper.condition(&inputs(ask::ECHO)).unwrap_err();
+    let error = mapper
+        .condition(&inputs(ask::ECHO), &mut Values::none())
+        .unwrap_err();
     assert_eq!(error.code(), "output");
     assert!(
         error
@@ -204,7 +220,9 @@ fn runs_a_newer_plugin_of_the_same_track_that_needs_nothing_new() {
     let mut mapper = plugin
         .mapper(&json!({}), &slots, &Environment::default())
         .unwrap();
-    mapper.condition(&inputs(ask::ECHO)).unwrap();
+    mapper
+        .condition(&inputs(ask::ECHO), &mut Values::none())
+        .unwrap();
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub use device::Device;
 pub use error::{Result, TensorError};
 pub use ops::{ConvOptions, PoolOptions};
 pub use optimize::AdamStep;
-pub use session::{Handle, Limits, Phase, Session, Usage};
+pub use session::{Handle, Limits, Phase, Session, Storage, Usage, Value};
 pub use shape::{MAX_RANK, Shape};
 pub use table::{Attribute, OPS, OpCode, OpSpec, Outputs, Parameter, ParameterType, dispatch};
 pub use tensor::{Gradients, Kind, Tensor};

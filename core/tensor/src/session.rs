@@ -41,6 +41,24 @@ impl Phase {
     }
 }
 
+/// How the host keeps a value for a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// A leaf that adaptation may change.
+    Parameter,
+    /// A value that only the plugin changes.
+    Buffer,
+}
+
+/// A value that the host keeps for a plugin, as one call sees it.
+#[derive(Debug, Clone)]
+pub struct Value {
+    /// How it is kept.
+    pub storage: Storage,
+    /// What it is now.
+    pub tensor: Tensor,
+}
+
 /// What one call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -83,6 +101,8 @@ pub struct Session {
     slots: Vec<Option<Tensor>>,
     live: u64,
     usage: Usage,
+    values: Vec<Value>,
+    updates: Vec<(usize, Tensor)>,
 }
 
 impl Session {
@@ -97,6 +117,8 @@ impl Session {
             slots: Vec::new(),
             live: 0,
             usage: Usage::default(),
+            values: Vec::new(),
+            updates: Vec::new(),
         }
     }
 
@@ -115,6 +137,8 @@ impl Session {
         self.slots.clear();
         self.live = 0;
         self.usage = Usage::default();
+        self.values.clear();
+        self.updates.clear();
         self.phase = phase;
         self.frame = (self.frame + 1) & (u32::MAX >> INDEX_BITS);
     }
@@ -125,6 +149,77 @@ impl Session {
         let usage = self.usage;
         self.enter(Phase::Setup);
         usage
+    }
+
+    /// Lends the values that the host keeps for the plugin, in the order of its declaration.
+    pub fn lend_values(&mut self, values: Vec<Value>) {
+        self.values = values;
+    }
+
+    /// The buffers that the call replaced, by their place in the declaration.
+    pub fn take_updates(&mut self) -> Vec<(usize, Tensor)> {
+        std::mem::take(&mut self.updates)
+    }
+
+    /// A declared parameter, by its place in the declaration.
+    ///
+    /// # Errors
+    /// [`TensorError::NotPermitted`] outside forward, [`TensorError::UnknownName`] if no parameter was declared there,
+    /// [`TensorError::Budget`].
+    pub fn parameter(&mut self, index: u32) -> Result<Handle> {
+        let value = self.value("parameter", index, Storage::Parameter)?;
+        self.insert(value.tensor.clone())
+    }
+
+    /// A declared buffer, as the last successful call left it.
+    ///
+    /// # Errors
+    /// As [`parameter`](Self::parameter).
+    pub fn buffer(&mut self, index: u32) -> Result<Handle> {
+        let value = self.value("buffer", index, Storage::Buffer)?;
+        self.insert(value.tensor.clone())
+    }
+
+    /// Replaces a declared buffer once the call has succeeded; the last replacement counts. Takes the handle.
+    ///
+    /// # Errors
+    /// As [`buffer`](Self::buffer), [`TensorError::StaleHandle`], [`TensorError::Shape`] unless it has the buffer's extents.
+    pub fn update_buffer(&mut self, index: u32, handle: Handle) -> Result<()> {
+        let shape = self
+            .value("update-buffer", index, Storage::Buffer)?
+            .tensor
+            .shape();
+        let tensor = self.take(handle)?.detach();
+        tensor.expect_kind("update-buffer", "value", Kind::Float)?;
+        tensor.expect_shape("update-buffer", "value", &shape)?;
+        self.updates.push((index as usize, tensor));
+        Ok(())
+    }
+
+    fn value(&self, request: &'static str, index: u32, storage: Storage) -> Result<&Value> {
+        if self.phase != Phase::Forward {
+            return Err(TensorError::NotPermitted {
+                request,
+                phase: self.phase.name(),
+            });
+        }
+        let known = self.values.get(index as usize);
+        known
+            .filter(|value| value.storage == storage)
+            .ok_or_else(|| {
+                let (wanted, declared) = match storage {
+                    Storage::Parameter => ("parameter", "parameters"),
+                    Storage::Buffer => ("buffer", "buffers"),
+                };
+                let places: Vec<String> = (0..self.values.len())
+                    .filter(|&place| self.values[place].storage == storage)
+                    .map(|place| place.to_string())
+                    .collect();
+                TensorError::UnknownName {
+                    name: format!("{wanted} {index}"),
+                    known: format!("declared {declared}: {}", places.join(", ")),
+                }
+            })
     }
 
     /// Lends a tensor to the call.
@@ -397,6 +492,53 @@ mod tests {
                 "stale-handle"
             );
         }
+    }
+
+    #[test]
+    fn keeps_values_for_a_plugin() {
+        let mut session = session();
+        let full = |value| Tensor::full(&[2], value, &Device::cpu()).unwrap();
+        let lend = |session: &mut Session| {
+            session.lend_values(vec![
+                Value {
+                    storage: Storage::Parameter,
+                    tensor: full(1.0).to_leaf().unwrap(),
+                },
+                Value {
+                    storage: Storage::Buffer,
+                    tensor: full(2.0),
+                },
+            ]);
+        };
+        lend(&mut session);
+        let parameter = session.parameter(0).unwrap();
+        assert!(session.get(parameter).unwrap().is_tracked());
+        let replacement = session.insert(full(3.0)).unwrap();
+        session.update_buffer(1, replacement).unwrap();
+        // Taken over: the handle is gone, and the buffer is what it was until the call has returned.
+        assert_eq!(session.get(replacement).unwrap_err().code(), "stale-handle");
+        let buffer = session.buffer(1).unwrap();
+        let now = session.get(buffer).unwrap().to_floats().unwrap();
+        assert_eq!(now, [2.0, 2.0]);
+        let updates = session.take_updates();
+        assert_eq!(updates.len(), 1);
+        assert_eq!(
+            (updates[0].0, updates[0].1.to_floats().unwrap()),
+            (1, vec![3.0, 3.0])
+        );
+
+        session.enter(Phase::Forward);
+        lend(&mut session);
+        assert_eq!(session.parameter(1).unwrap_err().code(), "unknown-name");
+        assert_eq!(session.buffer(2).unwrap_err().code(), "unknown-name");
+        let wrong = session.from_floats(&[1.0], &[1]).unwrap();
+        assert_eq!(
+            session.update_buffer(1, wrong).unwrap_err().code(),
+            "shape-mismatch"
+        );
+        session.enter(Phase::Predict);
+        lend(&mut session);
+        assert_eq!(session.parameter(0).unwrap_err().code(), "not-permitted");
     }
 
     #[test]

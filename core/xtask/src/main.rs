@@ -3,6 +3,7 @@
 //! Run as `cargo xtask`.
 
 mod check;
+mod libtorch;
 mod plugins;
 mod process;
 mod schema;
@@ -34,6 +35,8 @@ enum Task {
     WitCheck,
     /// Writes the committed JSON schemas, or checks them.
     Schema(schema::Arguments),
+    /// Installs LibTorch from its Python package, for builds with `--features libtorch`.
+    Libtorch(libtorch::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Plugins(task) => plugins::run(&root, &task),
         Task::WitCheck => wit::check(&root),
         Task::Schema(arguments) => schema::run(&root, &arguments),
+        Task::Libtorch(arguments) => libtorch::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

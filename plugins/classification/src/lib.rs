@@ -11,7 +11,24 @@ dtta_sdk::export_plugin! { head: SoftmaxHead, mapper: ClassMix }
 
 #[cfg(test)]
 mod tests {
+    use dtta_testkit::{Kit, Role};
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn conforms() {
+        for (head, mapper) in [
+            (json!({}), json!({})),
+            (json!({"temperature": 2.0, "top_k": 3}), json!({"top_k": 2})),
+        ] {
+            Kit::linked("classification", plugin_entry)
+                .config(Role::Head, head)
+                .config(Role::Mapper, mapper)
+                .check()
+                .expect_passed();
+        }
+    }
 
     #[test]
     fn says_what_it_offers_and_needs() {

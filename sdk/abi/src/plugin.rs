@@ -81,6 +81,30 @@ impl PluginTable {
             metric: core::ptr::null(),
         }
     }
+
+    /// The same without what lies beyond `header.size`: for hosts, on what an [`Entry`] filled.
+    #[must_use]
+    pub const fn within_header(mut self) -> Self {
+        use core::mem::offset_of;
+        const POINTER: usize = size_of::<*const u8>();
+        let size = self.header.size;
+        if size < offset_of!(Self, describe) + POINTER {
+            self.describe = None;
+        }
+        if size < offset_of!(Self, head) + POINTER {
+            self.head = core::ptr::null();
+        }
+        if size < offset_of!(Self, mapper) + POINTER {
+            self.mapper = core::ptr::null();
+        }
+        if size < offset_of!(Self, objective) + POINTER {
+            self.objective = core::ptr::null();
+        }
+        if size < offset_of!(Self, metric) + POINTER {
+            self.metric = core::ptr::null();
+        }
+        self
+    }
 }
 
 // SAFETY: the pointers lead to tables of function pointers that live forever and never change.
@@ -281,6 +305,24 @@ mod tests {
             (size_of::<ObjectiveTable>(), size_of::<MetricTable>()),
             (32, 56)
         );
+    }
+
+    #[test]
+    fn what_lies_beyond_the_header_does_not_exist() {
+        let dangling = core::ptr::NonNull::dangling().as_ptr();
+        let full = PluginTable {
+            head: dangling,
+            mapper: core::ptr::NonNull::dangling().as_ptr(),
+            metric: core::ptr::NonNull::dangling().as_ptr(),
+            ..PluginTable::empty()
+        };
+        let mut short = full;
+        short.header.size = core::mem::offset_of!(PluginTable, mapper);
+        let short = short.within_header();
+        assert_eq!(short.head, full.head);
+        assert!(short.mapper.is_null() && short.metric.is_null());
+        let same = full.within_header();
+        assert_eq!((same.mapper, same.metric), (full.mapper, full.metric));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use crate::roles::{Head, Mapper};
+use crate::roles::{Head, Mapper, Metric, Objective};
 
 /// What [`export_plugin!`](crate::export_plugin) collects about a plugin.
 #[derive(Clone, Copy)]
@@ -14,6 +14,8 @@ pub struct Plugin {
     description: &'static str,
     head: Option<Role>,
     mapper: Option<Role>,
+    objective: Option<Role>,
+    metric: Option<Role>,
     #[cfg(not(target_family = "wasm"))]
     pub(crate) tables: crate::native::RoleTables,
 }
@@ -37,6 +39,8 @@ impl Plugin {
             description,
             head: None,
             mapper: None,
+            objective: None,
+            metric: None,
             #[cfg(not(target_family = "wasm"))]
             tables: crate::native::RoleTables::NONE,
         }
@@ -70,9 +74,42 @@ impl Plugin {
         self
     }
 
+    /// Adds the objective.
+    #[must_use]
+    pub const fn objective<O: Objective>(mut self) -> Self {
+        self.objective = Some(Role {
+            schema: schema::<O::Config>,
+            constants: O::CONSTANTS,
+        });
+        #[cfg(not(target_family = "wasm"))]
+        {
+            self.tables.objective = Some(crate::native::objective_table::<O>());
+        }
+        self
+    }
+
+    /// Adds the metric.
+    #[must_use]
+    pub const fn metric<M: Metric>(mut self) -> Self {
+        self.metric = Some(Role {
+            schema: schema::<M::Config>,
+            constants: M::CONSTANTS,
+        });
+        #[cfg(not(target_family = "wasm"))]
+        {
+            self.tables.metric = Some(crate::native::metric_table::<M>());
+        }
+        self
+    }
+
     /// The descriptor, a JSON object.
     pub fn describe(&self) -> String {
-        let roles = [("head", self.head), ("mapper", self.mapper)];
+        let roles = [
+            ("head", self.head),
+            ("mapper", self.mapper),
+            ("objective", self.objective),
+            ("metric", self.metric),
+        ];
         let mut names = Vec::new();
         let mut schemas = serde_json::Map::new();
         let mut constants: Vec<&str> = Vec::new();

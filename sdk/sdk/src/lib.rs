@@ -43,6 +43,7 @@
 
 mod descriptor;
 mod error;
+pub mod functional;
 mod named;
 #[cfg(not(target_family = "wasm"))]
 #[doc(hidden)]
@@ -63,7 +64,7 @@ pub use descriptor::Plugin;
 pub use dtta_abi as abi;
 pub use error::{Error, Result};
 pub use named::{Named, Slot, Slots};
-pub use roles::{Head, Mapper, Storage, ValueSpec};
+pub use roles::{Head, Mapper, Metric, Objective, Scores, Storage, ValueSpec};
 pub use schemars;
 pub use serde;
 pub use session::{LogLevel, Session};
@@ -72,14 +73,15 @@ pub use tensor::{ConvOptions, Kind, PoolOptions, Tensor};
 /// Everything that a plugin usually needs.
 pub mod prelude {
     pub use crate::{
-        ConvOptions, Error, Head, Kind, LogLevel, Mapper, Named, PoolOptions, Result, Session,
-        Slots, Storage, Tensor, ValueSpec, export_plugin,
+        ConvOptions, Error, Head, Kind, LogLevel, Mapper, Metric, Named, Objective, PoolOptions,
+        Result, Scores, Session, Slots, Storage, Tensor, ValueSpec, export_plugin,
     };
     pub use schemars::JsonSchema;
-    pub use serde::Deserialize;
+    pub use serde::{Deserialize, Serialize};
 }
 
-/// Makes a crate a plugin: names the type that plays each role, `head` or `mapper`.
+/// Makes a crate a plugin: names the type that plays each role: `head`, `mapper`, `objective`,
+/// `metric`.
 ///
 /// Name, version and description come from the crate's manifest. It defines `PLUGIN`, what the
 /// plugin says of itself; off WebAssembly also `plugin_entry`, the [`Entry`](abi::Entry) for the
@@ -170,5 +172,13 @@ macro_rules! export_role {
     (mapper, $type:ty) => {
         type MapperRole = $crate::wasm::MapperComponent<$type>;
         $crate::wasm::mapper::export_mapper!(MapperRole with_types_in $crate::wasm::mapper);
+    };
+    (objective, $type:ty) => {
+        type ObjectiveRole = $crate::wasm::ObjectiveComponent<$type>;
+        $crate::wasm::objective::export_objective!(ObjectiveRole with_types_in $crate::wasm::objective);
+    };
+    (metric, $type:ty) => {
+        type MetricRole = $crate::wasm::MetricComponent<$type>;
+        $crate::wasm::metric::export_metric!(MetricRole with_types_in $crate::wasm::metric);
     };
 }

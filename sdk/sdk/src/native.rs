@@ -18,7 +18,7 @@ use crate::tensor::{Kind, Tensor};
 
 mod export;
 
-pub(crate) use export::{RoleTables, head_table, mapper_table};
+pub(crate) use export::{RoleTables, head_table, mapper_table, metric_table, objective_table};
 pub use export::{describe, entry};
 
 /// The call that runs on this thread. `number` tells it from every other call on this thread.

@@ -2,6 +2,9 @@
 //! the host calls them more than once for a step, and resets between episodes by itself, so
 //! whatever should change over time is a declared value that the host keeps.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::named::{Named, Slots};
 use crate::session::Session;
+use crate::tensor::Tensor;
 
 /// A task head: what the backbone produced in, task outputs and predictions out.
 pub trait Head: Send + Sized + 'static {
@@ -69,6 +73,113 @@ pub trait Mapper: Send + Sized + 'static {
     /// # Errors
     /// Whatever the host refuses, or the mapper's own.
     fn condition(&self, outputs: &Named, session: &Session) -> Result<Named>;
+}
+
+/// A further scalar to minimise, such as the entropy of the prediction.
+pub trait Objective: Send + Sized + 'static {
+    /// As [`Head::Config`].
+    type Config: DeserializeOwned + JsonSchema;
+
+    /// Constants that it asks the session for.
+    const CONSTANTS: &'static [&'static str] = &[];
+
+    /// An objective with a configuration.
+    ///
+    /// # Errors
+    /// `invalid-config` where the schema allows more than it can do.
+    fn create(config: Self::Config) -> Result<Self>;
+
+    /// A loss `[1]`, or `[B]` with one entry for each sample, from task outputs. On the tape; values cannot be read.
+    ///
+    /// # Errors
+    /// Whatever the host refuses, or the objective's own.
+    fn loss(&self, outputs: &Named, session: &Session) -> Result<Tensor>;
+}
+
+/// Scores by name.
+pub type Scores = BTreeMap<String, f64>;
+
+/// A score that is accumulated over samples. The only role that sees targets.
+///
+/// Accumulators are values of [`State`](Self::State): the SDK saves and merges them, and adds the samples of a failed
+/// update not at all. Counts in whole numbers merge exactly in any order; sums of floats do not.
+pub trait Metric: Send + Sized + 'static {
+    /// As [`Head::Config`].
+    type Config: DeserializeOwned + JsonSchema;
+
+    /// What is accumulated; its default has seen no sample. Saved as JSON.
+    type State: Default + Serialize + DeserializeOwned + Send;
+
+    /// Constants that it asks the session for.
+    const CONSTANTS: &'static [&'static str] = &[];
+
+    /// A metric with a configuration.
+    ///
+    /// # Errors
+    /// `invalid-config` where the schema allows more than it can do.
+    fn create(config: Self::Config) -> Result<Self>;
+
+    /// What some samples come to. Values can be read.
+    ///
+    /// # Errors
+    /// Whatever the host refuses, or the metric's own, such as predictions that do not fit the targets.
+    fn score(&self, predictions: &Named, targets: &Named, session: &Session)
+    -> Result<Self::State>;
+
+    /// Adds one accumulator to another: associative and commutative, with the default as identity.
+    fn merge(&self, state: &mut Self::State, other: Self::State);
+
+    /// The scores by name, plain numbers; empty before the first sample.
+    fn report(&self, state: &Self::State) -> Scores;
+}
+
+/// A metric with what it has accumulated: what the exports of both loaders hold.
+pub(crate) struct Accumulator<M: Metric> {
+    metric: M,
+    state: RefCell<M::State>,
+}
+
+impl<M: Metric> Accumulator<M> {
+    pub(crate) fn create(config: &[u8]) -> Result<Self> {
+        Ok(Self {
+            metric: M::create(parse_config(config)?)?,
+            state: RefCell::default(),
+        })
+    }
+
+    pub(crate) fn update(
+        &self,
+        predictions: &Named,
+        targets: &Named,
+        session: &Session,
+    ) -> Result<()> {
+        let scored = self.metric.score(predictions, targets, session)?;
+        self.metric.merge(&mut self.state.borrow_mut(), scored);
+        Ok(())
+    }
+
+    pub(crate) fn save(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(&*self.state.borrow()).map_err(|error| Error::plugin(error.to_string()))
+    }
+
+    pub(crate) fn merge(&self, saved: &[u8]) -> Result<()> {
+        let other = serde_json::from_slice(saved).map_err(|error| {
+            Error::new(
+                "invalid-argument",
+                format!("these are not the bytes of a saved accumulator of this version: {error}"),
+            )
+        })?;
+        self.metric.merge(&mut self.state.borrow_mut(), other);
+        Ok(())
+    }
+
+    pub(crate) fn report(&self) -> Result<String> {
+        let scores = self.metric.report(&self.state.borrow());
+        if let Some((name, value)) = scores.iter().find(|(_, value)| !value.is_finite()) {
+            return Err(Error::plugin(format!("the score `{name}` is {value}")));
+        }
+        serde_json::to_string(&scores).map_err(|error| Error::plugin(error.to_string()))
+    }
 }
 
 /// How the host keeps a value.

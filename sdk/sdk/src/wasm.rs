@@ -8,8 +8,8 @@ use crate::tensor::{ConvOptions, Kind, PoolOptions, Tensor};
 mod bindings;
 mod export;
 
-pub use bindings::{descriptor, head, mapper};
-pub use export::{HeadComponent, MapperComponent};
+pub use bindings::{descriptor, head, mapper, metric, objective};
+pub use export::{HeadComponent, MapperComponent, MetricComponent, ObjectiveComponent};
 
 pub(crate) use bindings::shared::dtta::plugin::tensor as wit;
 use bindings::shared::dtta::plugin::{session, types};
@@ -79,7 +79,7 @@ pub(crate) fn log(level: LogLevel, message: &str) {
     session::log(level, message);
 }
 
-/// The values that the host keeps; none in `predict`.
+/// The values that the host keeps; none but for `forward` and `condition`.
 pub(crate) struct Values(Option<*const session::Values>);
 
 impl Values {
@@ -92,9 +92,12 @@ impl Values {
     }
 
     fn get(&self) -> Result<&session::Values> {
-        let values = self
-            .0
-            .ok_or_else(|| Error::new("not-permitted", "`predict` has no values"))?;
+        let values = self.0.ok_or_else(|| {
+            Error::new(
+                "not-permitted",
+                "only `forward` and `condition` have values",
+            )
+        })?;
         // SAFETY: `new` holds the values to outlive `self`.
         Ok(unsafe { &*values })
     }

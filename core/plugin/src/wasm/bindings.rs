@@ -10,7 +10,17 @@ pub enum ValuesResource {}
 
 wasmtime::component::bindgen!({
     path: "../../wit",
-    world: "task-plugin",
+    // A host looks at what a component exports, whatever the world it was built for.
+    inline: "
+        package dtta:hosts;
+
+        world every-role {
+            include dtta:plugin/task-plugin@0.1.0;
+            include dtta:plugin/objective-plugin@0.1.0;
+            include dtta:plugin/metric-plugin@0.1.0;
+        }
+    ",
+    world: "dtta:hosts/every-role",
     with: {
         "dtta:plugin/tensor.tensor": TensorResource,
         "dtta:plugin/session.values": ValuesResource,

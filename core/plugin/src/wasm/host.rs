@@ -474,26 +474,21 @@ impl session::Host for HostState {
 /// No plugin is given values yet: one that declares some is refused when it is created.
 impl session::HostValues for HostState {
     fn parameter(&mut self, _values: Values, index: u32) -> Reply {
-        Err(no_value(index))
+        self.session.parameter(index).map(own).map_err(refuse)
     }
 
     fn buffer(&mut self, _values: Values, index: u32) -> Reply {
-        Err(no_value(index))
+        self.session.buffer(index).map(own).map_err(refuse)
     }
 
-    fn update_buffer(&mut self, _values: Values, index: u32, _value: Id) -> Reply<()> {
-        Err(no_value(index))
+    fn update_buffer(&mut self, _values: Values, index: u32, value: Id) -> Reply<()> {
+        self.session
+            .update_buffer(index, Handle(value.rep()))
+            .map_err(refuse)
     }
 
     fn drop(&mut self, _values: Values) -> wasmtime::Result<()> {
         Ok(())
-    }
-}
-
-fn no_value(index: u32) -> Error {
-    Error {
-        code: "unknown-name".into(),
-        message: format!("value {index} was never declared"),
     }
 }
 

@@ -7,6 +7,7 @@ mod bindings;
 mod host;
 mod instance;
 mod interface;
+mod role;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -17,10 +18,10 @@ use wasmtime::{Cache, CacheConfig, Config, Engine};
 
 use crate::error::{PluginError, Result};
 use crate::manifest::{INTERFACE_VERSION, Role};
-use bindings::TaskPlugin;
+use bindings::EveryRole;
 use host::HostState;
 
-pub(crate) use instance::{WasmHead, WasmMapper, describe};
+pub(crate) use role::{WasmHead, WasmMapper, WasmMetric, WasmObjective, describe};
 
 /// A compiled and checked component.
 pub(crate) struct WasmPlugin {
@@ -132,7 +133,7 @@ fn start() -> wasmtime::Result<Host> {
         .cache(cache());
     let engine = Engine::new(&config)?;
     let mut linker = Linker::new(&engine);
-    TaskPlugin::add_to_linker::<HostState, HasSelf<HostState>>(&mut linker, |state| state)?;
+    EveryRole::add_to_linker::<HostState, HasSelf<HostState>>(&mut linker, |state| state)?;
     Ok(Host { engine, linker })
 }
 

@@ -12,7 +12,7 @@ use crate::optimize::AdamStep;
 const LANES: usize = 16;
 
 // x sigmoid(SLOPE x + CUBIC x^3) is 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
-const SLOPE: f32 = 1.595_769_1;
+const SLOPE: f32 = 1.595_769;
 const CUBIC: f32 = 0.071_354_82;
 
 /// `e^x` to 2 units in the last place; 0 below the smallest normal number, infinite above the
@@ -38,7 +38,7 @@ fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.5;
     let value = p * (r * r) + r + 1.0;
     // 2^whole in two factors: 2^128 has no place in one.
     let bits = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);

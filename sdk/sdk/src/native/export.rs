@@ -7,15 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 
 use dtta_abi::{
-    Bytes, Call, HeadTable, Header, HostTable, Instance, MapperTable, NamedSink, NamedTensor,
-    PluginTable, Sink, Status,
+    Bytes, Call, HeadTable, Header, HostTable, Instance, MapperTable, MetricTable, NamedSink,
+    NamedTensor, ObjectiveTable, PluginTable, Sink, Status, TensorId,
 };
 
 use super::{Entered, Handle, Values, expect_running};
 use crate::descriptor::Plugin;
 use crate::error::{Error, Result};
 use crate::named::{Named, Slots};
-use crate::roles::{Head, Mapper, ValueSpec, parse_config};
+use crate::roles::{Accumulator, Head, Mapper, Metric, Objective, ValueSpec, parse_config};
 use crate::session::Session;
 use crate::tensor::Tensor;
 
@@ -29,12 +29,16 @@ compile_error!(
 pub(crate) struct RoleTables {
     pub(crate) head: Option<&'static HeadTable>,
     pub(crate) mapper: Option<&'static MapperTable>,
+    pub(crate) objective: Option<&'static ObjectiveTable>,
+    pub(crate) metric: Option<&'static MetricTable>,
 }
 
 impl RoleTables {
     pub(crate) const NONE: Self = Self {
         head: None,
         mapper: None,
+        objective: None,
+        metric: None,
     };
 }
 
@@ -56,6 +60,27 @@ pub(crate) const fn mapper_table<M: Mapper>() -> &'static MapperTable {
         destroy: destroy::<M>,
         declare: declare_mapper::<M>,
         condition: condition::<M>,
+    }
+}
+
+pub(crate) const fn objective_table<O: Objective>() -> &'static ObjectiveTable {
+    &ObjectiveTable {
+        size: size_of::<ObjectiveTable>(),
+        create: create_objective::<O>,
+        destroy: destroy::<O>,
+        loss: loss::<O>,
+    }
+}
+
+pub(crate) const fn metric_table<M: Metric>() -> &'static MetricTable {
+    &MetricTable {
+        size: size_of::<MetricTable>(),
+        create: create_metric::<M>,
+        destroy: destroy::<Accumulator<M>>,
+        update: update::<M>,
+        save: save::<M>,
+        merge: merge::<M>,
+        report: report::<M>,
     }
 }
 
@@ -88,17 +113,25 @@ pub unsafe fn entry(
         return Status::UNSUPPORTED;
     }
 
+    const fn pointer<T>(table: Option<&'static T>) -> *const T {
+        match table {
+            Some(table) => table,
+            None => std::ptr::null(),
+        }
+    }
+    let RoleTables {
+        head,
+        mapper,
+        objective,
+        metric,
+    } = plugin.tables;
     let table = PluginTable {
+        header: mine,
         describe: Some(describe),
-        head: plugin
-            .tables
-            .head
-            .map_or(std::ptr::null(), std::ptr::from_ref),
-        mapper: plugin
-            .tables
-            .mapper
-            .map_or(std::ptr::null(), std::ptr::from_ref),
-        ..PluginTable::empty()
+        head: pointer(head),
+        mapper: pointer(mapper),
+        objective: pointer(objective),
+        metric: pointer(metric),
     };
     // SAFETY: the caller said that `out` has room for this version's table.
     unsafe { out.write(table) };
@@ -148,6 +181,34 @@ unsafe extern "C" fn create_mapper<M: Mapper>(
     };
     // SAFETY: as above.
     unsafe { create(call, instance, error, make) }
+}
+
+unsafe extern "C" fn create_objective<O: Objective>(
+    call: *mut Call,
+    config: Bytes,
+    instance: *mut *mut Instance,
+    error: *const Sink,
+) -> Status {
+    // SAFETY: the host holds to the table's contract.
+    unsafe {
+        create(call, instance, error, || {
+            O::create(parse_config(config.as_slice())?)
+        })
+    }
+}
+
+unsafe extern "C" fn create_metric<M: Metric>(
+    call: *mut Call,
+    config: Bytes,
+    instance: *mut *mut Instance,
+    error: *const Sink,
+) -> Status {
+    // SAFETY: the host holds to the table's contract.
+    unsafe {
+        create(call, instance, error, || {
+            Accumulator::<M>::create(config.as_slice())
+        })
+    }
 }
 
 /// # Safety
@@ -255,6 +316,85 @@ unsafe extern "C" fn condition<M: Mapper>(
     let body = |mapper: &M, outputs: &Named, session: &Session| mapper.condition(outputs, session);
     // SAFETY: the host holds to the table's contract.
     unsafe { run(instance, call, outputs, output_count, slots, error, body) }
+}
+
+unsafe extern "C" fn loss<O: Objective>(
+    instance: *mut Instance,
+    call: *mut Call,
+    outputs: *const NamedTensor,
+    output_count: usize,
+    loss: *mut TensorId,
+    error: *const Sink,
+) -> Status {
+    // SAFETY: the host holds to the table's contract.
+    unsafe {
+        with(instance, error, |objective: &O| {
+            let _entered = Entered::new(call);
+            let outputs = receive(outputs, output_count)?;
+            let made = objective.loss(&outputs, &Session::new(Values))?;
+            loss.write(made.0.into_id()?);
+            Ok(())
+        })
+    }
+}
+
+unsafe extern "C" fn update<M: Metric>(
+    instance: *mut Instance,
+    call: *mut Call,
+    predictions: *const NamedTensor,
+    prediction_count: usize,
+    targets: *const NamedTensor,
+    target_count: usize,
+    error: *const Sink,
+) -> Status {
+    // SAFETY: the host holds to the table's contract.
+    unsafe {
+        with(instance, error, |metric: &Accumulator<M>| {
+            let _entered = Entered::new(call);
+            let predictions = receive(predictions, prediction_count)?;
+            let targets = receive(targets, target_count)?;
+            metric.update(&predictions, &targets, &Session::new(Values))
+        })
+    }
+}
+
+unsafe extern "C" fn save<M: Metric>(
+    instance: *mut Instance,
+    bytes: *const Sink,
+    error: *const Sink,
+) -> Status {
+    // SAFETY: the host holds to the table's contract.
+    unsafe {
+        with(instance, error, |metric: &Accumulator<M>| {
+            write(bytes, &metric.save()?)
+        })
+    }
+}
+
+unsafe extern "C" fn merge<M: Metric>(
+    instance: *mut Instance,
+    saved: Bytes,
+    error: *const Sink,
+) -> Status {
+    // SAFETY: the host holds to the table's contract.
+    unsafe {
+        with(instance, error, |metric: &Accumulator<M>| {
+            metric.merge(saved.as_slice())
+        })
+    }
+}
+
+unsafe extern "C" fn report<M: Metric>(
+    instance: *mut Instance,
+    document: *const Sink,
+    error: *const Sink,
+) -> Status {
+    // SAFETY: the host holds to the table's contract.
+    unsafe {
+        with(instance, error, |metric: &Accumulator<M>| {
+            write(document, metric.report()?.as_bytes())
+        })
+    }
 }
 
 /// Named tensors in, named tensors out.

@@ -20,7 +20,7 @@ pub mod shared {
 }
 
 macro_rules! role {
-    ($(#[$doc:meta])* $name:ident, $export:literal, $module:literal, $world:literal) => {
+    ($(#[$doc:meta])* $name:ident, $export:literal, $module:literal, $world:literal $(, $with:literal = $shared:ident)* $(,)?) => {
         $(#[$doc])*
         pub mod $name {
             wit_bindgen::generate!({
@@ -29,8 +29,7 @@ macro_rules! role {
                 with: {
                     "dtta:plugin/types@0.1.0": crate::wasm::bindings::shared::dtta::plugin::types,
                     "dtta:plugin/tensor@0.1.0": crate::wasm::bindings::shared::dtta::plugin::tensor,
-                    "dtta:plugin/session@0.1.0": crate::wasm::bindings::shared::dtta::plugin::session,
-                    "dtta:plugin/declare@0.1.0": crate::wasm::bindings::shared::dtta::plugin::declare,
+                    $($with: crate::wasm::bindings::shared::dtta::plugin::$shared,)*
                 },
                 pub_export_macro: true,
                 export_macro_name: $export,
@@ -54,11 +53,25 @@ pub mod descriptor {
 role! {
     /// The export of a task head.
     head, "export_head", "dtta_sdk::wasm::head",
-    "package dtta:sdk; world head { export dtta:plugin/head@0.1.0; }"
+    "package dtta:sdk; world head { export dtta:plugin/head@0.1.0; }",
+    "dtta:plugin/session@0.1.0" = session, "dtta:plugin/declare@0.1.0" = declare,
 }
 
 role! {
     /// The export of a mapper.
     mapper, "export_mapper", "dtta_sdk::wasm::mapper",
-    "package dtta:sdk; world mapper { export dtta:plugin/mapper@0.1.0; }"
+    "package dtta:sdk; world mapper { export dtta:plugin/mapper@0.1.0; }",
+    "dtta:plugin/session@0.1.0" = session, "dtta:plugin/declare@0.1.0" = declare,
+}
+
+role! {
+    /// The export of an objective.
+    objective, "export_objective", "dtta_sdk::wasm::objective",
+    "package dtta:sdk; world objective { export dtta:plugin/objective@0.1.0; }"
+}
+
+role! {
+    /// The export of a metric.
+    metric, "export_metric", "dtta_sdk::wasm::metric",
+    "package dtta:sdk; world metric { export dtta:plugin/metric@0.1.0; }"
 }

@@ -7,11 +7,13 @@ use std::sync::Once;
 use super::bindings::shared::dtta::plugin::declare::{Storage as WitStorage, ValueSpec as WitSpec};
 use super::bindings::shared::dtta::plugin::session::Values as WitValues;
 use super::bindings::shared::dtta::plugin::types::Error as WitError;
-use super::bindings::{head, mapper};
+use super::bindings::{head, mapper, metric, objective};
 use super::{Handle, Values, wit};
 use crate::error::Result;
 use crate::named::{Named, Slots};
-use crate::roles::{Head, Mapper, Storage, ValueSpec, parse_config};
+use crate::roles::{
+    Accumulator, Head, Mapper, Metric, Objective, Storage, ValueSpec, parse_config,
+};
 use crate::session::{LogLevel, Session};
 use crate::tensor::Tensor;
 
@@ -20,6 +22,12 @@ pub struct HeadComponent<H>(PhantomData<H>);
 
 /// The exported interface of a [`Mapper`].
 pub struct MapperComponent<M>(PhantomData<M>);
+
+/// The exported interface of an [`Objective`].
+pub struct ObjectiveComponent<O>(PhantomData<O>);
+
+/// The exported interface of a [`Metric`].
+pub struct MetricComponent<M>(PhantomData<M>);
 
 /// A role's state.
 pub struct Instance<T>(T);
@@ -89,6 +97,69 @@ impl<M: Mapper> mapper::exports::dtta::plugin::mapper::GuestMapper for Instance<
         // SAFETY: the session is dropped here, the values are borrowed for longer.
         let session = Session::new(unsafe { Values::new(values) });
         Ok(give(self.0.condition(&receive(outputs), &session)?))
+    }
+}
+
+impl<O: Objective> objective::exports::dtta::plugin::objective::Guest for ObjectiveComponent<O> {
+    type Objective = Instance<O>;
+}
+
+impl<O: Objective> objective::exports::dtta::plugin::objective::GuestObjective for Instance<O> {
+    fn create(
+        config: String,
+    ) -> Result<objective::exports::dtta::plugin::objective::Objective, WitError> {
+        report_panics();
+        let state = O::create(parse_config(config.as_bytes())?)?;
+        let objective = objective::exports::dtta::plugin::objective::Objective::new(Self(state));
+        Ok(objective)
+    }
+
+    fn loss(&self, outputs: Vec<(String, wit::Tensor)>) -> Result<wit::Tensor, WitError> {
+        let session = Session::new(Values::NONE);
+        Ok(self.0.loss(&receive(outputs), &session)?.0.0)
+    }
+}
+
+/// A metric's state.
+pub struct MetricInstance<M: Metric>(Accumulator<M>);
+
+impl<M: Metric> metric::exports::dtta::plugin::metric::Guest for MetricComponent<M> {
+    type Metric = MetricInstance<M>;
+}
+
+impl<M: Metric> metric::exports::dtta::plugin::metric::GuestMetric for MetricInstance<M> {
+    fn create(config: String) -> Result<metric::exports::dtta::plugin::metric::Metric, WitError> {
+        report_panics();
+        let state = Accumulator::<M>::create(config.as_bytes())?;
+        Ok(metric::exports::dtta::plugin::metric::Metric::new(Self(
+            state,
+        )))
+    }
+
+    fn update(
+        &self,
+        predictions: Vec<(String, wit::Tensor)>,
+        targets: Vec<(String, wit::Tensor)>,
+    ) -> Result<(), WitError> {
+        let session = Session::new(Values::NONE);
+        Ok(self
+            .0
+            .update(&receive(predictions), &receive(targets), &session)?)
+    }
+
+    fn save(&self) -> Vec<u8> {
+        // A state that cannot be written as JSON ends in a trap with its reason as last words.
+        self.0
+            .save()
+            .unwrap_or_else(|error| panic!("{}", error.message))
+    }
+
+    fn merge(&self, saved: Vec<u8>) -> Result<(), WitError> {
+        Ok(self.0.merge(&saved)?)
+    }
+
+    fn report(&self) -> Result<String, WitError> {
+        Ok(self.0.report()?)
     }
 }
 

@@ -11,7 +11,7 @@ use dtta_abi::{
 };
 use dtta_tensor::{Attribute, Handle, OpCode, Session, Shape, TensorError};
 
-/// The table that every linked plugin gets.
+/// The table that every plugin of the native interface gets.
 pub(super) static HOST: HostTable = HostTable {
     header: Header::of::<HostTable>(),
     op,
@@ -24,8 +24,8 @@ pub(super) static HOST: HostTable = HostTable {
     read_floats,
     read_ints,
     constant,
-    parameter: value,
-    buffer: value,
+    parameter,
+    buffer,
     update_buffer,
     log,
 };
@@ -413,18 +413,31 @@ unsafe extern "C" fn constant(
     unsafe { serve(call, error, body) }
 }
 
-/// No plugin is given values yet: one that declares some is refused when it is created.
-unsafe extern "C" fn value(
+unsafe extern "C" fn parameter(
     call: *mut Call,
     index: u32,
-    _out: *mut TensorId,
+    out: *mut TensorId,
     error: *const Sink,
 ) -> Status {
-    let body = |_: &mut Context| {
-        Err(refuse(
-            "unknown-name",
-            format!("value {index} was never declared"),
-        ))
+    let body = |context: &mut Context| {
+        let lent = context.session.parameter(index)?;
+        // SAFETY: the plugin lends it until this function returns.
+        unsafe { put(out, id(lent)) }
+    };
+    // SAFETY: the plugin passes its call and its sink.
+    unsafe { serve(call, error, body) }
+}
+
+unsafe extern "C" fn buffer(
+    call: *mut Call,
+    index: u32,
+    out: *mut TensorId,
+    error: *const Sink,
+) -> Status {
+    let body = |context: &mut Context| {
+        let lent = context.session.buffer(index)?;
+        // SAFETY: the plugin lends it until this function returns.
+        unsafe { put(out, id(lent)) }
     };
     // SAFETY: the plugin passes its call and its sink.
     unsafe { serve(call, error, body) }
@@ -433,14 +446,12 @@ unsafe extern "C" fn value(
 unsafe extern "C" fn update_buffer(
     call: *mut Call,
     index: u32,
-    _value: TensorId,
+    value: TensorId,
     error: *const Sink,
 ) -> Status {
-    let body = |_: &mut Context| {
-        Err(refuse(
-            "unknown-name",
-            format!("value {index} was never declared"),
-        ))
+    let body = |context: &mut Context| {
+        let value = handle(value)?;
+        Ok(context.session.update_buffer(index, value)?)
     };
     // SAFETY: the plugin passes its call and its sink.
     unsafe { serve(call, error, body) }

@@ -1,0 +1,170 @@
+//! Metrics: accumulators with an identity that merge in any order, for any split of the samples.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use dtta_plugin::{Environment, Metric, Plugin};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::Value;
+
+use crate::inputs::Inputs;
+
+/// Splits of the samples that are tried.
+const CASES: u32 = 24;
+
+/// Scores that are sums of floats may differ by this much of their size.
+const TOLERANCE: f64 = 1e-9;
+
+/// Creates the metric and gives it samples.
+pub(crate) fn call(
+    plugin: &Plugin,
+    config: &Value,
+    environment: &Environment,
+    inputs: &Inputs,
+) -> Result<(), String> {
+    let mut metric = fresh(plugin, config, environment)?;
+    update(&mut *metric, inputs, 1)?;
+    metric.report().map(drop).map_err(|error| error.to_string())
+}
+
+/// What holds for every metric.
+pub(crate) fn laws(
+    plugin: &Plugin,
+    config: &Value,
+    environment: &Environment,
+    inputs: &Inputs,
+) -> Vec<(&'static str, Result<(), String>)> {
+    let make = || fresh(plugin, config, environment);
+    vec![
+        (
+            "a new accumulator has no scores, and merging it changes nothing",
+            identity(&make, inputs),
+        ),
+        (
+            "accumulators merge in any order and grouping",
+            merging(&make, inputs),
+        ),
+        ("bytes of another metric are refused", foreign(&make)),
+    ]
+}
+
+type Make<'a> = &'a dyn Fn() -> Result<Box<dyn Metric>, String>;
+
+fn fresh(
+    plugin: &Plugin,
+    config: &Value,
+    environment: &Environment,
+) -> Result<Box<dyn Metric>, String> {
+    plugin
+        .metric(config, environment)
+        .map_err(|error| error.to_string())
+}
+
+fn update(metric: &mut dyn Metric, inputs: &Inputs, seed: u64) -> Result<(), String> {
+    let predictions = inputs.made(&inputs.predictions, seed)?;
+    let targets = inputs.made(&inputs.targets, seed.wrapping_add(1000))?;
+    metric
+        .update(&predictions, &targets)
+        .map_err(|error| error.to_string())
+}
+
+fn report(metric: &mut dyn Metric) -> Result<BTreeMap<String, f64>, String> {
+    metric.report().map_err(|error| error.to_string())
+}
+
+fn identity(make: Make<'_>, inputs: &Inputs) -> Result<(), String> {
+    let mut empty = make()?;
+    let scores = report(&mut *empty)?;
+    if !scores.is_empty() {
+        return Err(format!("a new accumulator reports {scores:?}"));
+    }
+    let mut metric = make()?;
+    update(&mut *metric, inputs, 1)?;
+    let before = report(&mut *metric)?;
+    if before.is_empty() {
+        return Err("it reports nothing after samples".into());
+    }
+    metric
+        .merge(&empty.save())
+        .map_err(|error| error.to_string())?;
+    agree(&before, &report(&mut *metric)?)?;
+    empty
+        .merge(&metric.save())
+        .map_err(|error| error.to_string())?;
+    agree(&before, &report(&mut *empty)?)
+}
+
+/// Samples dealt out to accumulators, merged in an order, against one accumulator that saw them all.
+fn merging(make: Make<'_>, inputs: &Inputs) -> Result<(), String> {
+    let failure = RefCell::new(None);
+    let mut runner = TestRunner::new(Config {
+        cases: CASES,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let order = Just((0..4usize).collect::<Vec<_>>()).prop_shuffle();
+    let deal = proptest::collection::vec(0..4usize, 6);
+    let tried = runner.run(&(deal, order), |(deal, order)| {
+        match merged(make, inputs, &deal, &order) {
+            Ok(()) => Ok(()),
+            Err(reason) => {
+                *failure.borrow_mut() = Some(reason.clone());
+                Err(TestCaseError::fail(reason))
+            }
+        }
+    });
+    match (tried, failure.into_inner()) {
+        (Ok(()), _) => Ok(()),
+        (Err(_), Some(reason)) => Err(reason),
+        (Err(error), None) => Err(error.to_string()),
+    }
+}
+
+fn merged(make: Make<'_>, inputs: &Inputs, deal: &[usize], order: &[usize]) -> Result<(), String> {
+    let mut whole = make()?;
+    let mut parts = (0..4).map(|_| make()).collect::<Result<Vec<_>, _>>()?;
+    for (sample, &part) in deal.iter().enumerate() {
+        update(&mut *whole, inputs, sample as u64)?;
+        update(&mut *parts[part], inputs, sample as u64)?;
+    }
+    let expected = report(&mut *whole)?;
+    // One after the other, and in two pairs.
+    let mut chain = make()?;
+    for &part in order {
+        chain
+            .merge(&parts[part].save())
+            .map_err(|error| error.to_string())?;
+    }
+    agree(&expected, &report(&mut *chain)?)?;
+    let mut pairs = [make()?, make()?];
+    for (place, &part) in order.iter().enumerate() {
+        let saved = parts[part].save();
+        pairs[place / 2]
+            .merge(&saved)
+            .map_err(|error| error.to_string())?;
+    }
+    let second = pairs[1].save();
+    pairs[0].merge(&second).map_err(|error| error.to_string())?;
+    agree(&expected, &report(&mut *pairs[0])?)
+}
+
+fn foreign(make: Make<'_>) -> Result<(), String> {
+    let mut metric = make()?;
+    match metric.merge(b"\xff not an accumulator") {
+        Err(_) => Ok(()),
+        Ok(()) => Err("it merges bytes that nobody saved".into()),
+    }
+}
+
+fn agree(expected: &BTreeMap<String, f64>, found: &BTreeMap<String, f64>) -> Result<(), String> {
+    let same = expected.len() == found.len()
+        && expected
+            .iter()
+            .zip(found)
+            .all(|((a, x), (b, y))| a == b && (x - y).abs() <= TOLERANCE * x.abs().max(1.0));
+    if same {
+        return Ok(());
+    }
+    Err(format!("{found:?} instead of {expected:?}"))
+}

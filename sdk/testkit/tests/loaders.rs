@@ -1,0 +1,356 @@
+//! The plugins that ship, through every loader: linked, as a shared library, as a component. All
+//! pass the same checks, and all give the same bits, forward and backward.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what cannot be prepared should fail the test"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use dtta_plugin::{Environment, LoaderKind, Named, Plugin, PluginError, Registry, Values};
+use dtta_tensor::{Device, Tensor};
+use dtta_testkit::{Inputs, Kit};
+use serde_json::{Value, json};
+
+const SHIPPED: [&str; 4] = ["accuracy", "classification", "entropy", "linear"];
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// The shared libraries of all plugins, built once.
+fn libraries() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args([
+            "build",
+            "--release",
+            "--locked",
+            "--features",
+            "dtta-sdk/cdylib",
+        ]);
+        for name in SHIPPED {
+            cargo.args(["-p", &format!("dtta-plugin-{name}")]);
+        }
+        let target = root().join("target/native");
+        cargo.arg("--target-dir").arg(&target).current_dir(root());
+        assert!(
+            cargo.status().unwrap().success(),
+            "the plugins do not build as libraries"
+        );
+        target.join("release")
+    })
+}
+
+fn library(name: &str) -> PathBuf {
+    let file = format!(
+        "{}dtta_plugin_{name}{}",
+        std::env::consts::DLL_PREFIX,
+        std::env::consts::DLL_SUFFIX
+    );
+    libraries().join(file)
+}
+
+fn linked(name: &str) -> Plugin {
+    let entry = match name {
+        "accuracy" => dtta_plugin_accuracy::plugin_entry as dtta_abi::Entry,
+        "classification" => dtta_plugin_classification::plugin_entry,
+        "entropy" => dtta_plugin_entropy::plugin_entry,
+        _ => dtta_plugin_linear::plugin_entry,
+    };
+    Plugin::linked(name, entry).unwrap()
+}
+
+fn loaded(name: &str) -> [Plugin; 3] {
+    let component = Registry::default().find(name, root()).or_else(|_| {
+        Plugin::from_manifest(&root().join(format!("plugins/{name}/dist/plugin.json")))
+    });
+    let native = Plugin::from_file(&library(name)).unwrap();
+    let plugins = [linked(name), native, component.unwrap()];
+    let loaders = plugins.each_ref().map(Plugin::loader);
+    assert_eq!(
+        loaders,
+        [LoaderKind::Linked, LoaderKind::Native, LoaderKind::Wasm]
+    );
+    plugins
+}
+
+fn config(name: &str) -> Value {
+    match name {
+        "linear" => json!({"features": 8, "classes": 5, "momentum": 0.5}),
+        _ => json!({}),
+    }
+}
+
+#[test]
+fn every_plugin_conforms_through_every_loader() {
+    for name in SHIPPED {
+        for plugin in loaded(name) {
+            let role = plugin.roles()[0];
+            Kit::new(plugin)
+                .config(role, config(name))
+                .check()
+                .expect_passed();
+        }
+    }
+}
+
+/// Some output, and the gradient of each of its inputs.
+fn bits(outputs: &Named, leaves: &[&Tensor]) -> Vec<Vec<u32>> {
+    let mut sum: Option<Tensor> = None;
+    let mut bits = Vec::new();
+    for (_, output) in outputs {
+        bits.push(output.to_floats().unwrap());
+        let weights: Vec<f32> = (0..output.shape().elements())
+            .map(|i| (i as f32).sin())
+            .collect();
+        let weights = Tensor::from_floats(&weights, &output.shape(), output.device()).unwrap();
+        let term = output.mul(&weights).unwrap().sum(&[], false).unwrap();
+        sum = Some(sum.map_or(term.clone(), |sum| sum.add(&term).unwrap()));
+    }
+    let gradients = sum.unwrap().backward().unwrap();
+    bits.extend(
+        leaves
+            .iter()
+            .map(|leaf| gradients.of(leaf).unwrap().to_floats().unwrap()),
+    );
+    bits.iter()
+        .map(|values| values.iter().map(|x| x.to_bits()).collect())
+        .collect()
+}
+
+fn leaf(shape: &[usize], seed: f32) -> Tensor {
+    let count = shape.iter().product();
+    let values: Vec<f32> = (0..count)
+        .map(|i: usize| (i as f32 * 0.7 + seed).cos())
+        .collect();
+    Tensor::from_floats(&values, shape, &Device::cpu())
+        .unwrap()
+        .to_leaf()
+        .unwrap()
+}
+
+#[test]
+fn loaders_give_the_same_bits_forward_and_backward() {
+    let environment =
+        Environment::default().with_constant("class-embeddings", leaf(&[5, 6], 2.0).detach());
+    let slots = Value::Array(Inputs::examples()[0].slots.clone());
+    let logits = leaf(&[3, 5], 0.0);
+    let named: Named = vec![("logits".into(), logits.clone())];
+
+    let mapped = loaded("classification").map(|plugin| {
+        let mut mapper = plugin
+            .mapper(&json!({"top_k": 3}), &slots, &environment)
+            .unwrap();
+        bits(
+            &mapper.condition(&named, &mut Values::none()).unwrap(),
+            &[&logits],
+        )
+    });
+    assert_eq!(mapped[0], mapped[1]);
+    assert_eq!(mapped[0], mapped[2]);
+
+    let losses = loaded("entropy").map(|plugin| {
+        let mut objective = plugin
+            .objective(&json!({"margin": 0.95}), &environment)
+            .unwrap();
+        let loss = objective.loss(&named).unwrap();
+        bits(&vec![("loss".into(), loss)], &[&logits])
+    });
+    assert_eq!(losses[0], losses[1]);
+    assert_eq!(losses[0], losses[2]);
+
+    let features = leaf(&[3, 8], 1.0);
+    let heads = loaded("linear").map(|plugin| {
+        let mut head = plugin.head(&config("linear"), &environment).unwrap();
+        let names: Vec<&str> = head
+            .values()
+            .iter()
+            .map(|value| value.name.as_str())
+            .collect();
+        assert_eq!(names, ["weight", "bias", "mean"]);
+        let (weight, bias) = (leaf(&[5, 8], 3.0), leaf(&[5], 4.0));
+        let mut values = Values::new(vec![weight.clone(), bias.clone(), leaf(&[8], 5.0).detach()]);
+        let outputs = head
+            .forward(&vec![("features".into(), features.clone())], &mut values)
+            .unwrap();
+        assert_eq!(values.updates.len(), 1, "the running mean moved");
+        let moved = values.updates[0].1.to_floats().unwrap();
+        let mut all = bits(&outputs, &[&features, &weight, &bias]);
+        all.push(moved.iter().map(|x| x.to_bits()).collect());
+        all
+    });
+    assert_eq!(heads[0], heads[1]);
+    assert_eq!(heads[0], heads[2]);
+}
+
+#[test]
+fn metrics_of_every_loader_understand_each_other() {
+    let predictions = |shift: i64| -> Named {
+        let classes: Vec<i64> = (0..6).map(|i| (i * shift) % 5).collect();
+        let sure: Vec<f32> = (0..6).map(|i| 0.15 * i as f32).collect();
+        let device = Device::cpu();
+        vec![
+            (
+                "class".into(),
+                Tensor::from_ints(&classes, &[6], &device).unwrap(),
+            ),
+            (
+                "confidence".into(),
+                Tensor::from_floats(&sure, &[6], &device).unwrap(),
+            ),
+        ]
+    };
+    let [a, b, c] = loaded("accuracy")
+        .map(|plugin| plugin.metric(&json!({}), &Environment::default()).unwrap());
+    let mut metrics = [a, b, c];
+    for (shift, metric) in metrics.iter_mut().enumerate() {
+        metric
+            .update(&predictions(shift as i64 + 1), &predictions(1))
+            .unwrap();
+    }
+    let saved = metrics.each_ref().map(|metric| metric.save());
+    let mut reports = Vec::new();
+    for (own, metric) in metrics.iter_mut().enumerate() {
+        for (other, bytes) in saved.iter().enumerate() {
+            if other != own {
+                metric.merge(bytes).unwrap();
+            }
+        }
+        reports.push(metric.report().unwrap());
+    }
+    assert_eq!(reports[0], reports[1]);
+    assert_eq!(reports[0], reports[2]);
+    assert!(
+        reports[0]["accuracy"] > 0.3 && reports[0]["accuracy"] < 1.0,
+        "{reports:?}"
+    );
+}
+
+#[test]
+fn refuses_files_that_are_no_native_plugin() {
+    let folder = tempfile::tempdir().unwrap();
+    let extension = std::env::consts::DLL_EXTENSION;
+    let text = folder.path().join(format!("text.{extension}"));
+    std::fs::write(&text, "not a library").unwrap();
+    let error = Plugin::from_file(&text).unwrap_err();
+    assert!(matches!(error, PluginError::NotALibrary { .. }), "{error}");
+    let truncated = folder.path().join(format!("truncated.{extension}"));
+    let whole = std::fs::read(library("entropy")).unwrap();
+    std::fs::write(&truncated, &whole[..whole.len() / 3]).unwrap();
+    let error = Plugin::from_file(&truncated).unwrap_err();
+    assert_eq!(error.code(), "not-a-library", "{error}");
+    let missing = folder.path().join(format!("missing.{extension}"));
+    assert_eq!(Plugin::from_file(&missing).unwrap_err().code(), "read");
+}
+
+#[test]
+fn refuses_a_library_without_an_entry() {
+    // Built without the feature that exports the entry, as the workspace builds it.
+    let target = root().join("target/native-mute");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "dtta-plugin-entropy",
+        "--target-dir",
+    ]);
+    assert!(
+        cargo
+            .arg(&target)
+            .current_dir(root())
+            .status()
+            .unwrap()
+            .success()
+    );
+    let file = target
+        .join("release")
+        .join(library("entropy").file_name().unwrap());
+    let error = Plugin::from_file(&file).unwrap_err();
+    assert!(
+        error.to_string().contains("exports no `dtta_plugin_entry`"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("dtta-sdk/cdylib"), "{error}");
+}
+
+#[test]
+fn a_pinned_digest_holds_a_library_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = library("entropy");
+    let name = file.file_name().unwrap().to_str().unwrap();
+    std::fs::copy(&file, folder.path().join(name)).unwrap();
+    let mut manifest = json!({
+        "name": "entropy", "version": "0.1.0", "interface": "0.1", "roles": ["objective"],
+        "artifact": name, "sha256": "00",
+    });
+    let path = folder.path().join("plugin.json");
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    assert_eq!(Plugin::from_manifest(&path).unwrap_err().code(), "digest");
+    manifest["sha256"] = json!(dtta_plugin::sha256(&std::fs::read(&file).unwrap()));
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let plugin = Plugin::from_file(&folder.path().join(name)).unwrap();
+    assert_eq!(
+        (plugin.loader(), plugin.name()),
+        (LoaderKind::Native, "entropy")
+    );
+}
+
+#[test]
+fn the_kit_tells_what_is_wrong() {
+    mod broken {
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        use dtta_sdk::prelude::*;
+
+        #[derive(Deserialize, JsonSchema)]
+        pub struct Config {}
+
+        pub struct Drifting;
+
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+
+        impl Objective for Drifting {
+            type Config = Config;
+
+            fn create(_config: Config) -> Result<Self> {
+                Ok(Self)
+            }
+
+            fn loss(&self, outputs: &Named, _session: &Session) -> Result<Tensor> {
+                let drift = CALLS.fetch_add(1, Ordering::Relaxed);
+                std::mem::forget(outputs.get("logits")?.share()?);
+                let loss = outputs
+                    .get("logits")?
+                    .mean(&[1], false)?
+                    .affine(1.0, f64::from(drift))?;
+                loss.detach()
+            }
+        }
+
+        export_plugin! { objective: Drifting }
+    }
+    let report = Kit::linked("broken", broken::plugin_entry).check();
+    let failed: Vec<&str> = report
+        .checks
+        .iter()
+        .filter(|check| check.failure.is_some())
+        .map(|check| check.name.as_str())
+        .collect();
+    assert_eq!(
+        failed,
+        [
+            "its schema takes its config and no unknown field",
+            "two calls give the same bits",
+            "gradients reach inputs and parameters, and are finite",
+            "no handle is left when a call returns",
+        ],
+        "{report}"
+    );
+}
