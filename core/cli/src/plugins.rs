@@ -33,7 +33,10 @@ enum Verb {
 /// The plugins that this binary has linked in, and the folders where others are looked for.
 pub fn registry() -> Registry {
     let mut registry = Registry::from_environment();
+    registry.register_linked("accuracy", dtta_plugin_accuracy::plugin_entry);
     registry.register_linked("classification", dtta_plugin_classification::plugin_entry);
+    registry.register_linked("entropy", dtta_plugin_entropy::plugin_entry);
+    registry.register_linked("linear", dtta_plugin_linear::plugin_entry);
     registry
 }
 
