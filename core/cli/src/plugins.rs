@@ -1,4 +1,9 @@
-//! `dtta plugins`: what plugins say of themselves. Reads manifests, runs nothing.
+//! `dtta plugins`: making plugins, holding them to their contract, and what they say of themselves.
+
+mod build;
+mod check;
+mod new;
+mod toolchain;
 
 use std::path::{Path, PathBuf};
 
@@ -17,13 +22,19 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Prints the plugins that experiments can name, as JSON.
+    /// Writes a crate for a new plugin.
+    New(new::Arguments),
+    /// Builds a plugin's crate: a WebAssembly component and a shared library.
+    Build(build::Arguments),
+    /// Holds a plugin to what every plugin must do. A shared library runs, in a process of its own.
+    Check(check::Arguments),
+    /// Prints the plugins that experiments can name, as JSON. Reads manifests, runs nothing.
     List {
         /// Folder whose `plugins/` is looked into too, such as an experiment's.
         #[arg(default_value = ".")]
         folder: PathBuf,
     },
-    /// Prints one plugin's roles, operations, configuration schemas and digest, as JSON.
+    /// Prints one plugin's roles, operations, configuration schemas and digest, as JSON. A shared library is opened for it.
     Inspect {
         /// A folder, a manifest, a component, a name, or `linked:NAME`.
         plugin: String,
@@ -44,6 +55,9 @@ pub fn registry() -> Registry {
 pub fn plugins(arguments: &Arguments) -> Result<(), Failure> {
     let registry = registry();
     match &arguments.verb {
+        Verb::New(arguments) => new::new(arguments).map_err(Failure::Misuse),
+        Verb::Build(arguments) => build::build(arguments).map_err(Failure::failed),
+        Verb::Check(arguments) => check::check(arguments),
         Verb::List { folder } => {
             let listed: Vec<_> = registry.list(folder).iter().map(listing).collect();
             print_json(&listed)

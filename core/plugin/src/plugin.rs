@@ -29,7 +29,7 @@ pub enum LoaderKind {
 
 impl LoaderKind {
     /// How a file would be run, by its extension.
-    pub(crate) fn of_file(path: &Path) -> Self {
+    pub fn of_file(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("so" | "dylib" | "dll") => Self::Native,
             _ => Self::Wasm,

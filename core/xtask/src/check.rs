@@ -6,14 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::{plugins, process, wit};
+use crate::{process, wit};
 
 /// Runs every check and stops at the first that fails.
 pub fn run(root: &Path) -> Result<()> {
     let steps: [(&str, &dyn Fn() -> Result<()>); 5] = [
         ("format", &|| cargo(root, &["fmt", "--all", "--check"])),
         ("interface", &|| wit::check(root)),
-        ("plugins", &|| plugins::check_all(root)),
         ("lints", &|| {
             cargo(
                 root,
@@ -29,6 +28,7 @@ pub fn run(root: &Path) -> Result<()> {
                 ],
             )
         }),
+        ("plugins", &|| crate::plugins(root, true)),
         ("tests", &|| {
             cargo(root, &["test", "--release", "--workspace", "--locked"])
         }),

@@ -1,17 +1,16 @@
 //! Everything that is done to the repository rather than with it: building the plugins that ship,
 //! holding generated files and the plugin interface to their sources, and the one check script.
+//! It is small, so that the first checks run before anything large is compiled.
 //! Run as `cargo xtask`.
 
 mod check;
 mod libtorch;
-mod plugins;
 mod process;
 mod schema;
-mod toolchain;
 mod wit;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -29,9 +28,12 @@ enum Task {
     /// Runs every check, cheapest first: format, interface, generated files, lints, tests.
     Check,
     /// Builds the plugins that ship, or checks that what is committed is what they build to.
-    #[command(subcommand)]
-    Plugins(plugins::Task),
-    /// Holds wit/ to the table of operations, the C interface and the last frozen version.
+    Plugins {
+        /// Build nothing anew.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Holds wit/ to its last frozen version.
     WitCheck,
     /// Writes the committed JSON schemas, or checks them.
     Schema(schema::Arguments),
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
     let root = root();
     let done = match arguments.task {
         Task::Check => check::run(&root),
-        Task::Plugins(task) => plugins::run(&root, &task),
+        Task::Plugins { check } => plugins(&root, check),
         Task::WitCheck => wit::check(&root),
         Task::Schema(arguments) => schema::run(&root, &arguments),
         Task::Libtorch(arguments) => libtorch::run(&arguments),
@@ -56,6 +58,36 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The folders of the plugins that ship.
+const PLUGINS: [&str; 4] = ["accuracy", "classification", "entropy", "linear"];
+
+/// Builds the components of the plugins that ship with `dtta plugins build`, or checks them.
+fn plugins(root: &Path, check: bool) -> anyhow::Result<()> {
+    for name in PLUGINS {
+        let mut command = Command::new("cargo");
+        command
+            .args([
+                "run",
+                "--release",
+                "--quiet",
+                "--locked",
+                "--package",
+                "dtta-cli",
+                "--",
+            ])
+            .args(["plugins", "build"])
+            .args(if check {
+                &["--check"][..]
+            } else {
+                &["--target", "wasm"]
+            })
+            .arg(Path::new("plugins").join(name))
+            .current_dir(root);
+        process::run(&mut command)?;
+    }
+    Ok(())
 }
 
 /// The root of the checkout that this program was built from.

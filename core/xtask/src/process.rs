@@ -15,22 +15,6 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program and gives what it wrote to stdout.
-pub fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start `{}`", name(command)))?;
-    if !output.status.success() {
-        bail!(
-            "`{}` failed: {}\n{}",
-            line(command),
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(output.stdout)
-}
-
 /// The command as one would type it.
 pub fn line(command: &Command) -> String {
     let arguments = command

@@ -1,120 +1,157 @@
-//! The plugins that ship: each crate under `plugins/` builds to a component in its `dist/`, with
-//! the manifest that hosts read instead of running it. Both are committed, so that nobody needs
-//! a WebAssembly toolchain to run an experiment; `check` holds them to the sources.
+//! `dtta plugins build`: a plugin's crate to a component and a shared library in its `dist/`, each
+//! with the manifest that hosts read instead of running it. `--check` holds a committed `dist/` to
+//! its sources.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use dtta_plugin::{MANIFEST_SCHEMA_VERSION, Plugin, sha256};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use wit_component::{ComponentEncoder, DecodedWasm};
 use wit_parser::{Function, Resolve, WorldItem, WorldKey};
 
-use crate::toolchain::{PROFILE, TARGET, Toolchain};
-use crate::{process, read, write};
+use super::toolchain::{PROFILE, TARGET, Toolchain, build_native};
 
 /// The package that a component may import from, and no other.
 const INTERFACE_PACKAGE: (&str, &str) = ("dtta", "plugin");
 
-/// What to do with the plugins.
-#[derive(clap::Subcommand)]
-pub enum Task {
-    /// Builds plugins and writes their `dist/`.
-    Build(Selection),
-    /// Fails if a `dist/` is not what its sources build to.
-    Check(Selection),
-}
-
-/// Which plugins.
+/// What to build.
 #[derive(clap::Args)]
-pub struct Selection {
-    /// Every plugin under `plugins/`; the default.
-    #[arg(long, conflicts_with = "name")]
-    all: bool,
-    /// One plugin, by folder or package name.
-    name: Option<String>,
+pub struct Arguments {
+    /// The plugin's crate.
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+    /// For which loader.
+    #[arg(long, value_enum, default_value_t)]
+    target: Target,
+    /// Build nothing anew; fail unless the component in `dist/` is what the sources build to.
+    #[arg(long, conflicts_with = "target")]
+    check: bool,
 }
 
-/// Runs a task.
-pub fn run(root: &Path, task: &Task) -> Result<()> {
-    match task {
-        Task::Build(selection) => {
-            let toolchain = Toolchain::find()?;
-            for plugin in select(root, selection)? {
-                build(root, &plugin, &toolchain)?;
-            }
-            Ok(())
-        }
-        Task::Check(selection) => check_selected(root, selection),
-    }
+/// For which loader.
+#[derive(Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Target {
+    /// A component in `dist/` and a shared library in `dist/native/`.
+    #[default]
+    All,
+    /// The component alone.
+    Wasm,
+    /// The shared library alone.
+    Native,
 }
 
-/// Checks every plugin.
-pub fn check_all(root: &Path) -> Result<()> {
-    check_selected(
-        root,
-        &Selection {
-            all: true,
-            name: None,
-        },
-    )
-}
-
-fn check_selected(root: &Path, selection: &Selection) -> Result<()> {
-    for plugin in select(root, selection)? {
-        check(root, &plugin).with_context(|| {
+/// Builds, or checks.
+pub fn build(arguments: &Arguments) -> Result<()> {
+    let (project, plugin) = Project::of(&arguments.folder)?;
+    if arguments.check {
+        return check(&project, &plugin).with_context(|| {
             format!(
-                "`{}` is not what its sources build to; run `cargo xtask plugins build`",
-                plugin.folder
+                "`{}` is not what its sources build to; run `dtta plugins build --target wasm {}`",
+                plugin.dist().display(),
+                arguments.folder.display()
             )
-        })?;
+        });
+    }
+    if arguments.target != Target::Native {
+        let toolchain = Toolchain::find()?;
+        let (component, manifest) = make(&project, &plugin, &toolchain)?;
+        put(&plugin.dist(), &plugin.component(), &component, &manifest)?;
+    }
+    if arguments.target != Target::Wasm {
+        let library = build_native(&project, &plugin.package)?;
+        let bytes = read(&library)?;
+        // The library describes itself: it is the author's own, and runs here.
+        let loaded = Plugin::from_library_file(&library)?;
+        let name = library.file_name().unwrap_or_default().to_string_lossy();
+        let operations = json!(loaded.operations());
+        let manifest = manifest(&plugin, &loaded, &name, &bytes, &operations, "cargo");
+        put(&plugin.dist().join("native"), &name, &bytes, &manifest)?;
     }
     Ok(())
 }
 
-/// A crate under `plugins/`.
+fn put(folder: &Path, name: &str, artifact: &[u8], manifest: &Value) -> Result<()> {
+    write(&folder.join(name), artifact)?;
+    write(&folder.join("plugin.json"), &text(manifest)?)?;
+    let size = artifact.len().div_ceil(1024);
+    eprintln!("{}: {size} KiB", folder.join(name).display());
+    Ok(())
+}
+
+/// The workspace that a plugin belongs to.
+pub(super) struct Project {
+    pub(super) root: PathBuf,
+    /// The checkout with the SDK, where the plugin uses one.
+    pub(super) sdk: Option<PathBuf>,
+}
+
+/// A plugin's crate.
 struct Source {
     package: String,
     description: String,
-    /// Relative to the root.
-    folder: String,
+    folder: PathBuf,
     digest: String,
 }
 
 impl Source {
-    fn dist(&self, root: &Path) -> PathBuf {
-        root.join(&self.folder).join("dist")
+    fn dist(&self) -> PathBuf {
+        self.folder.join("dist")
     }
 
-    fn artifact(&self) -> String {
+    fn component(&self) -> String {
         format!("{}.wasm", self.package)
     }
 }
 
-fn build(root: &Path, plugin: &Source, toolchain: &Toolchain) -> Result<()> {
-    let (component, manifest) = make(root, plugin, toolchain)?;
-    let dist = plugin.dist(root);
-    write(&dist.join(plugin.artifact()), &component)?;
-    write(&dist.join("plugin.json"), &text(&manifest)?)?;
-    eprintln!(
-        "{}: {} KiB",
-        dist.join(plugin.artifact()).display(),
-        component.len().div_ceil(1024)
-    );
-    Ok(())
+impl Project {
+    /// The crate in `folder`, and its workspace.
+    fn of(folder: &Path) -> Result<(Self, Source)> {
+        let manifest = folder.join("Cargo.toml");
+        let manifest = fs::canonicalize(&manifest)
+            .with_context(|| format!("there is no crate at `{}`", folder.display()))?;
+        let Metadata {
+            packages,
+            resolve,
+            workspace_root: root,
+        } = metadata(&manifest)?;
+        let package = packages
+            .iter()
+            .find(|package| package.manifest_path == manifest)
+            .with_context(|| format!("`{}` is no package", manifest.display()))?;
+        let sdk = packages
+            .iter()
+            .find(|package| package.name == "dtta-sdk" && package.source.is_none())
+            .and_then(|package| package.manifest_path.ancestors().nth(3));
+        let source = Source {
+            package: package.name.clone(),
+            description: package.description.clone().unwrap_or_default(),
+            digest: source_digest(package, &packages, &resolve)?,
+            folder: folder.to_owned(),
+        };
+        let sdk = sdk.map(Path::to_owned);
+        Ok((Self { root, sdk }, source))
+    }
+
+    /// Versions are those of the lock file, where there is one.
+    pub(super) fn locked(&self) -> Option<&'static str> {
+        self.root.join("Cargo.lock").is_file().then_some("--locked")
+    }
 }
 
 /// Cheapest first: the artifact against its manifest, the sources against their digest, and, where
 /// the same compiler is at hand, every byte.
-fn check(root: &Path, plugin: &Source) -> Result<()> {
-    let dist = plugin.dist(root);
+fn check(project: &Project, plugin: &Source) -> Result<()> {
+    let dist = plugin.dist();
     let path = dist.join("plugin.json");
     let committed: Value = serde_json::from_slice(&read(&path)?)
         .with_context(|| format!("`{}` is no JSON", path.display()))?;
-    let component = read(&dist.join(plugin.artifact()))?;
+    let component = read(&dist.join(plugin.component()))?;
     let field = |name: &str| {
         committed
             .get(name)
@@ -124,7 +161,7 @@ fn check(root: &Path, plugin: &Source) -> Result<()> {
     ensure!(
         field("sha256") == sha256(&component),
         "`{}` has not the sha256 that `plugin.json` says",
-        plugin.artifact()
+        plugin.component()
     );
     ensure!(
         field("source_digest") == plugin.digest,
@@ -147,7 +184,7 @@ fn check(root: &Path, plugin: &Source) -> Result<()> {
             return Ok(());
         }
     };
-    let (rebuilt, manifest) = make(root, plugin, &toolchain)?;
+    let (rebuilt, manifest) = make(project, plugin, &toolchain)?;
     ensure!(
         rebuilt == component,
         "the same compiler gives {} instead",
@@ -166,40 +203,49 @@ fn check(root: &Path, plugin: &Source) -> Result<()> {
     Ok(())
 }
 
-/// Compiles a plugin and asks it who it is.
-fn make(root: &Path, plugin: &Source, toolchain: &Toolchain) -> Result<(Vec<u8>, Value)> {
-    let module = read(&toolchain.build(root, &plugin.package)?)?;
+/// Compiles a component and asks it who it is.
+fn make(project: &Project, plugin: &Source, toolchain: &Toolchain) -> Result<(Vec<u8>, Value)> {
+    let module = read(&toolchain.build(project, &plugin.package)?)?;
     let component =
         encode(&module).with_context(|| format!("`{}` makes no component", plugin.package))?;
     let operations = inspect(&component)?;
 
     // In a folder without a manifest, the loader asks the component itself.
-    let file = root
-        .join("target")
-        .join("wasm")
-        .join("components")
-        .join(plugin.artifact());
+    let folder = project.root.join("target/wasm/components");
+    let file = folder.join(plugin.component());
     write(&file, &component)?;
-    let loaded = dtta_plugin::Plugin::from_component_file(&file).map_err(|error| {
+    let loaded = Plugin::from_component_file(&file).map_err(|error| {
         anyhow!(error).context(format!("`{}` cannot be loaded", plugin.package))
     })?;
-    let descriptor = loaded.descriptor();
+    let (name, operations) = (plugin.component(), json!(operations));
+    let built_with = toolchain.built_with();
+    let manifest = manifest(plugin, &loaded, &name, &component, &operations, &built_with);
+    Ok((component, manifest))
+}
 
-    let manifest = json!({
-        "schema_version": dtta_plugin::MANIFEST_SCHEMA_VERSION,
+fn manifest(
+    source: &Source,
+    plugin: &Plugin,
+    artifact: &str,
+    bytes: &[u8],
+    operations: &Value,
+    built_with: &str,
+) -> Value {
+    let descriptor = plugin.descriptor();
+    json!({
+        "schema_version": MANIFEST_SCHEMA_VERSION,
         "name": descriptor.name,
         "version": descriptor.version,
-        "description": plugin.description,
+        "description": source.description,
         "interface": descriptor.interface,
         "roles": descriptor.roles,
-        "artifact": plugin.artifact(),
-        "sha256": sha256(&component),
+        "artifact": artifact,
+        "sha256": sha256(bytes),
         "needs": { "constants": descriptor.needs.constants, "ops": operations },
-        "built_with": toolchain.built_with(),
-        "source_digest": plugin.digest,
+        "built_with": built_with,
+        "source_digest": source.digest,
         "config_schema": descriptor.config_schema,
-    });
-    Ok((component, manifest))
+    })
 }
 
 fn encode(module: &[u8]) -> Result<Vec<u8>> {
@@ -258,48 +304,9 @@ fn operation(function: &Function) -> Option<String> {
         .then_some(name)
 }
 
-fn select(root: &Path, selection: &Selection) -> Result<Vec<Source>> {
-    let Metadata { packages, resolve } = metadata(root)?;
-    let mut found = Vec::new();
-    for package in &packages {
-        let Ok(manifest) = package.manifest_path.strip_prefix(root) else {
-            continue;
-        };
-        let Some(folder) = manifest
-            .parent()
-            .filter(|folder| folder.starts_with("plugins"))
-        else {
-            continue;
-        };
-        let folder = folder.to_string_lossy().replace('\\', "/");
-        let is_wanted = match &selection.name {
-            Some(name) => *name == package.name || folder.strip_prefix("plugins/") == Some(name),
-            None => true,
-        };
-        if is_wanted {
-            found.push(Source {
-                package: package.name.clone(),
-                description: package.description.clone().unwrap_or_default(),
-                digest: source_digest(root, package, &packages, &resolve)?,
-                folder,
-            });
-        }
-    }
-    match &selection.name {
-        Some(name) if found.is_empty() => bail!("there is no plugin `{name}` under `plugins/`"),
-        _ => Ok(found),
-    }
-}
-
 /// sha256 over whatever decides what a plugin does: how it is compiled, the sources of every
-/// crate of this workspace that it is built from, the interface, and the locked versions of all
-/// other crates.
-fn source_digest(
-    root: &Path,
-    plugin: &Package,
-    packages: &[Package],
-    graph: &Graph,
-) -> Result<String> {
+/// local crate that it is built from, the interface, and the locked versions of all other crates.
+fn source_digest(plugin: &Package, packages: &[Package], graph: &Graph) -> Result<String> {
     let nodes: BTreeMap<&str, &Node> = graph
         .nodes
         .iter()
@@ -318,7 +325,6 @@ fn source_digest(
             }
         }
     }
-    let mut files = BTreeSet::new();
     let mut digest = Sha256::new();
     digest.update(PROFILE.join("\n"));
     for package in packages
@@ -329,31 +335,32 @@ fn source_digest(
             "\n{} {} {}\n",
             package.name, package.version, package.edition
         ));
-        if package.source.is_none() {
-            let folder = package.manifest_path.parent().unwrap_or(root);
-            files.insert(package.manifest_path.clone());
-            collect(&folder.join("src"), &mut files)?;
+        let Some(folder) = package.manifest_path.parent() else {
+            continue;
+        };
+        if package.source.is_some() {
+            continue;
         }
-    }
-    for name in ["types.wit", "roles.wit"] {
-        files.insert(root.join("wit").join(name));
-    }
-    for file in files {
-        let name = file
-            .strip_prefix(root)
-            .unwrap_or(&file)
-            .to_string_lossy()
-            .replace('\\', "/");
-        let bytes = read(&file)?;
-        digest.update(format!("\n{name} {}\n", bytes.len()));
-        digest.update(bytes);
+        let mut files = BTreeSet::from([package.manifest_path.clone()]);
+        collect(&folder.join("src"), &mut files)?;
+        if package.name == "dtta-sdk" {
+            let interface = folder.join("../../wit");
+            files.extend(["types.wit", "roles.wit"].map(|name| interface.join(name)));
+        }
+        for file in files {
+            let name = file.strip_prefix(folder).unwrap_or(&file);
+            let name = name.to_string_lossy().replace('\\', "/");
+            let bytes = read(&file)?;
+            digest.update(format!("\n{name} {}\n", bytes.len()));
+            digest.update(bytes);
+        }
     }
     Ok(hex(&digest.finalize()))
 }
 
 fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
     let entries =
-        std::fs::read_dir(folder).with_context(|| format!("cannot list `{}`", folder.display()))?;
+        fs::read_dir(folder).with_context(|| format!("cannot list `{}`", folder.display()))?;
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() {
@@ -369,6 +376,7 @@ fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
 struct Metadata {
     packages: Vec<Package>,
     resolve: Graph,
+    workspace_root: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -404,19 +412,19 @@ struct DependencyKind {
     kind: Option<String>,
 }
 
-fn metadata(root: &Path) -> Result<Metadata> {
+fn metadata(manifest: &Path) -> Result<Metadata> {
     let mut command = Command::new("cargo");
     command
         .args([
             "metadata",
             "--format-version",
             "1",
-            "--locked",
             "--filter-platform",
             TARGET,
         ])
-        .current_dir(root);
-    let mut metadata: Metadata = serde_json::from_slice(&process::output(&mut command)?)?;
+        .arg("--manifest-path")
+        .arg(manifest);
+    let mut metadata: Metadata = serde_json::from_slice(&output(&mut command)?)?;
     metadata
         .packages
         .sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
@@ -429,12 +437,46 @@ fn text(manifest: &Value) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads a file; the error names it.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+/// Writes a file and the folders above it; the error names it.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    fs::write(path, bytes).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Runs a program to its end, its output going where ours does for people.
+pub(super) fn run(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .stdout(std::process::Stdio::from(std::io::stderr()))
+        .status()
+        .with_context(|| format!("cannot start `{name}`"))?;
+    ensure!(status.success(), "`{command:?}` failed: {status}");
+    Ok(())
+}
+
+/// Runs a program and gives what it wrote to stdout.
+pub(super) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start `{name}`"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "`{command:?}` failed: {}\n{said}",
+        output.status
+    );
+    Ok(output.stdout)
 }
 
 #[cfg(test)]
@@ -443,8 +485,7 @@ mod tests {
 
     /// The committed component: its test needs no compiler.
     fn shipped() -> Vec<u8> {
-        read(&crate::root().join("plugins/classification/dist/dtta-plugin-classification.wasm"))
-            .unwrap()
+        read(&shipped_folder().join("dist/dtta-plugin-classification.wasm")).unwrap()
     }
 
     #[test]
@@ -483,21 +524,17 @@ mod tests {
         );
     }
 
+    fn shipped_folder() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/classification")
+    }
+
     #[test]
-    fn finds_every_plugin_and_digests_its_sources() {
-        let found = select(
-            &crate::root(),
-            &Selection {
-                all: true,
-                name: None,
-            },
-        )
-        .unwrap();
-        let plugin = found
-            .iter()
-            .find(|plugin| plugin.folder == "plugins/classification")
-            .unwrap();
-        assert_eq!(plugin.package, "dtta-plugin-classification");
-        assert_eq!(plugin.digest.len(), 64);
+    fn finds_the_crate_and_digests_its_sources() {
+        let (project, source) = Project::of(&shipped_folder()).unwrap();
+        assert_eq!(source.package, "dtta-plugin-classification");
+        assert_eq!(source.digest.len(), 64);
+        assert_eq!(project.sdk.as_deref(), Some(&*project.root));
+        assert_eq!(project.locked(), Some("--locked"));
+        assert!(Project::of(Path::new("/nowhere")).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Where the compiler for WebAssembly comes from: rustup's target if it is there or can be added,
-//! else Debian's compiler, which has the target but no prebuilt standard library for it.
+//! else Debian's compiler, which has the target but no prebuilt standard library for it. And how
+//! plugins are compiled, for WebAssembly and natively.
 
 use std::env;
 use std::ffi::OsStr;
@@ -8,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process;
+use super::build::{Project, output, run};
 
 /// The target of every plugin: no operating system, so a component can import nothing but what
 /// the interface offers.
@@ -33,7 +34,7 @@ enum Kind {
 }
 
 impl Toolchain {
-    /// Finds a toolchain, or installs one.
+    /// Finds a toolchain, or has rustup add the target.
     ///
     /// # Errors
     /// Says what was tried and what to install.
@@ -42,7 +43,10 @@ impl Toolchain {
             return Self::new(Kind::Prebuilt);
         }
         if !has_debian() {
-            install_debian()?;
+            bail!(
+                "no compiler for {TARGET} was found; run `rustup target add {TARGET}`, or on Debian `apt-get install {}`",
+                DEBIAN_PACKAGES.join(" ")
+            );
         }
         Self::new(Kind::Debian)
     }
@@ -52,7 +56,7 @@ impl Toolchain {
             Kind::Prebuilt => "rustc",
             Kind::Debian => "/usr/bin/rustc",
         };
-        let output = process::output(clean(&mut Command::new(rustc), kind).arg("-vV"))?;
+        let output = output(clean(&mut Command::new(rustc), kind).arg("-vV"))?;
         let output = String::from_utf8(output).context("`rustc -vV` is not UTF-8")?;
         let host = output
             .lines()
@@ -77,19 +81,18 @@ impl Toolchain {
     ///
     /// # Errors
     /// Whatever the build fails with.
-    pub fn build(&self, root: &Path, package: &str) -> Result<PathBuf> {
-        let target = root.join("target").join("wasm");
+    pub fn build(&self, project: &Project, package: &str) -> Result<PathBuf> {
+        let target = project.root.join("target").join("wasm");
         let cargo = match self.kind {
             Kind::Prebuilt => "cargo",
             Kind::Debian => "/usr/bin/cargo",
         };
         let mut command = Command::new(cargo);
         clean(&mut command, self.kind)
-            .current_dir(root)
-            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(root)?)
+            .current_dir(&project.root)
+            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(project)?)
             .args([
                 "build",
-                "--locked",
                 "--release",
                 "--lib",
                 "--target",
@@ -97,6 +100,7 @@ impl Toolchain {
                 "-p",
                 package,
             ])
+            .args(project.locked())
             .arg("--target-dir")
             .arg(&target);
         for setting in PROFILE {
@@ -109,7 +113,7 @@ impl Toolchain {
                 .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", DEBIAN_LINKER)
                 .arg("-Zbuild-std=std,panic_abort");
         }
-        process::run(&mut command)?;
+        run(&mut command)?;
         Ok(target
             .join(TARGET)
             .join("release")
@@ -119,8 +123,9 @@ impl Toolchain {
 
     /// Compiler flags, in cargo's encoding. Paths that differ between checkouts must not reach
     /// the artifact through panic messages.
-    fn flags(&self, root: &Path) -> Result<String> {
-        let mut remapped = vec![(root.to_path_buf(), "/dtta".into())];
+    fn flags(&self, project: &Project) -> Result<String> {
+        let mut remapped = vec![(project.root.clone(), "/plugin".into())];
+        remapped.extend(project.sdk.clone().map(|sdk| (sdk, "/dtta".into())));
         let home = cargo_home().context("neither CARGO_HOME nor HOME is set")?;
         let sources = home.join("registry").join("src");
         // One folder for each registry, whose name has a digest of its address.
@@ -133,9 +138,8 @@ impl Toolchain {
                 .map(|registry| (registry.path(), "/registry".to_owned())),
         );
         if self.kind == Kind::Prebuilt {
-            let output = process::output(
-                clean(&mut Command::new("rustc"), self.kind).args(["--print", "sysroot"]),
-            )?;
+            let output =
+                output(clean(&mut Command::new("rustc"), self.kind).args(["--print", "sysroot"]))?;
             remapped.push((
                 PathBuf::from(String::from_utf8_lossy(&output).trim()),
                 "/rust".into(),
@@ -148,7 +152,31 @@ impl Toolchain {
     }
 }
 
-/// How plugins are compiled: small, and without unwinding, which the sandbox makes needless.
+/// The shared library that a package builds to, with its entry exported.
+///
+/// # Errors
+/// Whatever the build fails with.
+pub fn build_native(project: &Project, package: &str) -> Result<PathBuf> {
+    let target = project.root.join("target").join("native");
+    let mut command = Command::new("cargo");
+    clean(&mut command, Kind::Prebuilt)
+        .current_dir(&project.root)
+        .args(["build", "--release", "--lib", "-p", package])
+        .args(["--features", "dtta-sdk/cdylib"])
+        .args(project.locked())
+        .arg("--target-dir")
+        .arg(&target);
+    run(&mut command)?;
+    let file = format!(
+        "{}{}{}",
+        env::consts::DLL_PREFIX,
+        package.replace('-', "_"),
+        env::consts::DLL_SUFFIX
+    );
+    Ok(target.join("release").join(file))
+}
+
+/// How components are compiled: small, and without unwinding, which the sandbox makes needless.
 pub const PROFILE: [&str; 6] = [
     "profile.release.opt-level=\"s\"",
     "profile.release.lto=true",
@@ -190,7 +218,7 @@ fn cargo_home() -> Option<PathBuf> {
 /// Whether the compiler in use has a standard library for the target.
 fn has_prebuilt() -> bool {
     let mut command = Command::new("rustc");
-    let output = process::output(clean(&mut command, Kind::Prebuilt).args([
+    let output = output(clean(&mut command, Kind::Prebuilt).args([
         "--print",
         "target-libdir",
         "--target",
@@ -205,8 +233,7 @@ fn has_prebuilt() -> bool {
 
 fn add_target() -> bool {
     let mut command = Command::new("rustup");
-    let added =
-        process::output(clean(&mut command, Kind::Prebuilt).args(["target", "add", TARGET]));
+    let added = output(clean(&mut command, Kind::Prebuilt).args(["target", "add", TARGET]));
     if let Err(error) = &added {
         eprintln!("rustup has no {TARGET}: {error:#}");
     }
@@ -222,21 +249,4 @@ fn has_debian() -> bool {
     ]
     .iter()
     .all(|path| Path::new(path).exists())
-}
-
-fn install_debian() -> Result<()> {
-    let advice = format!(
-        "no compiler for {TARGET} was found; run `rustup target add {TARGET}`, or on Debian `apt-get install {}`",
-        DEBIAN_PACKAGES.join(" ")
-    );
-    let user = process::output(Command::new("id").arg("-u")).unwrap_or_default();
-    if !Path::new("/usr/bin/apt-get").exists() || user.trim_ascii() != b"0" {
-        bail!(advice);
-    }
-    eprintln!("installing {}", DEBIAN_PACKAGES.join(" "));
-    let mut install = Command::new("/usr/bin/apt-get");
-    install
-        .args(["install", "--yes", "--no-install-recommends"])
-        .args(DEBIAN_PACKAGES);
-    process::run(install.env("DEBIAN_FRONTEND", "noninteractive")).context(advice)
 }

@@ -1,0 +1,110 @@
+//! `dtta plugins check`: what the testkit holds every plugin to. A shared library is tried in a
+//! process of its own, which it may take down.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, anyhow, bail};
+use dtta_plugin::{LoaderKind, Role};
+use dtta_testkit::{Inputs, Kit};
+use serde_json::Value;
+
+use super::registry;
+use crate::{Failure, print_json};
+
+/// What to try, and on what.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A folder, a manifest, a component, a library, a name, or `linked:NAME`.
+    plugin: String,
+    /// A role's configuration, such as `mapper={"top_k": 3}`; `{}` if absent.
+    #[arg(long, value_name = "ROLE=JSON")]
+    config: Vec<String>,
+    /// A JSON file that says what the plugin takes: tensors by name for `features`, `outputs`, `predictions`, `targets` and
+    /// `constants`, as `{"logits": {"shape": [3, 10]}}`, and the denoiser's `slots`. Examples of classification and of a
+    /// dense task are tried if absent.
+    #[arg(long, value_name = "FILE")]
+    inputs: Option<PathBuf>,
+    /// Stay in this process.
+    #[arg(long, hide = true)]
+    here: bool,
+}
+
+/// Checks a plugin; a report for people goes to stderr, one for scripts to stdout.
+pub fn check(arguments: &Arguments) -> Result<(), Failure> {
+    if !arguments.here && is_native(&arguments.plugin) {
+        return in_a_child();
+    }
+    let plugin = registry()
+        .find(&arguments.plugin, Path::new("."))
+        .map_err(Failure::misuse)?;
+    let mut kit = Kit::new(plugin);
+    for text in &arguments.config {
+        let (role, config) = parse(text).map_err(Failure::Misuse)?;
+        kit = kit.config(role, config);
+    }
+    if let Some(path) = &arguments.inputs {
+        kit = kit.inputs(read(path).map_err(Failure::Misuse)?);
+    }
+    let report = kit.check();
+    eprint!("{report}");
+    print_json(&report)?;
+    if report.passed() {
+        Ok(())
+    } else {
+        Err(Failure::failed(anyhow!("the plugin fails a check")))
+    }
+}
+
+/// Whether the reference leads to a shared library, as its name or its manifest says. Opens nothing.
+fn is_native(reference: &str) -> bool {
+    let path = Path::new(reference);
+    let manifests = [
+        path.to_owned(),
+        path.join("plugin.json"),
+        path.join("dist/plugin.json"),
+    ];
+    let artifact = manifests.iter().find_map(|path| {
+        let manifest = dtta_plugin::Manifest::read(path).ok()?;
+        manifest.artifact
+    });
+    let file = artifact.unwrap_or_else(|| reference.to_owned());
+    LoaderKind::of_file(Path::new(&file)) == LoaderKind::Native
+}
+
+/// The same command in a process of its own.
+fn in_a_child() -> Result<(), Failure> {
+    let program = std::env::current_exe()
+        .context("this program does not know where it is")
+        .map_err(Failure::failed)?;
+    let status = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .arg("--here")
+        .status()
+        .context("cannot start a process for the plugin")
+        .map_err(Failure::failed)?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(2) => Err(Failure::Misuse(anyhow!("the plugin was not checked"))),
+        Some(_) => Err(Failure::failed(anyhow!("the plugin fails a check"))),
+        None => Err(Failure::failed(anyhow!(
+            "the plugin took its process down: {status}"
+        ))),
+    }
+}
+
+fn parse(text: &str) -> anyhow::Result<(Role, Value)> {
+    let Some((role, config)) = text.split_once('=') else {
+        bail!("`--config {text}`: expected ROLE=JSON, such as `mapper={{}}`");
+    };
+    let Some(role) = Role::ALL.into_iter().find(|known| known.name() == role) else {
+        bail!("`--config {text}`: `{role}` is no role; expected head, mapper, objective or metric");
+    };
+    let config = serde_json::from_str(config).with_context(|| format!("`--config {text}`"))?;
+    Ok((role, config))
+}
+
+fn read(path: &Path) -> anyhow::Result<Inputs> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("`{}`", path.display()))
+}
