@@ -104,6 +104,49 @@ fn stops_growing_memory() {
 }
 
 #[test]
+fn stops_a_call_that_calls_itself_without_end() {
+    let error = fails(ask::RECURSE);
+    assert_eq!(error.code(), "trap", "{error}");
+    assert!(error.to_string().contains("stack"), "{error}");
+}
+
+#[test]
+fn refuses_a_list_that_its_memory_cannot_hold() {
+    let error = fails(ask::HUGE_LIST);
+    assert_eq!(error.code(), "trap", "{error}");
+}
+
+#[test]
+fn refuses_a_name_that_is_not_utf_8() {
+    let error = fails(ask::GARBLE);
+    assert_eq!(error.code(), "trap", "{error}");
+    assert!(error.to_string().contains("utf-8"), "{error}");
+}
+
+#[test]
+fn refuses_a_config_schema_that_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = support::mapper_component();
+    support::write(folder.path(), "fixture.wasm", &bytes);
+    let manifest = json!({
+        "name": "fixture", "version": "1.0.0", "interface": "0.1", "roles": ["mapper"],
+        "artifact": "fixture.wasm", "sha256": dtta_plugin::sha256(&bytes),
+        "config_schema": {"mapper": {"type": "thing"}},
+    });
+    let path = support::write(
+        folder.path(),
+        "plugin.json",
+        manifest.to_string().as_bytes(),
+    );
+    let error = Plugin::from_manifest(&path).unwrap_err();
+    assert_eq!(error.code(), "manifest");
+    assert!(
+        error.to_string().contains("`mapper` is no JSON Schema"),
+        "{error}"
+    );
+}
+
+#[test]
 fn refuses_to_read_on_the_way_forward() {
     let error = fails(ask::READ);
     assert_eq!(error.code(), "not-permitted");

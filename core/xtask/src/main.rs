@@ -60,12 +60,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// The folders of the plugins that ship.
-const PLUGINS: [&str; 4] = ["accuracy", "classification", "entropy", "linear"];
+/// The plugins whose components are committed: those that ship, and one for tests.
+const PLUGINS: [&str; 5] = [
+    "plugins/accuracy",
+    "plugins/classification",
+    "plugins/entropy",
+    "plugins/linear",
+    "tests/plugins/probe",
+];
 
-/// Builds the components of the plugins that ship with `dtta plugins build`, or checks them.
+/// Builds the components with `dtta plugins build`, or checks them.
 fn plugins(root: &Path, check: bool) -> anyhow::Result<()> {
-    for name in PLUGINS {
+    for folder in PLUGINS {
         let mut command = Command::new("cargo");
         command
             .args([
@@ -83,7 +89,7 @@ fn plugins(root: &Path, check: bool) -> anyhow::Result<()> {
             } else {
                 &["--target", "wasm"]
             })
-            .arg(Path::new("plugins").join(name))
+            .arg(folder)
             .current_dir(root);
         process::run(&mut command)?;
     }

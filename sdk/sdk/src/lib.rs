@@ -41,6 +41,8 @@
 //! # fn main() {}
 //! ```
 
+#[doc(hidden)]
+pub mod by_name;
 mod descriptor;
 mod error;
 pub mod functional;

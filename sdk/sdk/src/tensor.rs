@@ -5,6 +5,7 @@
 use std::fmt;
 use std::ops;
 
+use crate::by_name::Arguments;
 use crate::error::Result;
 use crate::imp;
 
@@ -102,6 +103,18 @@ macro_rules! operations {
                     imp::operation!(method self $code $name($($parameter: $takes),*) -> $gives)
                 }
             )+
+
+            /// An operation by name.
+            pub(crate) fn method(name: &str, arguments: &mut Arguments<'_>) -> Option<Result<Vec<Tensor>>> {
+                match name {
+                    $(stringify!($name) => Some((|| {
+                        let this = arguments.tensor()?;
+                        $(operations!(@let $parameter $takes arguments);)*
+                        operations!(@list $gives this.$name($(operations!(@pass $takes $parameter)),*)?)
+                    })()),)+
+                    _ => None,
+                }
+            }
         }
     };
     (statics: $($(#[$doc:meta])+ $code:ident $name:ident($($parameter:ident: $takes:ident),*);)+) => {
@@ -115,8 +128,43 @@ macro_rules! operations {
                     imp::operation!(static $code $name($($parameter: $takes),*))
                 }
             )+
+
+            /// An operation without a receiver by name.
+            pub(crate) fn function(name: &str, arguments: &mut Arguments<'_>) -> Option<Result<Vec<Tensor>>> {
+                match name {
+                    $(stringify!($name) => Some((|| {
+                        $(operations!(@let $parameter $takes arguments);)*
+                        Ok(vec![Tensor::$name($(operations!(@pass $takes $parameter)),*)?])
+                    })()),)+
+                    _ => None,
+                }
+            }
         }
     };
+    (@list One $made:expr) => { Ok(vec![$made]) };
+    (@list Two $made:expr) => {{
+        let (first, second) = $made;
+        Ok(vec![first, second])
+    }};
+    (@let $x:ident Tensor $arguments:ident) => { let $x = $arguments.tensor()?; };
+    (@let $x:ident OptionalTensor $arguments:ident) => { let $x = $arguments.optional_tensor()?; };
+    (@let $x:ident Tensors $arguments:ident) => { let $x = $arguments.tensors()?; };
+    (@let $x:ident Float $arguments:ident) => { let $x = $arguments.float()?; };
+    (@let $x:ident OptionalFloat $arguments:ident) => { let $x = $arguments.optional_float()?; };
+    (@let $x:ident Bool $arguments:ident) => { let $x = $arguments.int()? != 0; };
+    (@let $x:ident Kind $arguments:ident) => { let $x = $arguments.kind()?; };
+    (@let $x:ident Conv $arguments:ident) => { let $x = $arguments.conv()?; };
+    (@let $x:ident Pool $arguments:ident) => { let $x = $arguments.pool()?; };
+    (@let $x:ident Axes $arguments:ident) => { let $x: Vec<i32> = $arguments.ints()?; };
+    (@let $x:ident Extents $arguments:ident) => { let $x: Vec<i64> = $arguments.ints()?; };
+    (@let $x:ident Shape $arguments:ident) => { let $x: Vec<u32> = $arguments.ints()?; };
+    (@let $x:ident Long $arguments:ident) => { let $x = $arguments.int()?; };
+    (@let $x:ident $takes:ident $arguments:ident) => { let $x = $arguments.number()?; };
+    (@pass Tensors $x:ident) => { &$x };
+    (@pass Axes $x:ident) => { &$x };
+    (@pass Extents $x:ident) => { &$x };
+    (@pass Shape $x:ident) => { &$x };
+    (@pass $takes:ident $x:ident) => { $x };
     (@type One) => { Tensor };
     (@type Two) => { (Tensor, Tensor) };
     (@type Tensor) => { &Tensor };

@@ -6,54 +6,16 @@
     reason = "what cannot be prepared should fail the test"
 )]
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use dtta_plugin::{Environment, LoaderKind, Named, Plugin, PluginError, Registry, Values};
 use dtta_tensor::{Device, Tensor};
 use dtta_testkit::{Inputs, Kit};
 use serde_json::{Value, json};
 
-const SHIPPED: [&str; 4] = ["accuracy", "classification", "entropy", "linear"];
+mod support;
 
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-}
-
-/// The shared libraries of all plugins, built once.
-fn libraries() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args([
-            "build",
-            "--release",
-            "--locked",
-            "--features",
-            "dtta-sdk/cdylib",
-        ]);
-        for name in SHIPPED {
-            cargo.args(["-p", &format!("dtta-plugin-{name}")]);
-        }
-        let target = root().join("target/native");
-        cargo.arg("--target-dir").arg(&target).current_dir(root());
-        assert!(
-            cargo.status().unwrap().success(),
-            "the plugins do not build as libraries"
-        );
-        target.join("release")
-    })
-}
-
-fn library(name: &str) -> PathBuf {
-    let file = format!(
-        "{}dtta_plugin_{name}{}",
-        std::env::consts::DLL_PREFIX,
-        std::env::consts::DLL_SUFFIX
-    );
-    libraries().join(file)
-}
+use support::{SHIPPED, library, root};
 
 fn linked(name: &str) -> Plugin {
     let entry = match name {

@@ -33,6 +33,9 @@
     (i32.store (i32.const 24) (local.get $second))
     (i32.const 16))
 
+  (func $deeper (param $depth i32) (result i32)
+    (i32.add (call $deeper (i32.add (local.get $depth) (i32.const 1))) (local.get $depth)))
+
   (func (export "dtta:plugin/descriptor@0.1.0#describe") (result i32)
     (i32.store (i32.const 16) (i32.const 1024))
     (i32.store (i32.const 20) (i32.const DESCRIPTION_LENGTH))
@@ -101,5 +104,11 @@
           (call $share (local.get $tensor) (i32.const 16))
           (br_if $again (i32.eqz (i32.load8_u (i32.const 16)))))
         (return (i32.const 16))))
+    (if (i32.eq (local.get $count) (i32.const 11))
+      (then (drop (call $deeper (i32.const 0)))))
+    (if (i32.eq (local.get $count) (i32.const 12))
+      (then (return (call $answer (i32.const 0) (local.get $inputs) (i32.const 0x7fffffff)))))
+    (if (i32.eq (local.get $count) (i32.const 13))
+      (then (i32.store8 (i32.load (local.get $inputs)) (i32.const 0xff))))
     (call $answer (i32.const 0) (local.get $inputs) (i32.const 1)))
   (export "cabi_post_dtta:plugin/mapper@0.1.0#[method]mapper.condition" (func $start_over)))

@@ -33,6 +33,12 @@ pub mod ask {
     pub const NEGATE_1000: usize = 9;
     /// Share the first tensor without end and never drop.
     pub const FLOOD: usize = 10;
+    /// Call itself without end.
+    pub const RECURSE: usize = 11;
+    /// Answer with a list of 2^31 - 1 tensors.
+    pub const HUGE_LIST: usize = 12;
+    /// Answer with a name that is not UTF-8.
+    pub const GARBLE: usize = 13;
 }
 
 /// The text of `wit/` as one document.

@@ -1,0 +1,132 @@
+//! Every operation of the table, asked for by a plugin through every loader: the bits that come out, and
+//! the gradients that come back, are those of the operation called directly.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what cannot be prepared should fail the test"
+)]
+
+#[path = "../../../core/tensor/tests/cases/mod.rs"]
+mod cases;
+mod support;
+
+use cases::{Case, Operand, case, tensor};
+use dtta_plugin::{Environment, Named, Plugin, Values};
+use dtta_tensor::{Attribute, Device, Kind, OPS, OpCode, Outputs, Tensor, dispatch};
+use serde_json::{Value, json};
+
+/// Operands of a case, floats as leaves of the tape.
+fn operands(case: &Case) -> Vec<Option<Tensor>> {
+    let leaf = |tensor: Tensor| match tensor.kind() {
+        Kind::Float => tensor.to_leaf().unwrap(),
+        _ => tensor,
+    };
+    let made = case
+        .operands
+        .iter()
+        .map(|operand| tensor(operand, &Device::cpu()));
+    made.map(|operand| operand.map(leaf)).collect()
+}
+
+fn bits(tensor: &Tensor) -> Vec<u64> {
+    match tensor.kind() {
+        Kind::Float => tensor
+            .to_floats()
+            .unwrap()
+            .iter()
+            .map(|x| u64::from(x.to_bits()))
+            .collect(),
+        _ => tensor
+            .to_ints()
+            .unwrap()
+            .iter()
+            .map(|&x| x as u64)
+            .collect(),
+    }
+}
+
+/// The outputs, and the gradient of each float operand, of an uneven sum over the first output.
+fn observed(outputs: &[Tensor], operands: &[Option<Tensor>]) -> Vec<Vec<u64>> {
+    let mut all: Vec<Vec<u64>> = outputs.iter().map(bits).collect();
+    let first = &outputs[0];
+    if !first.is_tracked() {
+        return all;
+    }
+    let weights: Vec<f32> = (0..first.shape().elements())
+        .map(|i| (i as f32).cos())
+        .collect();
+    let weights = Tensor::from_floats(&weights, &first.shape(), first.device()).unwrap();
+    let gradients = first
+        .mul(&weights)
+        .unwrap()
+        .sum(&[], false)
+        .unwrap()
+        .backward()
+        .unwrap();
+    for operand in operands.iter().flatten() {
+        all.extend(gradients.of(operand).map(|gradient| bits(&gradient)));
+    }
+    all
+}
+
+fn directly(code: OpCode, case: &Case) -> Vec<Vec<u64>> {
+    let operands = operands(case);
+    let tensors: Vec<Option<&Tensor>> = operands.iter().map(Option::as_ref).collect();
+    let outputs = match dispatch(code, &tensors, &case.attributes, &Device::cpu()).unwrap() {
+        Outputs::One(only) => vec![only],
+        Outputs::Two(first, second) => vec![first, second],
+    };
+    observed(&outputs, &operands)
+}
+
+fn config(code: OpCode, case: &Case) -> Value {
+    let attribute = |attribute: &Attribute| match attribute {
+        Attribute::None => json!("none"),
+        Attribute::Int(value) => json!({"int": value}),
+        Attribute::Float(value) => json!({"float": value}),
+        Attribute::Bool(value) => json!({"int": i64::from(*value)}),
+        Attribute::Ints(values) => json!({"ints": values}),
+    };
+    let given: Vec<bool> = case
+        .operands
+        .iter()
+        .map(|operand| !matches!(operand, Operand::None))
+        .collect();
+    let attributes: Vec<Value> = case.attributes.iter().map(attribute).collect();
+    json!({"operation": code.spec().name, "operands": given, "attributes": attributes})
+}
+
+fn through(plugin: &Plugin, code: OpCode, case: &Case) -> Vec<Vec<u64>> {
+    let mut head = plugin
+        .head(&config(code, case), &Environment::default())
+        .unwrap();
+    let operands = operands(case);
+    let named = operands.iter().enumerate();
+    let named: Named = named
+        .filter_map(|(place, operand)| Some((place.to_string(), operand.clone()?)))
+        .collect();
+    let outputs = head
+        .forward(&named, &mut Values::none())
+        .unwrap_or_else(|error| panic!("{code:?}: {error}"));
+    let outputs: Vec<Tensor> = outputs.into_iter().map(|(_, tensor)| tensor).collect();
+    observed(&outputs, &operands)
+}
+
+#[test]
+fn every_operation_has_the_same_bits_directly_linked_native_and_as_a_component() {
+    let entry = dtta_plugin_probe::plugin_entry;
+    let plugins = [
+        Plugin::linked("probe", entry).unwrap(),
+        Plugin::from_file(&support::library("probe")).unwrap(),
+        Plugin::from_manifest(&support::root().join("tests/plugins/probe/dist/plugin.json"))
+            .unwrap(),
+    ];
+    for &code in OPS {
+        let case = case(code);
+        let expected = directly(code, &case);
+        for plugin in &plugins {
+            let found = through(plugin, code, &case);
+            assert_eq!(found, expected, "{code:?}, {}", plugin.loader());
+        }
+    }
+}
