@@ -330,3 +330,90 @@ fn documents_go_to_stdout_as_json() {
     }
     assert_eq!(dtta(&["runn"], fixture.path()).status.code(), Some(2));
 }
+
+#[test]
+fn a_new_plugin_is_a_crate_that_says_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for role in ["head", "mapper", "objective", "metric"] {
+        let name = format!("my-{role}");
+        let output = dtta(&["plugins", "new", &name, "--role", role], folder.path());
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let manifest = fs::read_to_string(folder.path().join(&name).join("Cargo.toml")).unwrap();
+        assert!(
+            manifest.contains(&format!("name = \"dtta-plugin-{name}\"")),
+            "{manifest}"
+        );
+        let source = fs::read_to_string(folder.path().join(&name).join("src/lib.rs")).unwrap();
+        assert!(
+            source.contains(&format!("export_plugin! {{ {role}: ")),
+            "{source}"
+        );
+        for file in ["Cargo.toml", "README.md", "src/lib.rs"] {
+            let text = fs::read_to_string(folder.path().join(&name).join(file)).unwrap();
+            assert!(!text.contains("{{"), "{file} of {name} is not filled in");
+        }
+    }
+    for (arguments, reason) in [
+        (vec!["plugins", "new", "my-head"], "not empty"),
+        (vec!["plugins", "new", "My Plugin"], "not a plugin's name"),
+        (vec!["plugins", "new", "other", "--sdk", "nowhere"], "--sdk"),
+    ] {
+        let output = dtta(&arguments, folder.path());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(reason), "{said}");
+    }
+}
+
+#[test]
+fn plugins_are_checked_with_a_report_for_people_and_one_for_scripts() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let output = dtta(&["plugins", "check", "plugins/classification"], &root);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("mapper: two calls give the same bits"),
+        "{said}"
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["plugin"], "classification");
+    assert_eq!(report["loader"], "wasm");
+
+    // A configuration that its schema refuses is a failed check; a reference to nothing is misuse.
+    let config = [
+        "plugins",
+        "check",
+        "plugins/classification",
+        "--config",
+        "mapper={\"topk\": 1}",
+    ];
+    assert_eq!(dtta(&config, &root).status.code(), Some(1));
+    let config = [
+        "plugins",
+        "check",
+        "plugins/classification",
+        "--config",
+        "mappr={}",
+    ];
+    assert_eq!(dtta(&config, &root).status.code(), Some(2));
+    assert_eq!(
+        dtta(&["plugins", "check", "nothing"], &root).status.code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_library_that_is_none_is_refused_in_a_process_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("broken.{}", std::env::consts::DLL_EXTENSION);
+    fs::write(folder.path().join(&file), "not a library").unwrap();
+    let output = dtta(&["plugins", "check", &file], folder.path());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("is not a native plugin"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}

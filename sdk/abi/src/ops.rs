@@ -1,6 +1,6 @@
 //! The numbers of the operations and their arguments: what `op` of the host's table takes. The
 //! documentation of each is in `wit/types.wit`, under the same name with `-` for `_`;
-//! `cargo xtask wit-check` holds this list, `wit/` and the host to one another.
+//! a test of the plugin host holds this list, `wit/` and the table of operations to one another.
 
 /// Numbers of operations. Append-only, never reused.
 pub mod op {

@@ -95,9 +95,7 @@ fn expect_component(bytes: &[u8]) -> Result<(), String> {
     match bytes.get(..8) {
         Some(start) if start.starts_with(MAGIC) => match &start[4..] {
             [13, 0, 1, 0] => Ok(()),
-            [1, 0, 0, 0] => {
-                Err("it is a core module; wrap it with `cargo xtask plugins build`".into())
-            }
+            [1, 0, 0, 0] => Err("it is a core module; build it with `dtta plugins build`".into()),
             version => Err(format!("it has the unknown version {version:?}")),
         },
         _ => Err(format!(
