@@ -1,8 +1,6 @@
 //! The reference of operations in `sdk/OPERATIONS.md` is what the table says. To write it anew:
 //! `DTTA_WRITE=1 cargo test --release -p dtta-tensor --test reference`.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fmt::Write as _;
 use std::path::Path;
 
