@@ -14,7 +14,7 @@
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use dtta_plugin::{Environment, Named, PluginError, Registry};
+//! use dtta_plugin::{Environment, Named, PluginError, Registry, Values};
 //! use dtta_tensor::{Device, Tensor};
 //! use serde_json::json;
 //!
@@ -24,7 +24,7 @@
 //!     let slots = json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 1152]}]);
 //!     let environment = Environment::new(Device::cpu()).with_constant("class-embeddings", embeddings);
 //!     let mut mapper = plugin.mapper(&json!({"top_k": 3}), &slots, &environment)?;
-//!     mapper.condition(&vec![("logits".into(), logits)])
+//!     mapper.condition(&vec![("logits".into(), logits)], &mut Values::none())
 //! }
 //! ```
 
