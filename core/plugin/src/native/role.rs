@@ -446,7 +446,8 @@ impl NativeMetric {
             let saved = std::mem::take(&mut self.saved);
             let added = self.add(&saved);
             self.saved = saved;
-            added?;
+            // An instance that lacks what was accumulated must not pass for one that has it.
+            added.inspect_err(|_| self.role.destroy())?;
         }
         Ok(())
     }
