@@ -11,7 +11,9 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import pathlib
+import tempfile
 
 import numpy
 import vizdoom
@@ -42,6 +44,8 @@ def start(game_name, level, seed):
     game = vizdoom.DoomGame()
     game.set_doom_game_path(str(pathlib.Path(vizdoom.__file__).parent / f"{game_name}.wad"))
     game.set_doom_map(level)
+    # The engine writes its settings where it runs unless told otherwise.
+    game.set_doom_config_path(str(pathlib.Path(tempfile.gettempdir()) / f"vizdoom-{os.getpid()}.ini"))
     game.set_mode(vizdoom.Mode.PLAYER)
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
