@@ -15,7 +15,7 @@ import sys
 
 import numpy
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import save_file
 from timm.models.vision_transformer import Attention, Mlp, PatchEmbed
 from torch import nn
@@ -97,9 +97,12 @@ class DiT(nn.Module):
         hidden, patch = config["hidden_size"], config["patch_size"]
         self.channels, self.patch = channels, patch
         self.out_channels = channels * 2 if config["learn_sigma"] else channels
-        self.x_embedder = PatchEmbed(size, patch, channels, hidden, bias=True)
+        self.spatial = config.get("spatial")
+        maps = self.spatial["channels"] if self.spatial else 0
+        self.x_embedder = PatchEmbed(size, patch, channels + maps, hidden, bias=True)
         self.t_embedder = TimestepEmbedder(hidden)
-        self.y_embedder = LabelEmbedder(config["num_classes"], hidden, config["class_dropout_prob"])
+        if not self.spatial:
+            self.y_embedder = LabelEmbedder(config["num_classes"], hidden, config["class_dropout_prob"])
         table = torch.from_numpy(sincos_2d(hidden, size // patch)).float()
         self.pos_embed = nn.Parameter(table.unsqueeze(0), requires_grad=False)
         blocks = [DiTBlock(hidden, config["num_heads"], config["mlp_ratio"]) for _ in range(config["depth"])]
@@ -112,9 +115,9 @@ class DiT(nn.Module):
         return torch.einsum("nhwpqc->nchpwq", x).reshape(x.shape[0], self.out_channels, h * self.patch, w * self.patch)
 
     def forward(self, x, t, y):
-        """`y` is the class embedding, not the label: that is what feedback differentiates."""
-        x = self.x_embedder(x) + self.pos_embed
-        c = self.t_embedder(t) + y
+        """`y` is the class embedding, not the label, or else a map: that is what feedback differentiates."""
+        x = self.x_embedder(torch.cat([x, y], dim=1) if self.spatial else x) + self.pos_embed
+        c = self.t_embedder(t) if self.spatial else self.t_embedder(t) + y
         for block in self.blocks:
             x = block(x, c)
         return self.unpatchify(self.final_layer(x, c))[:, : self.channels]
@@ -161,7 +164,8 @@ def dit(name, seed, differentiated, **config):
     model = DiT(config)
     randomise(model, generator)
     noisy = torch.randn(3, *config["image"], generator=generator)
-    condition = torch.randn(3, config["hidden_size"], generator=generator).requires_grad_()
+    shape = [config["hidden_size"]] if "spatial" not in config else [config["spatial"]["channels"], *config["image"][1:]]
+    condition = torch.randn(3, *shape, generator=generator).requires_grad_()
     timesteps = torch.tensor([3, 417, 999])
     noise = model(noisy, timesteps, condition)
     cotangent = torch.randn(noise.shape, generator=generator) * 0.1
@@ -215,6 +219,77 @@ def resnet(name, seed, differentiated, strength, **config):
     write(name, {"kind": "resnet"} | config, model, {"images": images, "cotangent": cotangent}, (loss, outputs), differentiated)
 
 
+# --- diffusers' U-Net, with a map beside the image ---------------------------------------------------------------------------
+
+
+def unet(name, seed, differentiated, strength, spatial, **config):
+    """`spatial` names the channels of the map, and the categories with embeddings of that width."""
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = config["image"]
+    ups = [kind.replace("Down", "Up") for kind in reversed(config["down_block_types"])]
+    model = UNet2DModel(
+        in_channels=channels + spatial["channels"], out_channels=channels, up_block_types=ups,
+        **{k: v for k, v in config.items() if k != "image"},
+    )  # fmt: skip
+    if "classes" in spatial:
+        model.spatial_embedder = nn.Module()
+        model.spatial_embedder.embedding_table = nn.Embedding(spatial["classes"], spatial["channels"])
+    randomise(model, generator)
+    noisy = torch.randn(3, *config["image"], generator=generator)
+    condition = torch.randn(3, spatial["channels"], height, width, generator=generator).requires_grad_()
+    timesteps = torch.tensor([3, 417, 999])
+    noise = model(torch.cat([noisy, condition], dim=1), timesteps).sample
+    cotangent = torch.randn(noise.shape, generator=generator) * strength
+    inputs = {"noisy": noisy, "timesteps": timesteps, "condition": condition, "cotangent": cotangent}
+    config = {"kind": "unet"} | config | {"spatial": spatial}
+    write(name, config, model, inputs, ((noise * cotangent).sum(), {"noise": noise}), differentiated)
+
+
+# --- a residual U-Net of torchvision's blocks, which answers for each pixel -------------------------------------------------------
+
+
+class EncoderDecoder(TinyResNet):
+    def __init__(self, config):
+        nn.Module.__init__(self)
+        norm, widths = config["norm"], config["widths"]
+        batch = norm["kind"] == "batch"
+        self._norm_layer = nn.BatchNorm2d if batch else functools.partial(nn.GroupNorm, norm["groups"])
+        self.inplanes, self.dilation, self.groups, self.base_width = widths[0], 1, 1, 64
+        self.conv1 = nn.Conv2d(config["image"][0], widths[0], 3, stride=config["stem_stride"], padding=1, bias=False)
+        self.bn1 = self._norm_layer(widths[0])
+        for n, (width, count) in enumerate(zip(widths, config["blocks"])):
+            setattr(self, f"layer{n + 1}", self._make_layer(BasicBlock, width, count, stride=1 if n == 0 else 2))
+        self.levels = len(widths)
+        for n in reversed(range(self.levels - 1)):
+            self.inplanes = widths[n + 1] + widths[n]
+            setattr(self, f"up{n + 1}", self._make_layer(BasicBlock, widths[n], 1)[0])
+        self.head = nn.Conv2d(widths[0], config["outputs"], 1)
+        self.extents = config["image"][1:]
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        kept = []
+        for n in range(self.levels):
+            x = getattr(self, f"layer{n + 1}")(x)
+            kept.append(x)
+        for n in reversed(range(self.levels - 1)):
+            larger = nn.functional.interpolate(x, size=kept[n].shape[2:], mode="bilinear", align_corners=False)
+            x = getattr(self, f"up{n + 1}")(torch.cat([larger, kept[n]], dim=1))
+        return x, nn.functional.interpolate(self.head(x), size=self.extents, mode="bilinear", align_corners=False)
+
+
+def encoder_decoder(name, seed, differentiated, **config):
+    generator = torch.Generator().manual_seed(seed)
+    model = EncoderDecoder(config).eval()
+    randomise(model, generator)
+    images = torch.randn(2, *config["image"], generator=generator).requires_grad_()
+    features, logits = model(images)
+    cotangent = torch.randn(logits.shape, generator=generator) * 0.1
+    inputs = {"images": images, "cotangent": cotangent}
+    outputs = {"features": features, "logits": logits}
+    write(name, {"kind": "encoder_decoder"} | config, model, inputs, ((logits * cotangent).sum(), outputs), differentiated)
+
+
 def schedules():
     table = {}
     for name, betas in [("linear", "linear"), ("scaled_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")]:
@@ -237,6 +312,12 @@ def structures():
     with torch.device("meta"):
         models = {"resnet18": resnet18(), "resnet34": resnet34(), "resnet50": resnet50()}
     models["dit_xl_2"] = DiT(XL)
+    with torch.device("meta"):
+        models["ddpm_unet"] = UNet2DModel(
+            sample_size=32, down_block_types=["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+            up_block_types=["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"], block_out_channels=[128, 256, 256, 256],
+            attention_head_dim=256, norm_num_groups=32,
+        )  # fmt: skip
     print("DiT-XL/2:", sum(p.numel() for p in models["dit_xl_2"].parameters()), "parameters")
     table = {name: {n: list(v.shape) for n, v in model.state_dict().items()} for name, model in models.items()}
     (OUT / "structures.json").write_text(json.dumps(table, separators=(",", ":")) + "\n")
@@ -273,6 +354,39 @@ if __name__ == "__main__":
         3.0,
         image=[3, 32, 32], classes=7, block="bottleneck", blocks=[1, 1, 1], widths=[4, 8, 8], stem="imagenet",
         norm={"kind": "batch"},
+    )  # fmt: skip
+    dit(
+        "dit_spatial",
+        7,
+        ["condition", "x_embedder.proj.weight", "blocks.0.attn.qkv.bias"],
+        image=[1, 8, 8], patch_size=4, hidden_size=16, depth=1, num_heads=2, mlp_ratio=2.0, spatial={"channels": 2},
+        learn_sigma=False,
+    )  # fmt: skip
+    unet(
+        "unet",
+        4,
+        ["condition", "conv_in.weight", "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.time_emb_proj.bias", "down_blocks.0.downsamplers.0.conv.weight",
+         "down_blocks.1.attentions.0.to_k.weight", "mid_block.attentions.0.group_norm.weight", "up_blocks.0.upsamplers.0.conv.bias",
+         "up_blocks.1.resnets.1.conv_shortcut.weight", "conv_norm_out.weight"],
+        3.0,
+        spatial={"channels": 3, "classes": 4},
+        image=[2, 8, 4], block_out_channels=[8, 16], down_block_types=["DownBlock2D", "AttnDownBlock2D"], layers_per_block=1,
+        attention_head_dim=4, norm_num_groups=4,
+    )  # fmt: skip
+    unet(
+        "unet_plain",
+        5,
+        ["condition", "conv_in.bias", "down_blocks.1.resnets.1.conv1.weight", "mid_block.resnets.1.norm2.bias", "up_blocks.0.resnets.2.time_emb_proj.weight"],
+        10.0,
+        spatial={"channels": 1},
+        image=[1, 4, 6], block_out_channels=[4, 8], down_block_types=["DownBlock2D", "DownBlock2D"], layers_per_block=2,
+        add_attention=False, norm_num_groups=2, norm_eps=1e-6,
+    )  # fmt: skip
+    encoder_decoder(
+        "encoder_decoder",
+        6,
+        ["images", "conv1.weight", "layer2.0.downsample.1.weight", "up1.conv1.weight", "up1.downsample.0.weight", "up2.bn2.bias", "head.weight", "head.bias"],
+        image=[3, 16, 24], outputs=5, widths=[4, 8, 8], blocks=[1, 2, 1], stem_stride=2, norm={"kind": "group", "groups": 2},
     )  # fmt: skip
     schedules()
     structures()

@@ -31,10 +31,11 @@ pub trait Backbone: Send + Sync {
     /// Channels, height and width of the images it was made for.
     fn image_shape(&self) -> [usize; 3];
 
-    /// Number of classes.
-    fn classes(&self) -> usize;
+    /// Extent of axis 1 of the logits: the number of classes, or 1 for a map of numbers.
+    fn outputs(&self) -> usize;
 
-    /// `features` of `[B, F]` and `logits` of `[B, classes]` for images of `[B, C, H, W]`.
+    /// `features` and `logits` for images of `[B, C, H, W]`: `[B, F]` and `[B, outputs]`, or of a model that answers for each pixel
+    /// `[B, F, h, w]` and `[B, outputs, H, W]`.
     ///
     /// # Errors
     /// [`ModelError::Input`](crate::ModelError::Input) for images of another shape.

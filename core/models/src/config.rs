@@ -12,8 +12,10 @@ use serde_json::Value;
 use crate::backbone::Backbone;
 use crate::denoiser::Denoiser;
 use crate::dit::{Dit, DitConfig};
+use crate::encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
 use crate::error::{ModelError, Result};
 use crate::resnet::{ResNet, ResNetConfig};
+use crate::unet::{UNet, UNetConfig};
 use crate::weights::Weights;
 
 /// A model, as its configuration file describes it.
@@ -22,18 +24,26 @@ use crate::weights::Weights;
 pub enum ModelConfig {
     /// A diffusion transformer: a denoiser.
     Dit(DitConfig),
-    /// A residual network: a backbone.
+    /// A U-Net: a denoiser.
+    Unet(UNetConfig),
+    /// A residual network: a backbone that answers for whole images.
     Resnet(ResNetConfig),
+    /// A residual U-Net: a backbone that answers for each pixel.
+    EncoderDecoder(EncoderDecoderConfig),
 }
 
-const KINDS: &str = "`dit` or `resnet`";
+const KINDS: &str = "`dit`, `unet`, `resnet` or `encoder_decoder`";
+const DENOISERS: &str = "`dit` or `unet`";
+const BACKBONES: &str = "`resnet` or `encoder_decoder`";
 
 impl ModelConfig {
     /// Its `kind`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Dit(_) => "dit",
+            Self::Unet(_) => "unet",
             Self::Resnet(_) => "resnet",
+            Self::EncoderDecoder(_) => "encoder_decoder",
         }
     }
 
@@ -65,7 +75,9 @@ impl ModelConfig {
         let rest = Value::Object(fields);
         match kind.as_ref().map(|kind| kind.as_str()) {
             Some(Some("dit")) => Ok(Self::Dit(parse(path, rest)?)),
+            Some(Some("unet")) => Ok(Self::Unet(parse(path, rest)?)),
             Some(Some("resnet")) => Ok(Self::Resnet(parse(path, rest)?)),
+            Some(Some("encoder_decoder")) => Ok(Self::EncoderDecoder(parse(path, rest)?)),
             Some(_) => Err(refuse(
                 "/kind",
                 format!("is {}, expected {KINDS}", kind.unwrap_or_default()),
@@ -74,23 +86,32 @@ impl ModelConfig {
         }
     }
 
-    /// The denoiser that it describes, if it describes one; `file` is for the message.
-    fn into_denoiser(self, file: &Path) -> Result<Box<dyn Denoiser>> {
-        match self {
-            Self::Dit(config) => Ok(Box::new(
-                Dit::new(config).map_err(|error| error.in_file(file))?,
-            )),
-            Self::Resnet(_) => Err(wrong_kind(file, &self, "a denoiser", "`dit`")),
-        }
+    /// The denoiser that it describes; `file` is for the message.
+    ///
+    /// # Errors
+    /// [`ModelError::Kind`] if it describes something else, [`ModelError::Value`] for values that contradict one another.
+    pub fn into_denoiser(self, file: &Path) -> Result<Box<dyn Denoiser>> {
+        let made: Result<Box<dyn Denoiser>> = match self {
+            Self::Dit(config) => Dit::new(config).map(|model| Box::new(model) as _),
+            Self::Unet(config) => UNet::new(config).map(|model| Box::new(model) as _),
+            other => return Err(wrong_kind(file, &other, "a denoiser", DENOISERS)),
+        };
+        made.map_err(|error| error.in_file(file))
     }
 
-    fn into_backbone(self, file: &Path) -> Result<Box<dyn Backbone>> {
-        match self {
-            Self::Resnet(config) => Ok(Box::new(
-                ResNet::new(config).map_err(|error| error.in_file(file))?,
-            )),
-            Self::Dit(_) => Err(wrong_kind(file, &self, "a backbone", "`resnet`")),
-        }
+    /// The backbone that it describes; `file` is for the message.
+    ///
+    /// # Errors
+    /// As [`into_denoiser`](Self::into_denoiser).
+    pub fn into_backbone(self, file: &Path) -> Result<Box<dyn Backbone>> {
+        let made: Result<Box<dyn Backbone>> = match self {
+            Self::Resnet(config) => ResNet::new(config).map(|model| Box::new(model) as _),
+            Self::EncoderDecoder(config) => {
+                EncoderDecoder::new(config).map(|model| Box::new(model) as _)
+            }
+            other => return Err(wrong_kind(file, &other, "a backbone", BACKBONES)),
+        };
+        made.map_err(|error| error.in_file(file))
     }
 }
 

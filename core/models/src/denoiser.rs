@@ -8,7 +8,13 @@ use serde::Serialize;
 
 use crate::error::{ModelError, Result};
 use crate::schedule::NoiseSchedule;
+use crate::spatial::SpatialConfig;
 use crate::weights::{ParameterSpec, Weights};
+
+/// The slot that takes what a label table would give.
+pub const CLASS_EMBEDDING: &str = "class-embedding";
+/// The constant that holds a label table, or the embeddings of categories.
+pub const CLASS_EMBEDDINGS: &str = "class-embeddings";
 
 /// A conditioning input that a denoiser publishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -104,6 +110,9 @@ pub trait Denoiser: Send + Sync {
     /// The schedule it was trained with.
     fn schedule(&self) -> &NoiseSchedule;
 
+    /// The map that its spatial slot takes, if it has one.
+    fn spatial(&self) -> Option<&SpatialConfig>;
+
     /// The noise in `noisy` of `[B, C, H, W]`, one timestep for each row; the result has the same shape.
     ///
     /// # Errors
@@ -139,4 +148,23 @@ pub(crate) fn expect_images(
         ));
     }
     Ok(shape[0])
+}
+
+/// Checks that there is one known timestep for each row.
+pub(crate) fn expect_timesteps(
+    timesteps: &[usize],
+    batch: usize,
+    schedule: &NoiseSchedule,
+) -> Result<()> {
+    if timesteps.len() != batch {
+        return Err(ModelError::input(
+            "timesteps",
+            format!("are {}", timesteps.len()),
+            format!("{batch}, one for each row"),
+        ));
+    }
+    for &timestep in timesteps {
+        schedule.alpha_bar(timestep)?;
+    }
+    Ok(())
 }

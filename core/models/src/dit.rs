@@ -8,16 +8,15 @@ use dtta_tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::denoiser::{Conditioning, Denoiser, Slot, expect_images};
+use crate::denoiser::{
+    CLASS_EMBEDDING, CLASS_EMBEDDINGS, Conditioning, Denoiser, Slot, expect_images,
+    expect_timesteps,
+};
 use crate::error::{ModelError, Result};
-use crate::layers::Linear;
+use crate::layers::{Linear, timestep_codes};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
+use crate::spatial::{SpatialConfig, SpatialSlot};
 use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
-
-/// The slot that takes what the label table would give.
-pub const CLASS_EMBEDDING: &str = "class-embedding";
-/// The constant that holds the label table.
-pub const CLASS_EMBEDDINGS: &str = "class-embeddings";
 
 /// Extent of the sinusoidal timestep code.
 const FREQUENCIES: usize = 256;
@@ -56,8 +55,8 @@ pub struct DitConfig {
     /// Width of the feed-forward layers, in token widths.
     #[serde(default = "four")]
     pub mlp_ratio: f64,
-    /// Number of classes.
-    #[schemars(range(min = 1))]
+    /// Number of classes of whole images; 0, with `spatial`, for a transformer that is told about pixels instead.
+    #[serde(default)]
     pub num_classes: usize,
     /// How often training leaves the class out; above 0 the label table has a last row for "no class".
     #[serde(default = "tenth")]
@@ -69,6 +68,9 @@ pub struct DitConfig {
     /// How patches know where they are.
     #[serde(default)]
     pub positions: Positions,
+    /// The map that comes beside the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spatial: Option<SpatialConfig>,
     /// The noise schedule that it is trained with.
     #[serde(default)]
     pub schedule: ScheduleConfig,
@@ -95,8 +97,13 @@ impl DitConfig {
         self.grid().iter().product()
     }
 
+    /// Channels of what it is shown: the image and the map beside it.
+    fn input_channels(&self) -> usize {
+        self.image[0] + self.spatial.map_or(0, |spatial| spatial.channels)
+    }
+
     fn patch_elements(&self) -> usize {
-        self.image[0] * self.patch_size * self.patch_size
+        self.input_channels() * self.patch_size * self.patch_size
     }
 
     fn output_channels(&self) -> usize {
@@ -140,8 +147,19 @@ impl DitConfig {
                 format!("{} or more", 1.0 / hidden as f64),
             ));
         }
-        if self.num_classes == 0 {
-            return Err(ModelError::value("/num_classes", 0, "1 or more"));
+        if (self.num_classes == 0) != self.spatial.is_some() {
+            let expected = match self.spatial {
+                Some(_) => "0, since `spatial` is given: one condition, of images or of pixels",
+                None => "1 or more, or a `spatial` map",
+            };
+            return Err(ModelError::value(
+                "/num_classes",
+                self.num_classes,
+                expected,
+            ));
+        }
+        if let Some(spatial) = &self.spatial {
+            spatial.check()?;
         }
         if !(0.0..=1.0).contains(&self.class_dropout_prob) {
             return Err(ModelError::value(
@@ -163,7 +181,8 @@ pub struct Dit {
     patches: Projection,
     positions: ParameterId,
     timestep: [Linear; 2],
-    labels: ParameterId,
+    labels: Option<ParameterId>,
+    spatial: Option<SpatialSlot>,
     blocks: Vec<Block>,
     last: FinalLayer,
 }
@@ -206,7 +225,7 @@ impl Dit {
         let patches = d.within("x_embedder.proj", |d| {
             // The reference draws the window as a matrix of [hidden, patch elements].
             let fans = config.patch_elements() + hidden;
-            let shape = [hidden, config.image[0], patch, patch];
+            let shape = [hidden, config.input_channels(), patch, patch];
             Projection {
                 weight: d.declare(
                     "weight",
@@ -225,12 +244,17 @@ impl Dit {
             ]
         });
         let rows = config.num_classes + usize::from(config.class_dropout_prob > 0.0);
-        let labels = d.declare(
-            "y_embedder.embedding_table.weight",
-            &[rows, hidden],
-            Group::Embedding,
-            Init::Normal(0.02),
-        );
+        let labels = (config.num_classes > 0).then(|| {
+            d.declare(
+                "y_embedder.embedding_table.weight",
+                &[rows, hidden],
+                Group::Embedding,
+                Init::Normal(0.02),
+            )
+        });
+        let spatial = config
+            .spatial
+            .map(|spatial| SpatialSlot::declare(&mut d, &spatial));
         let blocks = (0..config.depth)
             .map(|n| d.within(format_args!("blocks.{n}"), |d| Block::declare(d, &config)))
             .collect();
@@ -244,22 +268,26 @@ impl Dit {
             ),
             modulation: Linear::declare(d, "adaLN_modulation.1", hidden, 2 * hidden, Init::Zeros),
         });
-        let slots = vec![Slot {
-            name: CLASS_EMBEDDING.into(),
-            shape: vec![hidden],
-            meaning:
-                "a row of the label table, or a mixture of rows; added to the timestep embedding"
-                    .into(),
-        }];
+        let slot = match &config.spatial {
+            Some(spatial) => SpatialSlot::publish(spatial, config.image),
+            None => Slot {
+                name: CLASS_EMBEDDING.into(),
+                shape: vec![hidden],
+                meaning:
+                    "a row of the label table, or a mixture of rows; added to the timestep embedding"
+                        .into(),
+            },
+        };
         Ok(Self {
             config,
             schedule,
-            slots,
+            slots: vec![slot],
             specs: d.finish(),
             patches,
             positions,
             timestep,
             labels,
+            spatial,
             blocks,
             last,
         })
@@ -272,20 +300,27 @@ impl Dit {
 
     /// The row of the label table for "no class", if it has one.
     pub fn null_label(&self) -> Option<usize> {
-        (self.config.class_dropout_prob > 0.0).then_some(self.config.num_classes)
+        let has_one = self.labels.is_some() && self.config.class_dropout_prob > 0.0;
+        has_one.then_some(self.config.num_classes)
     }
 
-    /// The whole label table, `[classes (+ 1), D]`.
-    pub fn label_table<'a>(&self, weights: &'a Weights) -> &'a Tensor {
-        weights.get(self.labels)
+    /// The whole label table, `[classes (+ 1), D]`; none where pixels are told about instead.
+    pub fn label_table<'a>(&self, weights: &'a Weights) -> Option<&'a Tensor> {
+        self.labels.map(|labels| weights.get(labels))
     }
 
     /// The condition `[B, D]` for whole-number labels of `[B]`.
     ///
     /// # Errors
-    /// [`ModelError::Tensor`] unless the labels are ints of rank 1, or for one that the table does not have.
+    /// [`ModelError::Tensor`] unless the labels are ints of rank 1, or for one that the table does not have;
+    /// [`ModelError::Slot`] if there is no table.
     pub fn embed_labels(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
-        Ok(self.label_table(weights).index_select(0, labels)?)
+        let table = self.label_table(weights).ok_or_else(|| ModelError::Slot {
+            name: CLASS_EMBEDDING.into(),
+            problem: "unknown",
+            known: format!("`{}`", self.slots[0].name),
+        })?;
+        Ok(table.index_select(0, labels)?)
     }
 
     fn embed_timesteps(
@@ -294,8 +329,7 @@ impl Dit {
         timesteps: &[usize],
         device: &Device,
     ) -> Result<Tensor> {
-        let codes = timestep_codes(timesteps);
-        let codes = Tensor::from_floats(&codes, &[timesteps.len(), FREQUENCIES], device)?;
+        let codes = timestep_codes(timesteps, FREQUENCIES, device)?;
         let [first, second] = &self.timestep;
         second.forward(weights, &first.forward(weights, &codes)?.silu()?)
     }
@@ -305,7 +339,8 @@ impl Dit {
         let [rows, columns] = self.config.grid();
         let (p, tokens) = (self.config.patch_size, self.config.tokens());
         let elements = self.config.patch_elements();
-        let extents = signed(&[images.shape()[0], self.config.image[0], rows, p, columns, p]);
+        let channels = self.config.input_channels();
+        let extents = signed(&[images.shape()[0], channels, rows, p, columns, p]);
         let patches = images
             .reshape(&extents)?
             .permute(&[0, 2, 4, 1, 3, 5])?
@@ -358,33 +393,35 @@ impl Denoiser for Dit {
     ) -> Result<Tensor> {
         let batch = expect_images("the noisy batch", noisy, self.config.image)?;
         conditioning.expect(&self.slots, batch)?;
-        if timesteps.len() != batch {
-            return Err(ModelError::input(
-                "timesteps",
-                format!("are {}", timesteps.len()),
-                format!("{batch}, one for each row"),
-            ));
-        }
-        for &timestep in timesteps {
-            self.schedule.alpha_bar(timestep)?;
-        }
+        expect_timesteps(timesteps, batch, &self.schedule)?;
         let mut condition = self.embed_timesteps(weights, timesteps, noisy.device())?;
         if let Some(class) = conditioning.get(CLASS_EMBEDDING) {
             condition = condition.add(class)?;
         }
         let condition = condition.silu()?;
-        let mut x = self.embed_patches(weights, noisy)?;
+        let mut x = match &self.spatial {
+            Some(spatial) => self.embed_patches(weights, &spatial.join(noisy, conditioning)?)?,
+            None => self.embed_patches(weights, noisy)?,
+        };
         for block in &self.blocks {
             x = block.forward(weights, &x, &condition, self.config.num_heads)?;
         }
         self.assemble(&self.last.forward(weights, &x, &condition)?)
     }
 
+    fn spatial(&self) -> Option<&SpatialConfig> {
+        self.config.spatial.as_ref()
+    }
+
     fn constants(&self, weights: &Weights) -> Result<Vec<(String, Tensor)>> {
-        let classes = self
-            .label_table(weights)
-            .narrow(0, 0, self.config.num_classes)?;
-        Ok(vec![(CLASS_EMBEDDINGS.into(), classes)])
+        let mut constants = Vec::new();
+        if let Some(table) = self.label_table(weights) {
+            let classes = table.narrow(0, 0, self.config.num_classes)?;
+            constants.push((CLASS_EMBEDDINGS.into(), classes));
+        }
+        let spatial = self.spatial.iter();
+        constants.extend(spatial.flat_map(|spatial| spatial.constants(weights)));
+        Ok(constants)
     }
 }
 
@@ -456,25 +493,6 @@ fn modulation<const N: usize>(
 
 fn signed<const N: usize>(extents: &[usize; N]) -> [i64; N] {
     extents.map(|extent| extent as i64)
-}
-
-/// Cosines and sines of each timestep at geometrically falling frequencies, `[B, 256]` row by row (`timestep_embedding` of the
-/// reference, in single precision as there).
-fn timestep_codes(timesteps: &[usize]) -> Vec<f32> {
-    let half = FREQUENCIES / 2;
-    let step = -(10_000f64.ln() as f32);
-    let frequencies: Vec<f32> = (0..half)
-        .map(|i| (step * i as f32 / half as f32).exp())
-        .collect();
-    let mut codes = Vec::with_capacity(timesteps.len() * FREQUENCIES);
-    for &timestep in timesteps {
-        let angles = frequencies
-            .iter()
-            .map(|frequency| timestep as f32 * frequency);
-        codes.extend(angles.clone().map(f32::cos));
-        codes.extend(angles.map(f32::sin));
-    }
-    codes
 }
 
 /// The fixed position table `[T, D]`, row by row (`get_2d_sincos_pos_embed` of the reference): the first half codes the column,

@@ -1,6 +1,6 @@
 //! Layers that several models are made of: ids of declared parameters, and what is computed with their values.
 
-use dtta_tensor::{ConvOptions, Tensor};
+use dtta_tensor::{ConvOptions, Device, Tensor};
 
 use crate::error::Result;
 use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
@@ -36,6 +36,15 @@ impl Linear {
                 Init::UniformFanIn(inputs),
             ),
             bias: d.declare("bias", &[outputs], Group::Head, Init::UniformFanIn(inputs)),
+        })
+    }
+
+    /// A layer with PyTorch's default values.
+    pub fn declare_default(d: &mut Declaration, name: &str, inputs: usize, outputs: usize) -> Self {
+        let init = Init::UniformFanIn(inputs);
+        d.within(name, |d| Self {
+            weight: d.declare("weight", &[outputs, inputs], Group::Weight, init.clone()),
+            bias: d.declare("bias", &[outputs], Group::Bias, init),
         })
     }
 
@@ -75,4 +84,114 @@ impl Conv {
     pub fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
         Ok(x.conv2d(weights.get(self.weight), None, self.options)?)
     }
+}
+
+/// A convolution with a bias.
+pub(crate) struct BiasedConv {
+    weight: ParameterId,
+    bias: ParameterId,
+    options: ConvOptions,
+}
+
+impl BiasedConv {
+    /// As [`Conv::declare`], with PyTorch's default values.
+    pub fn declare(
+        d: &mut Declaration,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        window: usize,
+        stride: usize,
+    ) -> Self {
+        Self::declare_in(
+            d,
+            name,
+            [inputs, outputs],
+            (window, stride),
+            [Group::Weight, Group::Bias],
+        )
+    }
+
+    /// The last convolution of a task model.
+    pub fn declare_head(d: &mut Declaration, name: &str, inputs: usize, outputs: usize) -> Self {
+        Self::declare_in(d, name, [inputs, outputs], (1, 1), [Group::Head; 2])
+    }
+
+    fn declare_in(
+        d: &mut Declaration,
+        name: &str,
+        [inputs, outputs]: [usize; 2],
+        (window, stride): (usize, usize),
+        groups: [Group; 2],
+    ) -> Self {
+        let shape = [outputs, inputs, window, window];
+        let init = Init::UniformFanIn(inputs * window * window);
+        let [weight, bias] = groups;
+        d.within(name, |d| Self {
+            weight: d.declare("weight", &shape, weight, init.clone()),
+            bias: d.declare("bias", &[outputs], bias, init),
+            options: ConvOptions {
+                stride: [stride; 2],
+                padding: [window / 2; 2],
+                ..ConvOptions::default()
+            },
+        })
+    }
+
+    pub fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (weights.get(self.weight), weights.get(self.bias));
+        Ok(x.conv2d(weight, Some(bias), self.options)?)
+    }
+}
+
+/// Group normalisation with scale and shift.
+pub(crate) struct GroupNorm {
+    scale: ParameterId,
+    shift: ParameterId,
+    groups: usize,
+    epsilon: f64,
+}
+
+impl GroupNorm {
+    pub fn declare(
+        d: &mut Declaration,
+        name: &str,
+        channels: usize,
+        (groups, epsilon): (usize, f64),
+    ) -> Self {
+        d.within(name, |d| Self {
+            scale: d.declare("weight", &[channels], Group::Norm, Init::Ones),
+            shift: d.declare("bias", &[channels], Group::Norm, Init::Zeros),
+            groups,
+            epsilon,
+        })
+    }
+
+    pub fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
+        let (scale, shift) = (weights.get(self.scale), weights.get(self.shift));
+        Ok(x.group_norm(self.groups, Some(scale), Some(shift), self.epsilon)?)
+    }
+}
+
+/// Cosines, then sines, of each timestep at geometrically falling frequencies, `[B, width]` for an even `width`
+/// (`timestep_embedding` of the DiT reference and diffusers' `Timesteps` with `flip_sin_to_cos`; in single precision as there).
+pub(crate) fn timestep_codes(timesteps: &[usize], width: usize, device: &Device) -> Result<Tensor> {
+    let half = width / 2;
+    let step = -(10_000f64.ln() as f32);
+    let frequencies: Vec<f32> = (0..half)
+        .map(|i| (step * i as f32 / half as f32).exp())
+        .collect();
+    let mut codes = Vec::with_capacity(timesteps.len() * width);
+    for &timestep in timesteps {
+        let angles = frequencies
+            .iter()
+            .map(|frequency| timestep as f32 * frequency);
+        codes.extend(angles.clone().map(f32::cos));
+        codes.extend(angles.map(f32::sin));
+    }
+    Ok(Tensor::from_floats(
+        &codes,
+        &[timesteps.len(), width],
+        device,
+    )?)
 }

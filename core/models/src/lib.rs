@@ -1,6 +1,6 @@
 //! Models: denoisers and backbones, their parameters and their files.
 //!
-//! - A model ([`Dit`], [`ResNet`]) is a structure that *declares* parameters and computes with whatever [`Weights`] it is handed, so
+//! - A model ([`Dit`], [`UNet`], [`ResNet`], [`EncoderDecoder`]) is a structure that *declares* parameters and computes with whatever [`Weights`] it is handed, so
 //!   one structure serves many sets of weights.
 //! - [`Denoiser`] and [`Backbone`] are what the engine sees; [`load_denoiser`] and [`load_backbone`] make them from files.
 //! - [`NoiseSchedule`] says how much of an image is left at each timestep.
@@ -26,19 +26,27 @@ mod backbone;
 mod config;
 mod denoiser;
 mod dit;
+mod encoder_decoder;
 mod error;
 mod file;
 mod layers;
+mod residual;
 mod resnet;
 mod schedule;
+mod spatial;
+mod unet;
 mod weights;
 
 pub use backbone::{Backbone, Outputs, Statistics};
 pub use config::{ModelConfig, load_backbone, load_denoiser, schema, weights_beside};
-pub use denoiser::{Conditioning, Denoiser, Slot};
-pub use dit::{CLASS_EMBEDDING, CLASS_EMBEDDINGS, Dit, DitConfig, Positions};
+pub use denoiser::{CLASS_EMBEDDING, CLASS_EMBEDDINGS, Conditioning, Denoiser, Slot};
+pub use dit::{Dit, DitConfig, Positions};
+pub use encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
 pub use error::{Mismatches, ModelError, Result};
 pub use file::{Precision, read_tensors, write_tensors};
-pub use resnet::{BlockKind, Norm, ResNet, ResNetConfig, Stem};
+pub use residual::{BlockKind, Norm};
+pub use resnet::{ResNet, ResNetConfig, Stem};
 pub use schedule::{Betas, NoiseSchedule, ScheduleConfig};
+pub use spatial::{SPATIAL, SpatialConfig};
+pub use unet::{UNet, UNetBlock, UNetConfig};
 pub use weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};

@@ -263,8 +263,8 @@ fn configuration_errors_name_file_and_place() {
         (
             dit(),
             "/kind",
-            json!("unet"),
-            "at `/kind`: is \"unet\", expected `dit` or `resnet`",
+            json!("gan"),
+            "at `/kind`: is \"gan\", expected `dit`, `unet`, `resnet` or `encoder_decoder`",
         ),
         (dit(), "/kind", json!("resnet"), "unknown field"),
         (

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use dtta_models::{
     Backbone, Conditioning, Denoiser, Dit, DitConfig, NoiseSchedule, ParameterSpec, ResNet,
-    ResNetConfig, ScheduleConfig, Statistics, Weights, load_backbone, load_denoiser,
+    ResNetConfig, ScheduleConfig, Statistics, UNet, UNetConfig, Weights, load_backbone,
+    load_denoiser,
 };
 use dtta_tensor::{Device, Gradients, Tensor};
 use safetensors::{Dtype, SafeTensors};
@@ -96,7 +97,7 @@ impl Expected {
     }
 }
 
-fn check_dit(name: &str) {
+fn check_denoiser(name: &str, slot: &str) {
     let (denoiser, weights) =
         load_denoiser(&fixture(&format!("{name}.json")), None, &Device::cpu()).unwrap();
     let expected = Expected::of(name);
@@ -107,7 +108,7 @@ fn check_dit(name: &str) {
         .map(|&t| t as usize)
         .collect();
     let condition = expected.tensor("input.condition").to_leaf().unwrap();
-    let conditioning = Conditioning::one("class-embedding", condition.clone());
+    let conditioning = Conditioning::one(slot, condition.clone());
     let noise = denoiser
         .predict_noise(
             &weights,
@@ -129,12 +130,23 @@ fn check_dit(name: &str) {
 
 #[test]
 fn dit_gives_the_noise_and_the_gradients_of_the_reference() {
-    check_dit("dit");
+    check_denoiser("dit", "class-embedding");
 }
 
 #[test]
 fn dit_with_a_variance_half_gives_the_noise_and_the_gradients_of_the_reference() {
-    check_dit("dit_sigma");
+    check_denoiser("dit_sigma", "class-embedding");
+}
+
+#[test]
+fn dit_with_a_map_beside_the_image_gives_the_noise_and_the_gradients_of_the_reference() {
+    check_denoiser("dit_spatial", "spatial");
+}
+
+#[test]
+fn unet_gives_the_noise_and_the_gradients_of_diffusers() {
+    check_denoiser("unet", "spatial");
+    check_denoiser("unet_plain", "spatial");
 }
 
 #[test]
@@ -231,7 +243,7 @@ fn the_rows_of_a_batch_do_not_see_one_another() {
     }
 }
 
-fn check_resnet(name: &str) -> (Box<dyn Backbone>, Weights, Expected) {
+fn check_backbone(name: &str) -> (Box<dyn Backbone>, Weights, Expected) {
     let (backbone, weights) =
         load_backbone(&fixture(&format!("{name}.json")), None, &Device::cpu()).unwrap();
     let expected = Expected::of(name);
@@ -257,17 +269,22 @@ fn check_resnet(name: &str) -> (Box<dyn Backbone>, Weights, Expected) {
 
 #[test]
 fn resnet_with_group_norm_gives_the_logits_and_the_gradients_of_the_reference() {
-    check_resnet("resnet_group");
+    check_backbone("resnet_group");
+}
+
+#[test]
+fn encoder_decoder_gives_the_maps_and_the_gradients_of_the_reference() {
+    check_backbone("encoder_decoder");
 }
 
 #[test]
 fn resnet_with_batch_norm_gives_the_logits_and_the_gradients_of_the_reference() {
-    check_resnet("resnet_batch");
+    check_backbone("resnet_batch");
 }
 
 #[test]
 fn resnet_with_the_statistics_of_the_batch_gives_the_logits_of_the_reference_in_training() {
-    let (backbone, weights, expected) = check_resnet("resnet_batch");
+    let (backbone, weights, expected) = check_backbone("resnet_batch");
     let images = expected.tensor("input.images");
     let outputs = backbone
         .forward(&weights, &images, Statistics::Batch)
@@ -351,6 +368,17 @@ fn resnets_of_torchvision_are_configurations() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn unet_of_diffusers_is_a_configuration() {
+    let config: UNetConfig = serde_json::from_value(json!({
+        "image": [3, 32, 32], "block_out_channels": [128, 256, 256, 256], "attention_head_dim": 256,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"]
+    }))
+    .unwrap();
+    let unet = UNet::new(config).unwrap();
+    assert_eq!(declared(unet.parameters()), structure("ddpm_unet"));
 }
 
 #[test]

@@ -1,0 +1,203 @@
+//! A residual U-Net that answers for each pixel: the task model of segmentation and depth. Its way down is a residual network's
+//! (`residual.rs`); its way up doubles the extents, joins what the way down had there (Ronneberger et al. 2015) and adds one block.
+
+use std::sync::Arc;
+
+use dtta_tensor::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::{Backbone, Outputs, Statistics};
+use crate::denoiser::expect_images;
+use crate::error::{ModelError, Result};
+use crate::layers::BiasedConv;
+use crate::residual::{Block, BlockKind, Norm, Normalised, Pass};
+use crate::weights::{Declaration, ParameterId, ParameterSpec, Weights};
+
+/// A residual U-Net for images in, maps out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderDecoderConfig {
+    /// Channels, height and width of the images. Height and width are multiples of `stem_stride` times 2 to the number of levels
+    /// less 1.
+    pub image: [usize; 3],
+    /// Maps that it answers with: classes in segmentation, 1 in depth.
+    #[schemars(range(min = 1))]
+    pub outputs: usize,
+    /// Channels of each level. Every level but the first halves the extents.
+    pub widths: Vec<usize>,
+    /// Basic residual blocks of each level on the way down.
+    pub blocks: Vec<usize>,
+    /// Stride of the first convolution: 2 halves the work of every level by four; the answer is then doubled at the end.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    pub stem_stride: usize,
+    /// Which normalisation follows each convolution.
+    #[serde(default)]
+    pub norm: Norm,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl EncoderDecoderConfig {
+    fn check(&self) -> Result<()> {
+        if self.outputs == 0 {
+            return Err(ModelError::value("/outputs", 0, "1 or more"));
+        }
+        if self.widths.is_empty() || self.widths.contains(&0) {
+            return Err(ModelError::value(
+                "/widths",
+                format!("{:?}", self.widths),
+                "at least one width of 1 or more",
+            ));
+        }
+        if self.blocks.len() != self.widths.len() || self.blocks.contains(&0) {
+            return Err(ModelError::value(
+                "/blocks",
+                format!("{:?}", self.blocks),
+                format!(
+                    "{} counts of 1 or more, one for each level",
+                    self.widths.len()
+                ),
+            ));
+        }
+        if self.stem_stride == 0 {
+            return Err(ModelError::value("/stem_stride", 0, "1 or more"));
+        }
+        let [channels, height, width] = self.image;
+        let step = self.stem_stride << (self.widths.len() - 1).min(31);
+        let whole = |extent: usize| extent > 0 && extent.is_multiple_of(step);
+        if channels == 0 || !whole(height) || !whole(width) {
+            return Err(ModelError::value(
+                "/image",
+                format!("{:?}", self.image),
+                format!("channels and two positive multiples of {step}"),
+            ));
+        }
+        self.norm.check(&self.widths)
+    }
+}
+
+/// A residual U-Net's structure.
+pub struct EncoderDecoder {
+    config: EncoderDecoderConfig,
+    specs: Arc<[ParameterSpec]>,
+    stem: Normalised,
+    down: Vec<Vec<Block>>,
+    /// From the lowest level to the first.
+    up: Vec<Block>,
+    head: BiasedConv,
+}
+
+impl EncoderDecoder {
+    /// The structure that `config` describes. Allocates no parameter.
+    ///
+    /// # Errors
+    /// [`ModelError::Value`] for values that contradict one another.
+    pub fn new(config: EncoderDecoderConfig) -> Result<Self> {
+        config.check()?;
+        let mut d = Declaration::new();
+        let kind = (BlockKind::Basic, config.norm);
+        let mut channels = config.widths[0];
+        let stem = Normalised::declare(
+            &mut d,
+            ["conv1", "bn1"],
+            [config.image[0], channels],
+            (3, config.stem_stride),
+            config.norm,
+        );
+        let mut down = Vec::new();
+        for (level, (&count, &width)) in config.blocks.iter().zip(&config.widths).enumerate() {
+            let mut blocks = Vec::new();
+            for n in 0..count {
+                let stride = if n == 0 && level > 0 { 2 } else { 1 };
+                blocks.push(d.within(format_args!("layer{}.{n}", level + 1), |d| {
+                    Block::declare(d, kind, channels, width, stride)
+                }));
+                channels = width;
+            }
+            down.push(blocks);
+        }
+        let mut up = Vec::new();
+        for (level, &width) in config.widths.iter().enumerate().rev().skip(1) {
+            up.push(d.within(format_args!("up{}", level + 1), |d| {
+                Block::declare(d, kind, channels + width, width, 1)
+            }));
+            channels = width;
+        }
+        let head = BiasedConv::declare_head(&mut d, "head", channels, config.outputs);
+        Ok(Self {
+            specs: d.finish(),
+            config,
+            stem,
+            down,
+            up,
+            head,
+        })
+    }
+
+    /// What the structure was made from.
+    pub fn config(&self) -> &EncoderDecoderConfig {
+        &self.config
+    }
+
+    fn run(&self, pass: &mut Pass<'_>, images: &Tensor) -> Result<Outputs> {
+        expect_images("the batch of images", images, self.config.image)?;
+        let mut x = self.stem.forward(pass, images)?.relu()?;
+        let mut kept = Vec::new();
+        for blocks in &self.down {
+            for block in blocks {
+                x = block.forward(pass, &x)?;
+            }
+            kept.push(x.clone());
+        }
+        kept.pop();
+        for block in &self.up {
+            let skipped = kept.pop().expect("one level above for each way up");
+            let (height, width) = (skipped.shape()[2], skipped.shape()[3]);
+            let larger = x.resize_bilinear(height, width, false)?;
+            x = block.forward(pass, &Tensor::cat(&[&larger, &skipped], 1)?)?;
+        }
+        let mut logits = self.head.forward(pass.weights, &x)?;
+        if self.config.stem_stride > 1 {
+            let [_, height, width] = self.config.image;
+            logits = logits.resize_bilinear(height, width, false)?;
+        }
+        Ok(vec![("features".into(), x), ("logits".into(), logits)])
+    }
+}
+
+impl Backbone for EncoderDecoder {
+    fn parameters(&self) -> &Arc<[ParameterSpec]> {
+        &self.specs
+    }
+
+    fn image_shape(&self) -> [usize; 3] {
+        self.config.image
+    }
+
+    fn outputs(&self) -> usize {
+        self.config.outputs
+    }
+
+    fn forward(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+        statistics: Statistics,
+    ) -> Result<Outputs> {
+        self.run(&mut Pass::new(weights, statistics), images)
+    }
+
+    fn forward_training(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+    ) -> Result<(Outputs, Vec<(ParameterId, Tensor)>)> {
+        let mut pass = Pass::training(weights);
+        let outputs = self.run(&mut pass, images)?;
+        Ok((outputs, pass.observed()))
+    }
+}

@@ -1,0 +1,245 @@
+//! What residual networks are made of, with torchvision's parameter names: convolutions with their normalisation, and the blocks.
+
+use dtta_tensor::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::Statistics;
+use crate::error::{ModelError, Result};
+use crate::layers::Conv;
+use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
+
+/// Epsilon of the normalisation layers.
+const EPSILON: f64 = 1e-5;
+
+/// What a stage is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockKind {
+    /// Two 3×3 convolutions (ResNet-18, -34).
+    #[default]
+    Basic,
+    /// 1×1, 3×3, 1×1, four times as wide at its end (ResNet-50 and deeper).
+    Bottleneck,
+}
+
+impl BlockKind {
+    pub(crate) fn expansion(self) -> usize {
+        match self {
+            Self::Basic => 1,
+            Self::Bottleneck => 4,
+        }
+    }
+}
+
+/// Which normalisation follows each convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Norm {
+    /// BatchNorm.
+    #[default]
+    Batch,
+    /// GroupNorm: a row's result does not depend on its neighbours, in training either.
+    Group {
+        /// Number of groups; divides every width.
+        #[schemars(range(min = 1))]
+        groups: usize,
+    },
+}
+
+impl Norm {
+    pub(crate) fn check(self, widths: &[usize]) -> Result<()> {
+        let Self::Group { groups } = self else {
+            return Ok(());
+        };
+        if groups > 0 && widths.iter().all(|width| width.is_multiple_of(groups)) {
+            return Ok(());
+        }
+        Err(ModelError::value(
+            "/norm/groups",
+            groups,
+            format!("a divisor of the widths {widths:?}"),
+        ))
+    }
+}
+
+/// A convolution and its normalisation.
+pub(crate) struct Normalised {
+    conv: Conv,
+    norm: NormLayer,
+}
+
+struct NormLayer {
+    scale: ParameterId,
+    shift: ParameterId,
+    kind: NormKind,
+}
+
+enum NormKind {
+    Batch {
+        mean: ParameterId,
+        variance: ParameterId,
+    },
+    Group {
+        groups: usize,
+    },
+}
+
+pub(crate) struct Block {
+    convs: Vec<Normalised>,
+    shortcut: Option<Normalised>,
+}
+
+/// What one forward pass needs beside its input.
+pub(crate) struct Pass<'a> {
+    pub weights: &'a Weights,
+    statistics: Statistics,
+    /// What the batch's statistics were, where training wants to know.
+    observed: Option<Vec<(ParameterId, Tensor)>>,
+}
+
+impl<'a> Pass<'a> {
+    pub fn new(weights: &'a Weights, statistics: Statistics) -> Self {
+        Self {
+            weights,
+            statistics,
+            observed: None,
+        }
+    }
+
+    /// One that takes the batch's statistics and notes what they were.
+    pub fn training(weights: &'a Weights) -> Self {
+        Self {
+            weights,
+            statistics: Statistics::Batch,
+            observed: Some(Vec::new()),
+        }
+    }
+
+    /// The batch's own value for every running statistic.
+    pub fn observed(self) -> Vec<(ParameterId, Tensor)> {
+        self.observed.unwrap_or_default()
+    }
+}
+
+impl Normalised {
+    /// Names of convolution and normalisation, channels in and out, (window, stride).
+    pub fn declare(
+        d: &mut Declaration,
+        names: [&str; 2],
+        channels: [usize; 2],
+        window: (usize, usize),
+        norm: Norm,
+    ) -> Self {
+        let [inputs, outputs] = channels;
+        Self {
+            conv: Conv::declare(d, names[0], inputs, outputs, window.0, window.1),
+            norm: d.within(names[1], |d| NormLayer::declare(d, outputs, norm)),
+        }
+    }
+
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor> {
+        self.norm
+            .forward(pass, &self.conv.forward(pass.weights, x)?)
+    }
+}
+
+impl NormLayer {
+    fn declare(d: &mut Declaration, channels: usize, norm: Norm) -> Self {
+        Self {
+            scale: d.declare("weight", &[channels], Group::Norm, Init::Ones),
+            shift: d.declare("bias", &[channels], Group::Norm, Init::Zeros),
+            kind: match norm {
+                Norm::Batch => NormKind::Batch {
+                    mean: d.declare("running_mean", &[channels], Group::Buffer, Init::Zeros),
+                    variance: d.declare("running_var", &[channels], Group::Buffer, Init::Ones),
+                },
+                Norm::Group { groups } => NormKind::Group { groups },
+            },
+        }
+    }
+
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor> {
+        let (scale, shift) = (pass.weights.get(self.scale), pass.weights.get(self.shift));
+        match self.kind {
+            NormKind::Group { groups } => {
+                Ok(x.group_norm(groups, Some(scale), Some(shift), EPSILON)?)
+            }
+            NormKind::Batch { mean, variance } => {
+                let (m, v) = match pass.statistics {
+                    Statistics::Running => (
+                        pass.weights.get(mean).clone(),
+                        pass.weights.get(variance).clone(),
+                    ),
+                    Statistics::Batch => {
+                        let m = x.mean(&[0, 2, 3], false)?;
+                        let v = x.variance(&[0, 2, 3], false)?;
+                        if let Some(observed) = &mut pass.observed {
+                            // As in PyTorch, the running variance is the unbiased one.
+                            let n = (x.shape().elements() / x.shape()[1]) as f64;
+                            observed.push((mean, m.detach()));
+                            observed
+                                .push((variance, v.detach().affine(n / (n - 1.0).max(1.0), 0.0)?));
+                        }
+                        (m, v)
+                    }
+                };
+                Ok(x.batch_norm(&m, &v, Some(scale), Some(shift), EPSILON)?)
+            }
+        }
+    }
+}
+
+impl Block {
+    pub fn declare(
+        d: &mut Declaration,
+        (kind, norm): (BlockKind, Norm),
+        inputs: usize,
+        width: usize,
+        stride: usize,
+    ) -> Self {
+        let outputs = width * kind.expansion();
+        // Channels in and out, window and stride of each convolution.
+        let plan: &[([usize; 2], (usize, usize))] = match kind {
+            BlockKind::Basic => &[([inputs, width], (3, stride)), ([width, width], (3, 1))],
+            BlockKind::Bottleneck => &[
+                ([inputs, width], (1, 1)),
+                ([width, width], (3, stride)),
+                ([width, outputs], (1, 1)),
+            ],
+        };
+        let convs = plan
+            .iter()
+            .enumerate()
+            .map(|(n, &(channels, window))| {
+                let names = [format!("conv{}", n + 1), format!("bn{}", n + 1)];
+                Normalised::declare(d, [&names[0], &names[1]], channels, window, norm)
+            })
+            .collect();
+        let shortcut = (stride != 1 || inputs != outputs).then(|| {
+            Normalised::declare(
+                d,
+                ["downsample.0", "downsample.1"],
+                [inputs, outputs],
+                (1, stride),
+                norm,
+            )
+        });
+        Self { convs, shortcut }
+    }
+
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor> {
+        let mut y = x.clone();
+        for (n, conv) in self.convs.iter().enumerate() {
+            if n > 0 {
+                y = y.relu()?;
+            }
+            y = conv.forward(pass, &y)?;
+        }
+        let x = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(pass, x)?,
+            None => x.clone(),
+        };
+        Ok(y.add(&x)?.relu()?)
+    }
+}

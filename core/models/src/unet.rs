@@ -1,0 +1,504 @@
+//! U-Net denoiser with the structure and parameter names of diffusers' `UNet2DModel` (Ho et al. 2020; `unet_2d.py`,
+//! `unet_2d_blocks.py`), so that its checkpoints fit. Beside the noisy image it takes a map through a spatial slot, by
+//! concatenation.
+
+use std::sync::Arc;
+
+use dtta_tensor::{Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::denoiser::{Conditioning, Denoiser, Slot, expect_images, expect_timesteps};
+use crate::error::{ModelError, Result};
+use crate::layers::{BiasedConv, GroupNorm, Linear, timestep_codes};
+use crate::schedule::{NoiseSchedule, ScheduleConfig};
+use crate::spatial::{SpatialConfig, SpatialSlot};
+use crate::weights::{Declaration, ParameterSpec, Weights};
+
+/// What a level is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum UNetBlock {
+    /// Residual blocks.
+    DownBlock2D,
+    /// Residual blocks, each followed by self-attention.
+    AttnDownBlock2D,
+}
+
+/// A U-Net. Field names and defaults are those of diffusers' `UNet2DModel`; the way up mirrors the way down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UNetConfig {
+    /// Channels, height and width of what it denoises: pixels or latents. Height and width are multiples of 2 to the number of levels
+    /// less 1.
+    pub image: [usize; 3],
+    /// Channels of each level; every level but the last halves the extents. Multiples of `norm_num_groups`.
+    #[serde(default = "default_channels")]
+    pub block_out_channels: Vec<usize>,
+    /// What each level is made of.
+    pub down_block_types: Vec<UNetBlock>,
+    /// Residual blocks of a level on the way down; one more on the way up.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1))]
+    pub layers_per_block: usize,
+    /// Self-attention between the two residual blocks at the bottom.
+    #[serde(default = "yes")]
+    pub add_attention: bool,
+    /// Channels of one attention head; divides the channels of levels with attention.
+    #[serde(default = "eight")]
+    #[schemars(range(min = 1))]
+    pub attention_head_dim: usize,
+    /// Groups of each normalisation.
+    #[serde(default = "thirty_two")]
+    #[schemars(range(min = 1))]
+    pub norm_num_groups: usize,
+    /// Epsilon of each normalisation.
+    #[serde(default = "epsilon")]
+    pub norm_eps: f64,
+    /// The map that comes beside the image; unconditional if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spatial: Option<SpatialConfig>,
+    /// The noise schedule that it is trained with.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+}
+
+fn default_channels() -> Vec<usize> {
+    vec![224, 448, 672, 896]
+}
+
+fn two() -> usize {
+    2
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn eight() -> usize {
+    8
+}
+
+fn thirty_two() -> usize {
+    32
+}
+
+fn epsilon() -> f64 {
+    1e-5
+}
+
+impl UNetConfig {
+    fn check(&self) -> Result<()> {
+        let levels = self.block_out_channels.len();
+        if levels == 0 || self.norm_num_groups == 0 {
+            let (pointer, found) = match levels {
+                0 => ("/block_out_channels", "[]".to_owned()),
+                _ => ("/norm_num_groups", "0".to_owned()),
+            };
+            return Err(ModelError::value(pointer, found, "1 or more"));
+        }
+        let groups = self.norm_num_groups;
+        let divided = |&c: &usize| c > 0 && c.is_multiple_of(groups) && c.is_multiple_of(2);
+        if !self.block_out_channels.iter().all(divided) {
+            return Err(ModelError::value(
+                "/block_out_channels",
+                format!("{:?}", self.block_out_channels),
+                format!("even multiples of the number of groups, {groups}"),
+            ));
+        }
+        if self.down_block_types.len() != levels {
+            return Err(ModelError::value(
+                "/down_block_types",
+                format!("{} types", self.down_block_types.len()),
+                format!("{levels}, one for each of `block_out_channels`"),
+            ));
+        }
+        if self.layers_per_block == 0 {
+            return Err(ModelError::value("/layers_per_block", 0, "1 or more"));
+        }
+        let attended = self.attended();
+        let head = self.attention_head_dim;
+        if attended
+            .iter()
+            .any(|c| head == 0 || !c.is_multiple_of(head))
+        {
+            return Err(ModelError::value(
+                "/attention_head_dim",
+                head,
+                format!("a divisor of the channels with attention, {attended:?}"),
+            ));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
+            return Err(ModelError::value("/norm_eps", self.norm_eps, "above 0"));
+        }
+        let ([channels, height, width], step) = (self.image, 1usize << (levels - 1).min(31));
+        let whole = |extent: usize| extent > 0 && extent.is_multiple_of(step);
+        if channels == 0 || !whole(height) || !whole(width) {
+            return Err(ModelError::value(
+                "/image",
+                format!("{:?}", self.image),
+                format!("channels and two positive multiples of {step}"),
+            ));
+        }
+        self.spatial.as_ref().map_or(Ok(()), SpatialConfig::check)
+    }
+
+    /// Channels of the levels that have attention.
+    fn attended(&self) -> Vec<usize> {
+        let levels = self.block_out_channels.iter().zip(&self.down_block_types);
+        let bottom = self.block_out_channels.last().copied();
+        levels
+            .filter(|(_, kind)| **kind == UNetBlock::AttnDownBlock2D)
+            .map(|(&channels, _)| channels)
+            .chain(bottom.filter(|_| self.add_attention))
+            .collect()
+    }
+
+    fn norm(&self) -> (usize, f64) {
+        (self.norm_num_groups, self.norm_eps)
+    }
+}
+
+/// A U-Net's structure.
+pub struct UNet {
+    config: UNetConfig,
+    schedule: NoiseSchedule,
+    slots: Vec<Slot>,
+    specs: Arc<[ParameterSpec]>,
+    spatial: Option<SpatialSlot>,
+    first: BiasedConv,
+    time: [Linear; 2],
+    down: Vec<Level>,
+    middle: Middle,
+    up: Vec<Level>,
+    last_norm: GroupNorm,
+    last: BiasedConv,
+}
+
+/// One level of either way: residual blocks, attention after each or none, and the change of extents after the last.
+struct Level {
+    residuals: Vec<Residual>,
+    attentions: Vec<Attention>,
+    resample: Option<BiasedConv>,
+}
+
+struct Middle {
+    residuals: [Residual; 2],
+    attention: Option<Attention>,
+}
+
+/// diffusers' `ResnetBlock2D`.
+struct Residual {
+    norms: [GroupNorm; 2],
+    convs: [BiasedConv; 2],
+    time: Linear,
+    shortcut: Option<BiasedConv>,
+}
+
+/// diffusers' `Attention` as its 2-D blocks use it: normalised self-attention over pixels, added to its input.
+struct Attention {
+    norm: GroupNorm,
+    query_key_value: [Linear; 3],
+    out: Linear,
+    heads: usize,
+}
+
+impl UNet {
+    /// The structure that `config` describes. Allocates no parameter.
+    ///
+    /// # Errors
+    /// [`ModelError::Value`] for values that contradict one another.
+    pub fn new(config: UNetConfig) -> Result<Self> {
+        config.check()?;
+        let schedule = NoiseSchedule::new(&config.schedule)?;
+        let mut d = Declaration::new();
+        let channels = &config.block_out_channels;
+        let levels = channels.len();
+        let (widest, time_width) = (channels[levels - 1], 4 * channels[0]);
+        let maps = config.spatial.map_or(0, |spatial| spatial.channels);
+        let spatial = config
+            .spatial
+            .map(|spatial| SpatialSlot::declare(&mut d, &spatial));
+        let first =
+            BiasedConv::declare(&mut d, "conv_in", config.image[0] + maps, channels[0], 3, 1);
+        let time = d.within("time_embedding", |d| {
+            [
+                Linear::declare_default(d, "linear_1", channels[0], time_width),
+                Linear::declare_default(d, "linear_2", time_width, time_width),
+            ]
+        });
+        // The way up takes the outputs of the way down from the last to the first.
+        let mut kept = vec![channels[0]];
+        let mut down = Vec::new();
+        let mut inputs = channels[0];
+        for (level, &outputs) in channels.iter().enumerate() {
+            let (count, last) = (config.layers_per_block, level + 1 == levels);
+            let sources: Vec<usize> = (0..count)
+                .map(|n| if n == 0 { inputs } else { outputs })
+                .collect();
+            let resample = (!last).then_some(("downsamplers.0.conv", 2));
+            let attends = config.down_block_types[level] == UNetBlock::AttnDownBlock2D;
+            down.push(d.within(format_args!("down_blocks.{level}"), |d| {
+                Level::declare(d, &config, &sources, outputs, attends, resample)
+            }));
+            kept.extend(vec![outputs; count + usize::from(!last)]);
+            inputs = outputs;
+        }
+        let middle = d.within("mid_block", |d| Middle {
+            residuals: [0, 1].map(|n| {
+                d.within(format_args!("resnets.{n}"), |d| {
+                    Residual::declare(d, &config, widest, widest)
+                })
+            }),
+            attention: config
+                .add_attention
+                .then(|| d.within("attentions.0", |d| Attention::declare(d, &config, widest))),
+        });
+        let mut up = Vec::new();
+        for level in 0..levels {
+            let outputs = channels[levels - 1 - level];
+            let mut sources = Vec::new();
+            for n in 0..=config.layers_per_block {
+                let below = if n == 0 { inputs } else { outputs };
+                sources.push(
+                    below
+                        + kept
+                            .pop()
+                            .expect("each block below kept one for each above"),
+                );
+            }
+            let resample = (level + 1 < levels).then_some(("upsamplers.0.conv", 1));
+            let attends = config.down_block_types[levels - 1 - level] == UNetBlock::AttnDownBlock2D;
+            up.push(d.within(format_args!("up_blocks.{level}"), |d| {
+                Level::declare(d, &config, &sources, outputs, attends, resample)
+            }));
+            inputs = outputs;
+        }
+        let last_norm = GroupNorm::declare(&mut d, "conv_norm_out", channels[0], config.norm());
+        let last = BiasedConv::declare(&mut d, "conv_out", channels[0], config.image[0], 3, 1);
+        let slots = config
+            .spatial
+            .iter()
+            .map(|spatial| SpatialSlot::publish(spatial, config.image))
+            .collect();
+        Ok(Self {
+            specs: d.finish(),
+            config,
+            schedule,
+            slots,
+            spatial,
+            first,
+            time,
+            down,
+            middle,
+            up,
+            last_norm,
+            last,
+        })
+    }
+
+    /// What the structure was made from.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// The activated timestep embedding, `[B, 4 C]`, which every residual block takes.
+    fn embed_timesteps(
+        &self,
+        weights: &Weights,
+        timesteps: &[usize],
+        device: &Device,
+    ) -> Result<Tensor> {
+        let codes = timestep_codes(timesteps, self.config.block_out_channels[0], device)?;
+        let [first, second] = &self.time;
+        let inner = first.forward(weights, &codes)?.silu()?;
+        Ok(second.forward(weights, &inner)?.silu()?)
+    }
+}
+
+impl Denoiser for UNet {
+    fn parameters(&self) -> &Arc<[ParameterSpec]> {
+        &self.specs
+    }
+
+    fn image_shape(&self) -> [usize; 3] {
+        self.config.image
+    }
+
+    fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    fn spatial(&self) -> Option<&SpatialConfig> {
+        self.config.spatial.as_ref()
+    }
+
+    fn predict_noise(
+        &self,
+        weights: &Weights,
+        noisy: &Tensor,
+        timesteps: &[usize],
+        conditioning: &Conditioning,
+    ) -> Result<Tensor> {
+        let batch = expect_images("the noisy batch", noisy, self.config.image)?;
+        conditioning.expect(&self.slots, batch)?;
+        expect_timesteps(timesteps, batch, &self.schedule)?;
+        let time = self.embed_timesteps(weights, timesteps, noisy.device())?;
+        let input = match &self.spatial {
+            Some(spatial) => spatial.join(noisy, conditioning)?,
+            None => noisy.clone(),
+        };
+        let mut x = self.first.forward(weights, &input)?;
+        let mut kept = vec![x.clone()];
+        for level in &self.down {
+            for n in 0..level.residuals.len() {
+                x = level.step(weights, n, &x, &time)?;
+                kept.push(x.clone());
+            }
+            if let Some(conv) = &level.resample {
+                x = conv.forward(weights, &x)?;
+                kept.push(x.clone());
+            }
+        }
+        let [first, second] = &self.middle.residuals;
+        x = first.forward(weights, &x, &time)?;
+        if let Some(attention) = &self.middle.attention {
+            x = attention.forward(weights, &x)?;
+        }
+        x = second.forward(weights, &x, &time)?;
+        for level in &self.up {
+            for n in 0..level.residuals.len() {
+                let skipped = kept.pop().expect("declared with as many above as below");
+                x = level.step(weights, n, &Tensor::cat(&[&x, &skipped], 1)?, &time)?;
+            }
+            if let Some(conv) = &level.resample {
+                let (height, width) = (2 * x.shape()[2], 2 * x.shape()[3]);
+                x = conv.forward(weights, &x.resize_nearest(height, width)?)?;
+            }
+        }
+        let x = self.last_norm.forward(weights, &x)?.silu()?;
+        self.last.forward(weights, &x)
+    }
+
+    fn constants(&self, weights: &Weights) -> Result<Vec<(String, Tensor)>> {
+        let spatial = self.spatial.as_ref();
+        Ok(spatial.map_or_else(Vec::new, |spatial| spatial.constants(weights)))
+    }
+}
+
+impl Level {
+    /// `sources` are the channels into each residual block, `resample` is the name and stride of the convolution at the end.
+    fn declare(
+        d: &mut Declaration,
+        config: &UNetConfig,
+        sources: &[usize],
+        outputs: usize,
+        attends: bool,
+        resample: Option<(&str, usize)>,
+    ) -> Self {
+        let attentions = if attends { sources.len() } else { 0 };
+        let attentions = (0..attentions)
+            .map(|n| {
+                d.within(format_args!("attentions.{n}"), |d| {
+                    Attention::declare(d, config, outputs)
+                })
+            })
+            .collect();
+        let residuals = sources
+            .iter()
+            .enumerate()
+            .map(|(n, &inputs)| {
+                d.within(format_args!("resnets.{n}"), |d| {
+                    Residual::declare(d, config, inputs, outputs)
+                })
+            })
+            .collect();
+        let resample = resample
+            .map(|(name, stride)| BiasedConv::declare(d, name, outputs, outputs, 3, stride));
+        Self {
+            residuals,
+            attentions,
+            resample,
+        }
+    }
+
+    /// Residual block `n` and the attention after it, if any.
+    fn step(&self, weights: &Weights, n: usize, x: &Tensor, time: &Tensor) -> Result<Tensor> {
+        let x = self.residuals[n].forward(weights, x, time)?;
+        match self.attentions.get(n) {
+            Some(attention) => attention.forward(weights, &x),
+            None => Ok(x),
+        }
+    }
+}
+
+impl Residual {
+    fn declare(d: &mut Declaration, config: &UNetConfig, inputs: usize, outputs: usize) -> Self {
+        let time_width = 4 * config.block_out_channels[0];
+        Self {
+            norms: [
+                GroupNorm::declare(d, "norm1", inputs, config.norm()),
+                GroupNorm::declare(d, "norm2", outputs, config.norm()),
+            ],
+            convs: [
+                BiasedConv::declare(d, "conv1", inputs, outputs, 3, 1),
+                BiasedConv::declare(d, "conv2", outputs, outputs, 3, 1),
+            ],
+            time: Linear::declare_default(d, "time_emb_proj", time_width, outputs),
+            shortcut: (inputs != outputs)
+                .then(|| BiasedConv::declare(d, "conv_shortcut", inputs, outputs, 1, 1)),
+        }
+    }
+
+    /// `x` is `[B, C, H, W]`, `time` the activated timestep embedding.
+    fn forward(&self, weights: &Weights, x: &Tensor, time: &Tensor) -> Result<Tensor> {
+        let [first, second] = &self.norms;
+        let inner = first.forward(weights, x)?.silu()?;
+        let inner = self.convs[0].forward(weights, &inner)?;
+        let shift = self.time.forward(weights, time)?;
+        let inner = inner.add(&shift.unsqueeze(2)?.unsqueeze(3)?)?;
+        let inner = second.forward(weights, &inner)?.silu()?;
+        let inner = self.convs[1].forward(weights, &inner)?;
+        match &self.shortcut {
+            Some(conv) => Ok(conv.forward(weights, x)?.add(&inner)?),
+            None => Ok(x.add(&inner)?),
+        }
+    }
+}
+
+impl Attention {
+    fn declare(d: &mut Declaration, config: &UNetConfig, channels: usize) -> Self {
+        Self {
+            norm: GroupNorm::declare(d, "group_norm", channels, config.norm()),
+            query_key_value: ["to_q", "to_k", "to_v"]
+                .map(|name| Linear::declare_default(d, name, channels, channels)),
+            out: Linear::declare_default(d, "to_out.0", channels, channels),
+            heads: channels / config.attention_head_dim,
+        }
+    }
+
+    fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
+        let shape = x.shape();
+        let (batch, channels) = (shape[0], shape[1]);
+        let pixels = self
+            .norm
+            .forward(weights, x)?
+            .reshape(&[batch as i64, channels as i64, -1])?
+            .permute(&[0, 2, 1])?;
+        let [query, key, value] = &self.query_key_value;
+        let parts = [
+            query.forward(weights, &pixels)?,
+            key.forward(weights, &pixels)?,
+            value.forward(weights, &pixels)?,
+        ];
+        let mixed =
+            Tensor::cat(&[&parts[0], &parts[1], &parts[2]], 2)?.self_attention(self.heads)?;
+        let mixed = self.out.forward(weights, &mixed)?.permute(&[0, 2, 1])?;
+        Ok(mixed
+            .reshape(&shape.iter().map(|&e| e as i64).collect::<Vec<_>>())?
+            .add(x)?)
+    }
+}
