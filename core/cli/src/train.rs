@@ -116,8 +116,11 @@ fn evaluate(trainer: &Trainer, path: &Path) -> Result<(), Failure> {
 }
 
 fn words(evaluation: &Evaluation) -> String {
+    let miou = evaluation.miou.map_or_else(String::new, |miou| {
+        format!(", mean IoU {:.1}%", 100.0 * miou)
+    });
     format!(
-        "held-out accuracy {:.1}% (loss {:.4}, {} images)",
+        "held-out accuracy {:.1}%{miou} (loss {:.4}, {} images)",
         100.0 * evaluation.accuracy,
         evaluation.loss,
         evaluation.samples

@@ -6,6 +6,7 @@
 mod folder;
 mod idx;
 mod packed;
+mod paired;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,10 @@ use serde::{Deserialize, Serialize};
 pub use self::folder::{ColourMode, FolderConfig};
 pub use self::idx::{FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, IdxConfig, Split};
 pub use self::packed::{PackedConfig, Provenance, pack};
-use crate::{DataError, Image, Transform, keyed_rng, transform};
+pub use self::paired::PairedConfig;
+use crate::map::{IGNORE, Maps};
+use crate::transform::transform_with_maps;
+use crate::{DataError, Image, Transform, keyed_rng};
 
 /// Where samples come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +31,8 @@ pub enum DatasetConfig {
     Idx(IdxConfig),
     /// A folder of images: one folder per class, or images alone if there are no labels.
     Folder(FolderConfig),
+    /// Images with masks or depth maps, in folders side by side.
+    Paired(PairedConfig),
     /// One safetensors file, written by `dtta data pack`.
     Packed(PackedConfig),
 }
@@ -40,6 +46,8 @@ pub struct Sample {
     pub image: Image,
     /// The index of its class in the dataset's class names; it exists only for metrics and training.
     pub label: Option<u32>,
+    /// What is known about its pixels, of the image's extents; likewise.
+    pub maps: Maps,
 }
 
 /// Which of a dataset's samples to use, and in which order; see [`Dataset::select`].
@@ -61,6 +69,7 @@ pub struct Dataset {
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
     pixels: Pixels,
+    maps: StoredMaps,
     transforms: Vec<Transform>,
     provenance: Option<Provenance>,
 }
@@ -79,6 +88,19 @@ enum Pixels {
     Images(Vec<Image>),
 }
 
+/// Where a dataset's maps are.
+#[derive(Debug, Clone)]
+enum StoredMaps {
+    /// It has none.
+    None,
+    /// Maps of one shape, back to back.
+    Bytes(packed::MapBytes),
+    /// One file per map.
+    Files(paired::MapFiles),
+    /// Maps in memory, one entry per sample.
+    Memory(Vec<Maps>),
+}
+
 impl Dataset {
     /// Opens a dataset. Relative paths start at `base`, the folder of the file that holds `config`.
     ///
@@ -90,6 +112,7 @@ impl Dataset {
         let dataset = match config {
             DatasetConfig::Idx(config) => idx::open(config, base)?,
             DatasetConfig::Folder(config) => folder::open(config, base)?,
+            DatasetConfig::Paired(config) => paired::open(config, base)?,
             DatasetConfig::Packed(config) => packed::open(config, base)?,
         };
         dataset.checked()
@@ -106,16 +129,19 @@ impl Dataset {
         samples: Vec<Sample>,
     ) -> Result<Self, DataError> {
         let labels = samples.iter().map(|sample| sample.label).collect();
-        let (ids, images) = samples
-            .into_iter()
-            .map(|sample| (sample.id, sample.image))
-            .unzip();
+        let (mut ids, mut images, mut maps) = (Vec::new(), Vec::new(), Vec::new());
+        for sample in samples {
+            ids.push(sample.id);
+            images.push(sample.image);
+            maps.push(sample.maps);
+        }
         let dataset = Self {
             location: PathBuf::from(name),
             ids,
             labels,
             class_names,
             pixels: Pixels::Images(images),
+            maps: StoredMaps::Memory(maps),
             transforms: Vec::new(),
             provenance: None,
         };
@@ -151,6 +177,19 @@ impl Dataset {
         self.labels.as_deref()
     }
 
+    /// Whether its samples have masks, and depth maps.
+    pub fn has_maps(&self) -> [bool; 2] {
+        match &self.maps {
+            StoredMaps::None => [false; 2],
+            StoredMaps::Bytes(bytes) => [bytes.has_masks(), bytes.has_depths()],
+            StoredMaps::Files(files) => [files.has_masks(), files.has_depths()],
+            StoredMaps::Memory(maps) => [
+                maps.iter().all(|maps| maps.mask.is_some()),
+                maps.iter().all(|maps| maps.depth.is_some()),
+            ],
+        }
+    }
+
     /// Where a packed sample's images come from and under which licence; `None` for other kinds.
     pub fn provenance(&self) -> Option<&Provenance> {
         self.provenance.as_ref()
@@ -159,8 +198,8 @@ impl Dataset {
     /// Reads one sample and applies the dataset's transforms.
     ///
     /// # Errors
-    /// [`DataError::OutOfRange`]; [`DataError::Read`] or [`DataError::Decode`] for a folder's image; whatever a transform
-    /// refuses.
+    /// [`DataError::OutOfRange`]; [`DataError::Read`], [`DataError::Decode`], [`DataError::MaskLabel`] and the like for files;
+    /// [`DataError::MapExtents`] for a map that does not cover its image; whatever a transform refuses.
     pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
         let Some(id) = self.ids.get(index) else {
             return Err(DataError::OutOfRange {
@@ -177,10 +216,31 @@ impl Dataset {
             Pixels::Files { paths, channels } => folder::read_image(&paths[index], *channels)?,
             Pixels::Images(images) => images[index].clone(),
         };
+        let maps = match &self.maps {
+            StoredMaps::None => Maps::default(),
+            StoredMaps::Bytes(bytes) => bytes.maps(index)?,
+            StoredMaps::Files(files) => Maps {
+                mask: files.mask(index)?,
+                depth: files.depth(index)?,
+            },
+            StoredMaps::Memory(maps) => maps[index].clone(),
+        };
+        let extents = [image.height(), image.width()];
+        if let Some((what, found)) = maps.other_than(extents) {
+            return Err(DataError::MapExtents {
+                id: id.clone(),
+                path: self.location.clone(),
+                what,
+                found,
+                image: extents,
+            });
+        }
+        let (image, maps) = transform_with_maps(&self.transforms, image, maps)?;
         Ok(Sample {
             id: id.clone(),
-            image: transform(&self.transforms, image)?,
+            image,
             label: self.labels.as_ref().map(|labels| labels[index]),
+            maps,
         })
     }
 
@@ -258,6 +318,22 @@ impl Dataset {
                 });
             }
         }
+        if let StoredMaps::Memory(maps) = &self.maps {
+            let masks = maps.iter().map(|maps| maps.mask.as_ref());
+            for (id, mask) in self.ids.iter().zip(masks) {
+                let labels = mask.into_iter().flat_map(|mask| mask.data());
+                let unknown = |label: &&u8| **label != IGNORE && usize::from(**label) >= classes;
+                if let Some(&label) = labels.into_iter().find(unknown) {
+                    let id = Some(id.clone());
+                    return Err(DataError::MaskLabel {
+                        path: self.location,
+                        id,
+                        label,
+                        classes,
+                    });
+                }
+            }
+        }
         let mut seen = HashSet::with_capacity(self.ids.len());
         if let Some(id) = self.ids.iter().find(|id| !seen.insert(id.as_str())) {
             return Err(DataError::DuplicateId {
@@ -291,6 +367,7 @@ mod tests {
             id: format!("test/{index:05}"),
             image: Image::new(1, 1, 1, vec![0.5]).unwrap(),
             label: Some(*label),
+            maps: Maps::default(),
         });
         Dataset::from_samples(
             "memory",
@@ -402,6 +479,7 @@ mod tests {
             id: id.into(),
             image: Image::new(1, 1, 1, vec![0.0]).unwrap(),
             label,
+            maps: Maps::default(),
         };
         let open = |samples| Dataset::from_samples("memory", vec!["only".into()], samples);
         assert!(matches!(open(vec![]), Err(DataError::Empty { .. })));

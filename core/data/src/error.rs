@@ -100,6 +100,75 @@ pub enum DataError {
         /// What should be there.
         expected: &'static str,
     },
+    /// A mask names no class.
+    #[error("the mask `{path}`{of} has label {label}, but there are {classes} class names (labels start at 0); give `ignore_index` if it means no class", path = path.display(), of = Of(id))]
+    MaskLabel {
+        /// The mask's file, or the dataset's.
+        path: PathBuf,
+        /// The sample, where the file holds many.
+        id: Option<String>,
+        /// The label.
+        label: u8,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A map does not cover its image.
+    #[error("the {what} of sample `{id}` in `{path}` is {found:?}, its image {image:?} (height, width)", path = path.display())]
+    MapExtents {
+        /// The sample.
+        id: String,
+        /// The dataset.
+        path: PathBuf,
+        /// Which map.
+        what: &'static str,
+        /// Its extents.
+        found: [usize; 2],
+        /// Those of the image.
+        image: [usize; 2],
+    },
+    /// An image has no mask or depth map.
+    #[error("`{image}` has no partner `{path}`", image = image.display(), path = path.display())]
+    NoPartner {
+        /// The image.
+        image: PathBuf,
+        /// The file that was looked for.
+        path: PathBuf,
+    },
+    /// Masks without class names.
+    #[error("`masks` needs `classes`, a JSON file with the list of class names")]
+    NoClasses,
+    /// A list of class names is not one.
+    #[error("`{path}` is not a JSON list of class names", path = path.display())]
+    Classes {
+        /// The file.
+        path: PathBuf,
+        /// What the JSON reader said.
+        source: serde_json::Error,
+    },
+    /// A scale of distances that means nothing.
+    #[error("`depth_scale` is {scale}, expected a number above 0")]
+    DepthScale {
+        /// The number.
+        scale: f32,
+    },
+    /// A mask or depth map is not a PNG file.
+    #[error("cannot decode `{path}`", path = path.display())]
+    Png {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        source: png::DecodingError,
+    },
+    /// A mask or depth map has the wrong kind of pixels.
+    #[error("`{path}` is {found}, expected one channel of at most {bits} bits, grey or with a palette", path = path.display())]
+    MapFormat {
+        /// The file.
+        path: PathBuf,
+        /// Colour type and bits.
+        found: String,
+        /// The most bits that can be.
+        bits: u8,
+    },
     /// A packed sample is not a safetensors file.
     #[error("`{path}` is not a whole safetensors file", path = path.display())]
     Container {
@@ -257,6 +326,18 @@ pub enum DataError {
         /// The name.
         name: String,
     },
+}
+
+/// Names a sample, if there is one to name.
+struct Of<'a>(&'a Option<String>);
+
+impl std::fmt::Display for Of<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(id) => write!(formatter, " of sample `{id}`"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Says "ends after N bytes" or "goes on".

@@ -26,17 +26,21 @@ mod corruption;
 mod dataset;
 mod error;
 mod image;
+mod map;
 mod random;
+mod range;
 mod stream;
 mod transform;
 
 pub use crate::corruption::{Corruption, Severity, corrupt};
 pub use crate::dataset::{
     ColourMode, Dataset, DatasetConfig, FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, FolderConfig,
-    IdxConfig, PackedConfig, Provenance, Sample, Selection, Split, pack,
+    IdxConfig, PackedConfig, PairedConfig, Provenance, Sample, Selection, Split, pack,
 };
 pub use crate::error::DataError;
 pub use crate::image::Image;
+pub use crate::map::{Depth, IGNORE, Map, Maps, Mask, is_distance};
 pub use crate::random::keyed_rng;
+pub use crate::range::{DepthRange, DepthScale};
 pub use crate::stream::{Condition, Domain, DomainConfig, Stream, StreamConfig, StreamItem};
 pub use crate::transform::{Augmentation, Transform, augment, transform};

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Corruption, DataError, Dataset, Image, Selection, Severity, corrupt};
+use crate::{Corruption, DataError, Dataset, Image, Maps, Selection, Severity, corrupt};
 
 /// Which samples are met, under which conditions, in which order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -111,6 +111,8 @@ pub struct StreamItem {
     pub image: Image,
     /// The index of its class, for metrics only.
     pub label: Option<u32>,
+    /// What is known about its pixels, for metrics only.
+    pub maps: Maps,
 }
 
 /// An ordered list of samples, cut into domains.
@@ -230,6 +232,7 @@ impl Stream {
                     id: sample.id,
                     image,
                     label: sample.label,
+                    maps: sample.maps,
                 });
             }
             within -= indices.len();
@@ -260,6 +263,7 @@ mod tests {
             })
             .unwrap(),
             label: Some((index % 2) as u32),
+            maps: Maps::default(),
         });
         Dataset::from_samples(
             "memory",

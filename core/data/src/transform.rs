@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::augment::{Augmentation, augment};
-use crate::{DataError, Image};
+use crate::{DataError, Image, Maps};
 
 /// One step of preprocessing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -67,15 +67,7 @@ impl Transform {
         match self {
             Self::Resize { height, width } => resize::resize(&image, *height, *width),
             Self::ResizeShort { side } => {
-                let (height, width) = (image.height(), image.width());
-                let shorter = height.min(width);
-                // As torchvision: the longer side is rounded down.
-                let longer = (*side as u128 * height.max(width) as u128 / shorter as u128) as usize;
-                let (height, width) = if height <= width {
-                    (*side, longer)
-                } else {
-                    (longer, *side)
-                };
+                let [height, width] = short_extents(*side, [image.height(), image.width()]);
                 resize::resize(&image, height, width)
             }
             Self::CentreCrop { height, width } => centre_crop(&image, *height, *width),
@@ -121,6 +113,44 @@ impl Transform {
         }
     }
 
+    /// What the step does to maps over an image of these extents: resized to the nearest pixel, cropped and padded as the image is.
+    pub(crate) fn apply_to_maps(&self, maps: &Maps, [height, width]: [usize; 2]) -> Maps {
+        let nearest = |[new_height, new_width]: [usize; 2]| {
+            maps.rearranged([new_height, new_width], |row, column| {
+                let middle = |at: usize, old: usize, new: usize| (2 * at + 1) * old / (2 * new);
+                Some((
+                    middle(row, height, new_height),
+                    middle(column, width, new_width),
+                ))
+            })
+        };
+        match self {
+            Self::Resize { height, width } => nearest([*height, *width]),
+            Self::ResizeShort { side } => nearest(short_extents(*side, [height, width])),
+            Self::CentreCrop {
+                height: rows,
+                width: columns,
+            } => {
+                let (top, left) = (crop_start(height, *rows), crop_start(width, *columns));
+                maps.rearranged([*rows, *columns], |row, column| {
+                    Some((row + top, column + left))
+                })
+            }
+            Self::Pad { border, .. } => {
+                let grown = [height + 2 * border, width + 2 * border];
+                maps.rearranged(grown, |row, column| {
+                    row.checked_sub(*border).zip(column.checked_sub(*border))
+                })
+            }
+            Self::Grayscale {} | Self::Rgb {} | Self::Normalise { .. } => maps.clone(),
+        }
+    }
+
+    /// Whether the image's borders stay where they are: a map over the whole image before this step is one after it.
+    pub fn keeps_borders(&self) -> bool {
+        !matches!(self, Self::CentreCrop { .. } | Self::Pad { .. })
+    }
+
     /// Whether an image in [0, 1] is still in [0, 1] after this step.
     pub(crate) fn keeps_unit_range(&self) -> bool {
         match self {
@@ -141,6 +171,35 @@ pub fn transform(steps: &[Transform], image: Image) -> Result<Image, DataError> 
         .try_fold(image, |image, step| step.apply(image))
 }
 
+/// As [`transform`], with the maps that lie over the image.
+pub(crate) fn transform_with_maps(
+    steps: &[Transform],
+    image: Image,
+    maps: Maps,
+) -> Result<(Image, Maps), DataError> {
+    steps.iter().try_fold((image, maps), |(image, maps), step| {
+        let [_, height, width] = image.shape();
+        let image = step.apply(image)?;
+        Ok((image, step.apply_to_maps(&maps, [height, width])))
+    })
+}
+
+/// Extents whose shorter side has this length. As torchvision: the longer side is rounded down.
+fn short_extents(side: usize, [height, width]: [usize; 2]) -> [usize; 2] {
+    let shorter = height.min(width);
+    let longer = (side as u128 * height.max(width) as u128 / shorter as u128) as usize;
+    if height <= width {
+        [side, longer]
+    } else {
+        [longer, side]
+    }
+}
+
+/// Where the middle part of a side begins. As torchvision, which rounds a half to the even neighbour.
+fn crop_start(whole: usize, part: usize) -> usize {
+    ((whole - part) as f64 / 2.0).round_ties_even() as usize
+}
+
 /// The luma of ITU-R BT.601, as Pillow converts to grey.
 fn luma([red, green, blue]: [f32; 3]) -> f32 {
     0.299 * red + 0.587 * green + 0.114 * blue
@@ -155,10 +214,10 @@ fn centre_crop(image: &Image, height: usize, width: usize) -> Result<Image, Data
             width: image.width(),
         });
     }
-    // As torchvision, which rounds a half to the even neighbour.
-    let start =
-        |whole: usize, part: usize| ((whole - part) as f64 / 2.0).round_ties_even() as usize;
-    let (top, left) = (start(image.height(), height), start(image.width(), width));
+    let (top, left) = (
+        crop_start(image.height(), height),
+        crop_start(image.width(), width),
+    );
     Image::from_fn([image.channels(), height, width], |channel, row, column| {
         image
             .get(channel, top + row, left + column)
@@ -215,6 +274,51 @@ mod tests {
             ((channel * height + row) * width + column) as f32
         })
         .unwrap()
+    }
+
+    #[test]
+    fn maps_follow_their_image() {
+        // A mask of the same numbers as the image goes where the image goes, for steps that do not mix pixels.
+        let labels: Vec<u8> = (0..20).collect();
+        let maps = Maps {
+            mask: Some(crate::Mask::new(4, 5, labels).unwrap()),
+            depth: None,
+        };
+        let steps = [
+            Transform::CentreCrop {
+                height: 3,
+                width: 4,
+            },
+            Transform::Pad {
+                border: 1,
+                value: 255.0,
+            },
+        ];
+        let (image, maps) = transform_with_maps(&steps, numbered([1, 4, 5]), maps).unwrap();
+        let mask = maps.mask.unwrap();
+        assert_eq!([1, mask.shape()[0], mask.shape()[1]], image.shape());
+        let pairs = mask.data().iter().zip(image.data());
+        assert!(
+            pairs
+                .into_iter()
+                .all(|(label, value)| f32::from(*label) == *value)
+        );
+    }
+
+    #[test]
+    fn masks_are_resized_to_the_nearest_pixel() {
+        let maps = Maps {
+            mask: Some(crate::Mask::new(2, 4, vec![0, 1, 2, 3, 4, 5, 6, 7]).unwrap()),
+            depth: None,
+        };
+        let halved = Transform::ResizeShort { side: 1 }.apply_to_maps(&maps, [2, 4]);
+        assert_eq!(halved.mask.unwrap().data(), [5, 7]);
+        let doubled = Transform::Resize {
+            height: 2,
+            width: 8,
+        };
+        let doubled = doubled.apply_to_maps(&maps, [2, 4]).mask.unwrap();
+        assert_eq!(doubled.data()[..8], [0, 0, 1, 1, 2, 2, 3, 3]);
     }
 
     fn parse(json: &str) -> serde_json::Result<Transform> {

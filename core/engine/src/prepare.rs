@@ -105,7 +105,7 @@ impl Prepared {
             ));
         }
         let constants = denoiser.constants(&phi)?;
-        let classes = backbone.classes();
+        let classes = backbone.outputs();
         for (name, constant) in &constants {
             if name == "class-embeddings" && constant.shape()[0] != classes {
                 let found = constant.shape()[0];

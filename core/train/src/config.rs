@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use dtta::{Issue, OptimizerConfig, TimestepsConfig};
-use dtta_data::{Augmentation, DatasetConfig, Transform};
+use dtta_data::{Augmentation, DatasetConfig, DepthRange, Transform};
 use dtta_models::Precision;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,10 +16,13 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TrainingConfig {
-    /// Trains a class-conditional denoiser to predict the noise in an image: mean squared error on ε (Ho et al. 2020, eq. 14).
+    /// Trains a denoiser to predict the noise in an image: mean squared error on ε (Ho et al. 2020, eq. 14). What it is told, the
+    /// model says: the image's class, its mask or its depth map.
     Denoiser(DenoiserTraining),
-    /// Trains a classifier: cross-entropy.
+    /// Trains a classifier of images, or of pixels where the model answers for each: cross-entropy.
     Classifier(ClassifierTraining),
+    /// Trains a predictor of depth: absolute error of normalised depth and of its differences between neighbours.
+    Depth(DepthTraining),
 }
 
 /// How a denoiser is trained.
@@ -32,7 +35,8 @@ pub struct DenoiserTraining {
     /// What the run is about, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// The model's JSON configuration. Its `class_dropout_prob` says how often the class is left out.
+    /// The model's JSON configuration. Its `class_dropout_prob`, or that of its `spatial` map, says how often the condition is left
+    /// out.
     pub model: PathBuf,
     /// Fixes the initial weights, the order of the samples, their augmentation and all noise.
     #[serde(default)]
@@ -44,6 +48,10 @@ pub struct DenoiserTraining {
     /// How timesteps are drawn. `stratified` takes one from each of as many equal parts of the range as there are images in a batch.
     #[serde(default)]
     pub timesteps: TimestepsConfig,
+    /// How distances become the map y in [0, 1] of which the denoiser is told 2 y - 1, for one that is told about depth. Pixels
+    /// without a distance are 0 in the map. The experiment's mapper has to be told the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<DepthRange>,
     /// Measures the averaged weights on held-out images now and then, and at the end; never if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<DenoiserEvaluation>,
@@ -74,6 +82,9 @@ pub struct ClassifierTraining {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     pub label_smoothing: f64,
+    /// What each class counts in the mean over pixels or images, one number for each; all the same if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<Vec<f64>>,
     /// Measures the averaged weights on held-out images now and then, and at the end; never if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<ClassifierEvaluation>,
@@ -81,13 +92,50 @@ pub struct ClassifierTraining {
     pub output: OutputConfig,
 }
 
+/// How a predictor of depth is trained. The model's only map of logits goes through a sigmoid to y, which is compared with the
+/// normalised depth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DepthTraining {
+    /// Where editors find this schema. Not read by dtta.
+    #[serde(rename = "$schema", default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// What the run is about, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The model's JSON configuration.
+    pub model: PathBuf,
+    /// Fixes the initial weights, the order of the samples and their augmentation.
+    #[serde(default)]
+    pub seed: u64,
+    /// What it is trained and measured on.
+    pub data: DataConfig,
+    /// How the weights move.
+    pub optimization: OptimizationConfig,
+    /// How distances become numbers in [0, 1]. The experiment's head has to be told the same.
+    pub depth: DepthRange,
+    /// How much the error of differences between neighbouring pixels counts beside the error of pixels.
+    #[serde(default = "half")]
+    #[schemars(range(min = 0))]
+    pub gradient_weight: f64,
+    /// Measures the averaged weights on held-out images now and then, and at the end; never if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate: Option<ClassifierEvaluation>,
+    /// What is kept.
+    pub output: OutputConfig,
+}
+
+fn half() -> f64 {
+    0.5
+}
+
 /// Images to train and to measure on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Labelled images to train on.
+    /// Images to train on, with what the model learns: classes, masks or depth maps.
     pub training: DatasetConfig,
-    /// Labelled images to measure on; needed where `evaluate` is given.
+    /// Such images to measure on; needed where `evaluate` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<DatasetConfig>,
     /// Random changes of training images, in order, before `preprocess`.
@@ -149,8 +197,9 @@ impl Default for LearningRate {
     }
 }
 
-/// How a denoiser is measured: as a Diffusion Classifier (Li et al. 2023), which answers the class under which it predicts the noise
-/// best, on average over draws that all classes share.
+/// How a denoiser is measured. One that is told a class, as a Diffusion Classifier (Li et al. 2023), which answers the class under
+/// which it predicts the noise best, on average over draws that all classes share. One that is told a map, by the share of images
+/// whose noise it predicts better under their own map than under another image's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DenoiserEvaluation {
@@ -169,7 +218,7 @@ pub struct DenoiserEvaluation {
     pub range: Option<[usize; 2]>,
 }
 
-/// How a classifier is measured.
+/// How a classifier or a predictor of depth is measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierEvaluation {
@@ -210,7 +259,7 @@ fn default_log_every() -> usize {
     20
 }
 
-/// What both kinds of training have.
+/// What all kinds of training have.
 pub(crate) struct Common<'a> {
     pub kind: &'static str,
     pub model: &'a Path,
@@ -272,6 +321,15 @@ impl TrainingConfig {
                 output: &config.output,
                 evaluate_every: config.evaluate.as_ref().and_then(|evaluate| evaluate.every),
             },
+            Self::Depth(config) => Common {
+                kind: "depth",
+                model: &config.model,
+                seed: config.seed,
+                data: &config.data,
+                optimization: &config.optimization,
+                output: &config.output,
+                evaluate_every: config.evaluate.as_ref().and_then(|evaluate| evaluate.every),
+            },
         }
     }
 
@@ -289,6 +347,15 @@ impl TrainingConfig {
                 )
             }
             Self::Classifier(config) => {
+                config.evaluate = None;
+                config.data.held_out = None;
+                (
+                    &mut config.schema,
+                    &mut config.description,
+                    &mut config.output,
+                )
+            }
+            Self::Depth(config) => {
                 config.evaluate = None;
                 config.data.held_out = None;
                 (
@@ -330,7 +397,25 @@ impl TrainingConfig {
                 (ranges, config.evaluate.is_some())
             }
             Self::Classifier(config) => (Vec::new(), config.evaluate.is_some()),
+            Self::Depth(config) => (Vec::new(), config.evaluate.is_some()),
         };
+        let range = match self {
+            Self::Denoiser(config) => config.depth,
+            Self::Classifier(_) => None,
+            Self::Depth(config) => Some(config.depth),
+        };
+        if let Some(problem) = range.and_then(|range| range.problem()) {
+            issue("/depth", &problem);
+        }
+        if let Self::Classifier(config) = self
+            && config
+                .class_weights
+                .iter()
+                .flatten()
+                .any(|weight| !(*weight > 0.0 && weight.is_finite()))
+        {
+            issue("/class_weights", "expected numbers above 0");
+        }
         for (pointer, range) in ranges {
             if range.is_some_and(|[low, high]| low >= high) {
                 let message = "the first timestep must be below the one after the last";

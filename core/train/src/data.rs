@@ -3,40 +3,53 @@
 use std::path::Path;
 
 use dtta_data::{
-    Augmentation, DataError, Dataset, DatasetConfig, Selection, Transform, augment, keyed_rng,
-    transform,
+    Augmentation, DataError, Dataset, DatasetConfig, Image, Maps, Selection, Transform, augment,
+    keyed_rng, transform,
 };
 use dtta_tensor::{Device, Tensor};
 use rand_distr::{Distribution, Uniform};
 
 use crate::error::{Error, Result};
 
-/// Some images with their classes.
+/// Some images with what is known about them.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     /// `[B, C, H, W]`, preprocessed.
     pub images: Tensor,
-    /// One for each image.
+    /// The class of each image; empty where maps are learned.
     pub labels: Vec<usize>,
+    /// The maps of each image.
+    pub maps: Vec<Maps>,
 }
 
 /// Training images. Sample `n` of the run is the same whatever came before: each pass over the dataset has a shuffle of its own.
 pub(crate) struct TrainingData {
     dataset: Dataset,
     labels: Vec<usize>,
+    takes: Takes,
     augmentation: Vec<Augmentation>,
     preprocess: Vec<Transform>,
-    shape: [usize; 3],
     seed: u64,
     /// A pass and its order; the last one used.
     order: (u64, Vec<usize>),
 }
 
-/// What a model takes: image shape and classes.
+/// What a model takes: images of a shape, and what it learns from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Takes {
     pub shape: [usize; 3],
-    pub classes: usize,
+    pub target: Target,
+}
+
+/// What a model learns from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A class for each image, of so many.
+    Classes(usize),
+    /// A class for each pixel, of so many. A map that has to `cover` has the extents of the model's images.
+    Masks { classes: usize, cover: bool },
+    /// A distance for each pixel.
+    Depths { cover: bool },
 }
 
 impl TrainingData {
@@ -52,9 +65,9 @@ impl TrainingData {
         Ok(Self {
             dataset,
             labels,
+            takes,
             augmentation: augmentation.to_vec(),
             preprocess: preprocess.to_vec(),
-            shape: takes.shape,
             seed,
             order,
         })
@@ -68,25 +81,22 @@ impl TrainingData {
     pub fn batch(&mut self, step: usize, size: usize, device: &Device) -> Result<Batch> {
         let key = [self.seed.to_le_bytes(), (step as u64).to_le_bytes()];
         let mut rng = keyed_rng("training augmentation", &[&key[0], &key[1]]);
-        let mut values = Vec::with_capacity(size * self.shape.iter().product::<usize>());
-        let mut labels = Vec::with_capacity(size);
+        let mut collected = Collected::default();
         for n in 0..size {
             let index = self.index(step as u64 * size as u64 + n as u64);
-            let image = augment(
-                &self.augmentation,
-                self.dataset.sample(index)?.image,
-                &mut rng,
-            );
-            let image = transform(&self.preprocess, image)?;
-            expect_shape(image.shape(), self.shape, "/data/training")?;
-            values.extend_from_slice(image.data());
-            labels.push(self.labels[index]);
+            let sample = self.dataset.sample(index)?;
+            let (image, maps) = augment(&self.augmentation, sample.image, sample.maps, &mut rng);
+            let label = self.labels.get(index).copied();
+            collected.add(
+                image,
+                maps,
+                label,
+                &self.preprocess,
+                self.takes,
+                "/data/training",
+            )?;
         }
-        let [c, h, w] = self.shape;
-        Ok(Batch {
-            images: Tensor::from_floats(&values, &[size, c, h, w], device)?,
-            labels,
-        })
+        collected.finish(self.takes.shape, device)
     }
 
     /// Which sample of the dataset is sample `n` of the run.
@@ -100,7 +110,7 @@ impl TrainingData {
     }
 }
 
-/// Held-out images: a selection with as many of each class as of any other, fixed by the seed.
+/// Held-out images: a selection fixed by the seed, with as many of each class as of any other where images have classes.
 pub(crate) fn held_out(
     config: &DatasetConfig,
     base: &Path,
@@ -114,20 +124,89 @@ pub(crate) fn held_out(
     let selection = Selection {
         samples,
         offset: 0,
-        stratified: true,
+        stratified: matches!(takes.target, Target::Classes(_)),
     };
     let chosen = dataset.select(&selection, seed)?;
-    let mut values = Vec::with_capacity(chosen.len() * takes.shape.iter().product::<usize>());
+    let mut collected = Collected::default();
     for &index in &chosen {
-        let image = transform(preprocess, dataset.sample(index)?.image)?;
-        expect_shape(image.shape(), takes.shape, pointer)?;
-        values.extend_from_slice(image.data());
+        let sample = dataset.sample(index)?;
+        let label = labels.get(index).copied();
+        collected.add(sample.image, sample.maps, label, preprocess, takes, pointer)?;
     }
-    let [c, h, w] = takes.shape;
-    Ok(Batch {
-        images: Tensor::from_floats(&values, &[chosen.len(), c, h, w], device)?,
-        labels: chosen.iter().map(|&index| labels[index]).collect(),
-    })
+    collected.finish(takes.shape, device)
+}
+
+/// A batch in the making.
+#[derive(Default)]
+struct Collected {
+    values: Vec<f32>,
+    labels: Vec<usize>,
+    maps: Vec<Maps>,
+}
+
+impl Collected {
+    fn add(
+        &mut self,
+        image: Image,
+        maps: Maps,
+        label: Option<usize>,
+        preprocess: &[Transform],
+        takes: Takes,
+        pointer: &str,
+    ) -> Result<()> {
+        let image = transform(preprocess, image)?;
+        takes.expect(image.shape(), &maps, pointer)?;
+        self.values.extend_from_slice(image.data());
+        self.labels.extend(label);
+        self.maps.push(maps);
+        Ok(())
+    }
+
+    fn finish(self, [c, h, w]: [usize; 3], device: &Device) -> Result<Batch> {
+        Ok(Batch {
+            images: Tensor::from_floats(&self.values, &[self.maps.len(), c, h, w], device)?,
+            labels: self.labels,
+            maps: self.maps,
+        })
+    }
+}
+
+impl Takes {
+    /// Refuses an image, or a map over it, of another shape.
+    fn expect(&self, found: [usize; 3], maps: &Maps, pointer: &str) -> Result<()> {
+        if found != self.shape {
+            let message = format!(
+                "gives images of {found:?} after `/data/preprocess`, but the model takes {:?}",
+                self.shape
+            );
+            return Err(Error::invalid(pointer, message));
+        }
+        let (extents, cover) = match self.target {
+            Target::Classes(_) => return Ok(()),
+            Target::Masks { cover, .. } => (maps.mask.as_ref().map(|mask| mask.shape()), cover),
+            Target::Depths { cover } => (maps.depth.as_ref().map(|depth| depth.shape()), cover),
+        };
+        let [_, height, width] = self.shape;
+        match extents {
+            None => Err(Error::invalid(pointer, "has a sample without a map")),
+            Some(found) if cover && found != [height, width] => {
+                let message = format!(
+                    "has maps of {found:?} (height, width), but the model answers for {:?}; resize in the dataset's `transforms`",
+                    [height, width]
+                );
+                Err(Error::invalid(pointer, message))
+            }
+            Some([rows, columns]) if rows < height || columns < width => {
+                let message = format!(
+                    "has maps of {:?} (height, width), coarser than the denoiser's images of {:?}",
+                    [rows, columns],
+                    [height, width]
+                );
+                Err(Error::invalid(pointer, message))
+            }
+            Some(_) => Ok(()),
+        }
+    }
 }
 
 fn open(
@@ -138,6 +217,21 @@ fn open(
     pointer: &str,
 ) -> Result<(Dataset, Vec<usize>)> {
     let dataset = Dataset::open(config, base)?;
+    let labels = match takes.target {
+        Target::Classes(classes) => class_labels(&dataset, classes, pointer)?,
+        Target::Masks { .. } | Target::Depths { .. } => {
+            expect_maps(&dataset, preprocess, takes.target, pointer)?;
+            Vec::new()
+        }
+    };
+    // One look, so that a wrong shape is told before the run starts.
+    let sample = dataset.sample(0)?;
+    let image = transform(preprocess, sample.image)?;
+    takes.expect(image.shape(), &sample.maps, pointer)?;
+    Ok((dataset, labels))
+}
+
+fn class_labels(dataset: &Dataset, classes: usize, pointer: &str) -> Result<Vec<usize>> {
     let Some(labels) = dataset.labels() else {
         return Err(DataError::Unlabelled {
             path: dataset.location().to_owned(),
@@ -146,27 +240,42 @@ fn open(
     };
     let labels: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
     let highest = labels.iter().copied().max().unwrap_or_default();
-    if highest >= takes.classes {
-        let message = format!(
-            "has label {highest}, but the model has {} classes",
-            takes.classes
-        );
+    if highest >= classes {
+        let message = format!("has label {highest}, but the model has {classes} classes");
         return Err(Error::invalid(pointer, message));
     }
-    // One look, so that a wrong shape is told before the run starts.
-    let image = transform(preprocess, dataset.sample(0)?.image)?;
-    expect_shape(image.shape(), takes.shape, pointer)?;
-    Ok((dataset, labels))
+    Ok(labels)
 }
 
-fn expect_shape(found: [usize; 3], expected: [usize; 3], pointer: &str) -> Result<()> {
-    if found == expected {
-        return Ok(());
+fn expect_maps(
+    dataset: &Dataset,
+    preprocess: &[Transform],
+    target: Target,
+    pointer: &str,
+) -> Result<()> {
+    let [masks, depths] = dataset.has_maps();
+    let (found, name) = match target {
+        Target::Depths { .. } => (depths, "depth maps"),
+        _ => (masks, "masks"),
+    };
+    if !found {
+        return Err(Error::invalid(
+            pointer,
+            format!("has no {name}, which the model learns from"),
+        ));
     }
-    let message = format!(
-        "gives images of {found:?} after `/data/preprocess`, but the model takes {expected:?}"
-    );
-    Err(Error::invalid(pointer, message))
+    if let Target::Masks { classes, .. } = target
+        && dataset.class_names().len() != classes
+    {
+        let names = dataset.class_names().len();
+        let message = format!("has {names} class names, but the model has {classes} classes");
+        return Err(Error::invalid(pointer, message));
+    }
+    if let Some(n) = preprocess.iter().position(|step| !step.keeps_borders()) {
+        let message = "moves the image away from its map; put it into the dataset's `transforms`";
+        return Err(Error::invalid(&format!("/data/preprocess/{n}"), message));
+    }
+    Ok(())
 }
 
 /// The numbers below `samples` in the order of one pass (Fisher and Yates).

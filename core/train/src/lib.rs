@@ -1,4 +1,5 @@
-//! Training loops for the two kinds of model that feedback needs: a class-conditional denoiser, and a classifier.
+//! Training loops for the models that feedback needs: a denoiser that is told a class or a map, a classifier of images or pixels, and
+//! a predictor of depth.
 //!
 //! [`TrainingConfig`] is one JSON document; [`Trainer`] carries it out. Everything random is a function of the seed and the step,
 //! so a run that was stopped and continued ends with the same weights, bit for bit, as one that was not.
@@ -9,6 +10,7 @@ mod config;
 mod data;
 mod error;
 mod evaluate;
+mod evaluate_maps;
 mod learner;
 mod log;
 mod schedule;
@@ -17,7 +19,7 @@ mod trainer;
 
 pub use config::{
     ClassifierEvaluation, ClassifierTraining, DataConfig, DenoiserEvaluation, DenoiserTraining,
-    LearningRate, OptimizationConfig, OutputConfig, TrainingConfig, schema,
+    DepthTraining, LearningRate, OptimizationConfig, OutputConfig, TrainingConfig, schema,
 };
 pub use error::{Error, Result};
 pub use evaluate::{

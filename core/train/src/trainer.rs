@@ -6,21 +6,23 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use dtta_models::{Dit, ModelConfig, ModelError, ResNet, Weights};
+use dtta::Draws;
+use dtta_models::{Dit, ModelConfig, ModelError, Weights};
 use dtta_tensor::{Device, Tensor};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{Common, TrainingConfig};
+use crate::config::{Common, DenoiserTraining, TrainingConfig};
 use crate::data::{Batch, TrainingData, held_out};
 use crate::error::{Error, Result};
 use crate::evaluate::{
     DiffusionClassifierOptions, Evaluation, classifier_accuracy, diffusion_classifier,
 };
+use crate::evaluate_maps::{depth_accuracy, own_map_accuracy, pixel_accuracy};
 use crate::learner::Learner;
 use crate::log::Log;
-use crate::task::{Task, training_draws};
+use crate::task::{MapDenoiser, Task, training_draws};
 
 /// Images in one forward pass while a classifier is measured.
 const EVALUATION_ROWS: usize = 256;
@@ -124,6 +126,7 @@ impl Trainer {
         let samples = match &config {
             TrainingConfig::Denoiser(config) => config.evaluate.as_ref().map(|e| Some(e.samples)),
             TrainingConfig::Classifier(config) => config.evaluate.as_ref().map(|e| e.samples),
+            TrainingConfig::Depth(config) => config.evaluate.as_ref().map(|e| e.samples),
         };
         let held_out = match samples.zip(common.data.held_out.as_ref()) {
             Some((samples, dataset)) => Some(held_out(
@@ -188,29 +191,55 @@ impl Trainer {
         weights: &Weights,
         observer: &mut dyn Observer,
     ) -> Result<Option<Evaluation>> {
-        let Some(Batch { images, labels }) = &self.held_out else {
+        let Some(held_out) = &self.held_out else {
             return Ok(None);
         };
-        let mut progress = |done: usize| observer.measuring(done, labels.len());
-        let found = match (&self.task, &self.config) {
-            (Task::Classifier { backbone, .. }, _) => classifier_accuracy(
+        let Batch { images, labels, .. } = held_out;
+        let total = held_out.maps.len();
+        let mut progress = |done: usize| observer.measuring(done, total);
+        // Draws and range of a denoiser's measurement.
+        let draws = match &self.config {
+            TrainingConfig::Denoiser(config) => config.evaluate.as_ref(),
+            _ => None,
+        };
+        let found = match &self.task {
+            Task::Classifier {
                 backbone,
-                weights,
-                images,
-                labels,
-                EVALUATION_ROWS,
-                &mut progress,
-            ),
-            (Task::Denoiser { dit, draws }, TrainingConfig::Denoiser(config)) => {
-                let Some(evaluate) = &config.evaluate else {
+                of_pixels: true,
+                ..
+            } => pixel_accuracy(&**backbone, weights, held_out, &mut progress),
+            Task::Classifier { backbone, .. } => {
+                let rows = EVALUATION_ROWS;
+                classifier_accuracy(&**backbone, weights, images, labels, rows, &mut progress)
+            }
+            Task::Depth {
+                backbone, range, ..
+            } => depth_accuracy(&**backbone, weights, *range, held_out, &mut progress),
+            Task::ClassDenoiser {
+                dit,
+                draws: training,
+            } => {
+                let Some(evaluate) = draws else {
                     return Ok(None);
                 };
-                let range = evaluate.range.unwrap_or(draws.range);
+                let range = evaluate.range.unwrap_or(training.range);
                 let options = DiffusionClassifierOptions::new(evaluate.draws, range);
                 diffusion_classifier(dit, weights, images, labels, &options, &mut progress)
             }
-            // `prepare` makes the task from the configuration, so they are of one kind.
-            (Task::Denoiser { .. }, TrainingConfig::Classifier(_)) => return Ok(None),
+            Task::MapDenoiser(task) => {
+                let Some(evaluate) = draws else {
+                    return Ok(None);
+                };
+                let range = evaluate.range.unwrap_or(task.draws.range);
+                own_map_accuracy(
+                    task,
+                    weights,
+                    held_out,
+                    evaluate.draws,
+                    range,
+                    &mut progress,
+                )
+            }
         };
         found.map(Some)
     }
@@ -410,45 +439,94 @@ fn line(progress: &Progress, seconds: f64) -> serde_json::Value {
 
 /// The model and its loss, as the configuration asks.
 fn task(config: &TrainingConfig, model: ModelConfig, model_path: &Path) -> Result<Task> {
-    let wrong = |found, role, expected| {
-        Error::from(ModelError::Kind {
-            path: model_path.to_owned(),
-            found,
-            role,
-            expected,
-        })
-    };
-    match (config, model) {
-        (TrainingConfig::Denoiser(training), ModelConfig::Dit(model)) => {
-            let last = model.schedule.timesteps;
-            let range = training.timesteps.range.unwrap_or([0, last]);
-            let measured = training.evaluate.as_ref().and_then(|e| e.range);
-            for (pointer, range) in [
-                ("/timesteps/range", Some(range)),
-                ("/evaluate/range", measured),
-            ] {
-                if range.is_some_and(|[_, high]| high > last) {
-                    let message = format!("the denoiser's timesteps end at {last}");
-                    return Err(Error::invalid(pointer, message));
-                }
+    match config {
+        TrainingConfig::Denoiser(training) => {
+            let class = matches!(&model, ModelConfig::Dit(dit) if dit.spatial.is_none());
+            if class && let ModelConfig::Dit(model) = model {
+                let draws = denoiser_draws(training, model.schedule.timesteps)?;
+                return Ok(Task::ClassDenoiser {
+                    dit: Dit::new(model)?,
+                    draws,
+                });
             }
-            let batch = training.optimization.batch;
-            Ok(Task::Denoiser {
-                dit: Dit::new(model)?,
-                draws: training_draws(training.seed, batch, training.timesteps.sampler, range),
-            })
+            let denoiser = model.into_denoiser(model_path)?;
+            let draws = denoiser_draws(training, denoiser.schedule().timesteps())?;
+            let Some(&spatial) = denoiser.spatial() else {
+                let message = "the denoiser takes no condition; give it a `spatial` map";
+                return Err(Error::invalid("/model", message));
+            };
+            if spatial.classes.is_none() && training.depth.is_none() {
+                let message = "is missing: the denoiser is told about depth";
+                return Err(Error::invalid("/depth", message));
+            }
+            if spatial.classes.is_none() && spatial.channels != 1 {
+                let message = "its `spatial` map has more than the one channel of depth";
+                return Err(Error::invalid("/model", message));
+            }
+            Ok(Task::MapDenoiser(MapDenoiser {
+                denoiser,
+                spatial,
+                range: training.depth,
+                draws,
+            }))
         }
-        (TrainingConfig::Classifier(training), ModelConfig::Resnet(model)) => {
+        TrainingConfig::Classifier(training) => {
+            let of_pixels = matches!(model, ModelConfig::EncoderDecoder(_));
+            let backbone = model.into_backbone(model_path)?;
+            let class_weights = training.class_weights.clone().unwrap_or_default();
+            if !class_weights.is_empty() && class_weights.len() != backbone.outputs() {
+                let (found, classes) = (class_weights.len(), backbone.outputs());
+                let message = format!("has {found} numbers, but the model has {classes} classes");
+                return Err(Error::invalid("/class_weights", message));
+            }
             Ok(Task::Classifier {
-                backbone: ResNet::new(model)?,
+                backbone,
+                of_pixels,
                 smoothing: training.label_smoothing,
+                class_weights: class_weights.iter().map(|&weight| weight as f32).collect(),
             })
         }
-        (TrainingConfig::Denoiser(_), other) => Err(wrong(other.kind(), "a denoiser", "`dit`")),
-        (TrainingConfig::Classifier(_), other) => {
-            Err(wrong(other.kind(), "a backbone", "`resnet`"))
+        TrainingConfig::Depth(training) => {
+            let of_pixels =
+                matches!(&model, ModelConfig::EncoderDecoder(config) if config.outputs == 1);
+            if !of_pixels {
+                return Err(ModelError::Kind {
+                    path: model_path.to_owned(),
+                    found: model.kind(),
+                    role: "a predictor of depth",
+                    expected: "`encoder_decoder` with 1 output",
+                }
+                .into());
+            }
+            Ok(Task::Depth {
+                backbone: model.into_backbone(model_path)?,
+                range: training.depth,
+                gradient_weight: training.gradient_weight,
+            })
         }
     }
+}
+
+/// The draws of a denoiser's training, if its schedule has the timesteps.
+fn denoiser_draws(training: &DenoiserTraining, last: usize) -> Result<Draws> {
+    let range = training.timesteps.range.unwrap_or([0, last]);
+    let measured = training.evaluate.as_ref().and_then(|e| e.range);
+    for (pointer, range) in [
+        ("/timesteps/range", Some(range)),
+        ("/evaluate/range", measured),
+    ] {
+        if range.is_some_and(|[_, high]| high > last) {
+            let message = format!("the denoiser's timesteps end at {last}");
+            return Err(Error::invalid(pointer, message));
+        }
+    }
+    let batch = training.optimization.batch;
+    Ok(training_draws(
+        training.seed,
+        batch,
+        training.timesteps.sampler,
+        range,
+    ))
 }
 
 /// The sha256 of everything in the configurations that determines the weights, in lower-case hexadecimal.

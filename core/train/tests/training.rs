@@ -37,6 +37,7 @@ fn folder() -> tempfile::TempDir {
             id: format!("train/{n:05}"),
             image: image.unwrap(),
             label: Some(class as u32),
+            maps: dtta_data::Maps::default(),
         }
     });
     let names = (0..CLASSES).map(|class| format!("class {class}")).collect();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Pixels};
+use super::{Dataset, Pixels, StoredMaps};
 use crate::{DataError, Image, Transform};
 
 /// A folder of PNG and JPEG images.
@@ -77,6 +77,7 @@ pub(super) fn open(config: &FolderConfig, base: &Path) -> Result<Dataset, DataEr
             paths,
             channels: config.channels,
         },
+        maps: StoredMaps::None,
         transforms: config.transforms.clone(),
         provenance: None,
         location: root,
@@ -140,7 +141,7 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), DataError> {
 }
 
 /// Images at any depth: a folder's own first, then its folders'.
-fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), DataError> {
+pub(super) fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), DataError> {
     let (folders, images) = list(folder)?;
     paths.extend(images);
     folders.iter().try_for_each(|folder| collect(folder, paths))
@@ -155,7 +156,7 @@ fn is_image(path: &Path) -> bool {
 }
 
 /// The path below the root with `/` between its parts, so that an id is the same on every system.
-fn id(root: &Path, path: &Path) -> String {
+pub(super) fn id(root: &Path, path: &Path) -> String {
     let below = path.strip_prefix(root).unwrap_or(path);
     below
         .iter()

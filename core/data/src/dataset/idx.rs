@@ -9,7 +9,7 @@ use flate2::read::MultiGzDecoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Pixels};
+use super::{Dataset, Pixels, StoredMaps};
 use crate::{DataError, Transform};
 
 /// Where Debian's package `dataset-fashion-mnist` puts its files.
@@ -118,6 +118,7 @@ pub(super) fn open(config: &IdxConfig, base: &Path) -> Result<Dataset, DataError
             shape: [1, height, width],
             bytes,
         },
+        maps: StoredMaps::None,
         transforms: config.transforms.clone(),
         provenance: None,
         location: folder,

@@ -1,5 +1,5 @@
 //! A packed sample: one safetensors file with the byte tensor `images` `[N, C, H, W]`, optionally `labels` `[N]` (u8 or i64),
-//! and ids, class names and provenance as JSON under one metadata key. One key, because safetensors writes its metadata in hash
+//! `masks` `[N, H, W]` (u8, 255 for no class), `depths` `[N, H, W]` (u16, 0 for no distance), and ids, class names and provenance as JSON under one metadata key. One key, because safetensors writes its metadata in hash
 //! order and a packed file should come out the same, byte for byte, each time.
 
 use std::collections::HashMap;
@@ -10,7 +10,8 @@ use safetensors::{Dtype, SafeTensors};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Pixels};
+use super::{Dataset, Pixels, StoredMaps};
+use crate::map::{Depth, IGNORE, Maps, Mask, is_distance};
 use crate::{DataError, Transform};
 
 const METADATA_KEY: &str = "dtta";
@@ -45,6 +46,51 @@ struct Metadata {
     provenance: Provenance,
     class_names: Vec<String>,
     ids: Vec<String>,
+    /// The distance that 1 in `depths` stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    depth_scale: Option<f32>,
+}
+
+/// The maps of a packed sample.
+#[derive(Debug, Clone)]
+pub(super) struct MapBytes {
+    extents: [usize; 2],
+    masks: Option<Vec<u8>>,
+    depths: Option<Vec<u16>>,
+    depth_scale: f32,
+}
+
+impl MapBytes {
+    pub fn maps(&self, index: usize) -> Result<Maps, DataError> {
+        let [height, width] = self.extents;
+        let range = index * height * width..(index + 1) * height * width;
+        let mask = self
+            .masks
+            .as_ref()
+            .map(|labels| labels[range.clone()].to_vec());
+        let depth = self.depths.as_ref().map(|depths| {
+            let distances = depths[range]
+                .iter()
+                .map(|&depth| f32::from(depth) * self.depth_scale);
+            distances.collect()
+        });
+        Ok(Maps {
+            mask: mask
+                .map(|mask| Mask::new(height, width, mask))
+                .transpose()?,
+            depth: depth
+                .map(|depth| Depth::new(height, width, depth))
+                .transpose()?,
+        })
+    }
+
+    pub fn has_masks(&self) -> bool {
+        self.masks.is_some()
+    }
+
+    pub fn has_depths(&self) -> bool {
+        self.depths.is_some()
+    }
 }
 
 pub(super) fn open(config: &PackedConfig, base: &Path) -> Result<Dataset, DataError> {
@@ -150,8 +196,50 @@ fn decode(file: &[u8], path: &Path) -> Result<Dataset, DataError> {
         }
     };
 
+    let [_, height, width] = shape;
+    let map = |name: &'static str, dtype: Dtype| match tensors.tensor(name) {
+        Err(_) => Ok(None),
+        Ok(view) if view.dtype() == dtype && view.shape() == [count, height, width] => {
+            Ok(Some(view.data().to_vec()))
+        }
+        Ok(view) => {
+            let expected = format!("{dtype:?} [{count}, {height}, {width}], as the images");
+            Err(mismatch(name, expected, Some(&view)))
+        }
+    };
+    let masks = map("masks", Dtype::U8)?;
+    let classes = metadata.class_names.len();
+    let unknown = |label: &u8| *label != IGNORE && usize::from(*label) >= classes;
+    if let Some(pixel) = masks.iter().flatten().position(unknown) {
+        return Err(DataError::MaskLabel {
+            path: path.to_owned(),
+            id: metadata.ids.get(pixel / (height * width)).cloned(),
+            label: masks
+                .iter()
+                .flatten()
+                .copied()
+                .nth(pixel)
+                .unwrap_or_default(),
+            classes,
+        });
+    }
+    let depths = map("depths", Dtype::U16)?.map(|bytes| {
+        let pairs = bytes.as_chunks::<2>().0.iter();
+        pairs.map(|pair| u16::from_le_bytes(*pair)).collect()
+    });
+    let depth_scale = metadata.depth_scale.unwrap_or(1.0);
+    if !(depth_scale > 0.0 && depth_scale.is_finite()) {
+        return Err(DataError::DepthScale { scale: depth_scale });
+    }
+
     Ok(Dataset {
         location: path.to_owned(),
+        maps: StoredMaps::Bytes(MapBytes {
+            extents: [height, width],
+            masks,
+            depths,
+            depth_scale,
+        }),
         ids: metadata.ids,
         labels,
         class_names: metadata.class_names,
@@ -176,6 +264,7 @@ pub fn pack(
     let mut ids = Vec::with_capacity(indices.len());
     let mut labels = Vec::new();
     let mut bytes = Vec::new();
+    let (mut masks, mut distances) = (Vec::new(), Vec::new());
     let mut shape = None;
     for index in indices {
         let sample = dataset.sample(*index)?;
@@ -198,6 +287,8 @@ pub fn pack(
                 .map(|value| (value.clamp(0.0, 1.0) * 255.0).round() as u8),
         );
         labels.extend(sample.label.map(i64::from));
+        masks.extend(sample.maps.mask.iter().flat_map(Mask::data));
+        distances.extend(sample.maps.depth.iter().flat_map(Depth::data));
         ids.push(sample.id);
     }
     let Some([channels, height, width]) = shape else {
@@ -208,11 +299,13 @@ pub fn pack(
         });
     };
 
+    let (depth_scale, depths) = quantised(&distances);
     let metadata = Metadata {
         format: FORMAT.into(),
         provenance: provenance.clone(),
         class_names: dataset.class_names().to_vec(),
         ids,
+        depth_scale,
     };
     let metadata = serde_json::to_string(&metadata).map_err(|source| DataError::Metadata {
         path: path.to_owned(),
@@ -243,6 +336,15 @@ pub fn pack(
             TensorView::new(label_type, vec![count], &label_bytes).map_err(container)?,
         ));
     }
+    for (name, dtype, bytes) in [
+        ("masks", Dtype::U8, &masks),
+        ("depths", Dtype::U16, &depths),
+    ] {
+        if !bytes.is_empty() {
+            let view = TensorView::new(dtype, vec![count, height, width], bytes);
+            tensors.push((name, view.map_err(container)?));
+        }
+    }
     let entries = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
     let file = safetensors::serialize(tensors, Some(entries)).map_err(container)?;
 
@@ -255,6 +357,28 @@ pub fn pack(
     std::fs::write(&unfinished, file)
         .and_then(|()| std::fs::rename(&unfinished, path))
         .map_err(write_error)
+}
+
+/// Distances as 16-bit numbers, and what 1 stands for: 1 itself where they are whole numbers that fit, or else so that the largest is
+/// the largest number. What is a distance does not become 0, which means none.
+fn quantised(distances: &[f32]) -> (Option<f32>, Vec<u8>) {
+    let known = || distances.iter().copied().filter(|&d| is_distance(d));
+    let largest = known().fold(0.0, f32::max);
+    let whole = largest <= f32::from(u16::MAX) && known().all(|d| d.fract() == 0.0);
+    let scale = if whole {
+        1.0
+    } else {
+        largest / f32::from(u16::MAX)
+    };
+    let number = |&distance: &f32| match is_distance(distance) {
+        true => (distance / scale).round().max(1.0) as u16,
+        false => 0,
+    };
+    let bytes = distances
+        .iter()
+        .flat_map(|d| number(d).to_le_bytes())
+        .collect();
+    ((!distances.is_empty()).then_some(scale), bytes)
 }
 
 #[cfg(test)]
@@ -279,6 +403,10 @@ mod tests {
             })
             .unwrap(),
             label,
+            maps: Maps {
+                mask: Some(Mask::new(1, 3, vec![index as u8, IGNORE, 7]).unwrap()),
+                depth: Some(Depth::new(1, 3, vec![0.0, index as f32, 300.0]).unwrap()),
+            },
         });
         let classes = (0..300).map(|class| format!("class {class}")).collect();
         Dataset::from_samples("memory", classes, samples.collect()).unwrap()
@@ -322,6 +450,21 @@ mod tests {
     }
 
     #[test]
+    fn distances_that_are_not_whole_keep_four_digits() {
+        let (scale, bytes) = quantised(&[0.0, 1e-9, 0.5, 2.0, f32::NAN]);
+        let numbers = bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|pair| u16::from_le_bytes(*pair));
+        let scale = scale.unwrap();
+        let read: Vec<f32> = numbers.map(|n| f32::from(n) * scale).collect();
+        assert_eq!((read[0], read[4]), (0.0, 0.0));
+        assert!(read[1] > 0.0);
+        assert!((read[2] - 0.5).abs() < 1e-4 && (read[3] - 2.0).abs() < 1e-4);
+    }
+
+    #[test]
     fn the_same_samples_make_the_same_bytes() {
         let once = packed([Some(1), Some(2), Some(3)], &[0, 1, 2]);
         assert_eq!(once, packed([Some(1), Some(2), Some(3)], &[0, 1, 2]));
@@ -347,6 +490,7 @@ mod tests {
             id: id.into(),
             image: Image::from_fn([1, 1, width], |_, _, _| 0.0).unwrap(),
             label: None,
+            maps: Maps::default(),
         };
         let mixed =
             Dataset::from_samples("mixed", vec![], vec![sample("a", 1), sample("b", 2)]).unwrap();

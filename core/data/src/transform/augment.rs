@@ -4,8 +4,8 @@ use rand_chacha::rand_core::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Image;
 use crate::random::{unit, up_to};
+use crate::{Image, Maps};
 
 /// One random change of a training image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,27 +20,39 @@ pub enum Augmentation {
     },
 }
 
-/// Applies random changes in order. Each draws the same number of values whatever the image.
-pub fn augment(steps: &[Augmentation], mut image: Image, rng: &mut impl Rng) -> Image {
+/// Applies random changes in order, the same to an image and its maps. Each draws the same number of values whatever the image.
+pub fn augment(
+    steps: &[Augmentation],
+    mut image: Image,
+    mut maps: Maps,
+    rng: &mut impl Rng,
+) -> (Image, Maps) {
     for step in steps {
+        let [_, height, width] = image.shape();
         match step {
             Augmentation::HorizontalFlip {} => {
                 if unit(rng) < 0.5 {
-                    let width = image.width();
                     image
                         .data_mut()
                         .chunks_exact_mut(width)
                         .for_each(<[f32]>::reverse);
+                    maps = maps.rearranged([height, width], |row, column| {
+                        Some((row, width - 1 - column))
+                    });
                 }
             }
             Augmentation::RandomCrop { border } => {
                 let range = border.saturating_mul(2);
                 let (down, right) = (up_to(rng, range), up_to(rng, range));
                 image = shifted(&image, *border, down, right);
+                maps = maps.rearranged([height, width], |row, column| {
+                    let row = row.saturating_add(down).checked_sub(*border)?;
+                    Some((row, column.saturating_add(right).checked_sub(*border)?))
+                });
             }
         }
     }
-    image
+    (image, maps)
 }
 
 /// The crop at `(down, right)` of the image with a border of zeros.
@@ -67,7 +79,7 @@ fn shifted(image: &Image, border: usize, down: usize, right: usize) -> Image {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keyed_rng;
+    use crate::{IGNORE, Mask, keyed_rng};
 
     fn image() -> Image {
         Image::new(1, 2, 3, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap()
@@ -91,10 +103,19 @@ mod tests {
     fn flips_half_and_repeats() {
         let steps = [Augmentation::HorizontalFlip {}];
         let flipped = |key: u64| {
-            let output = augment(
-                &steps,
-                image(),
-                &mut keyed_rng("flip", &[&key.to_le_bytes()]),
+            let mut rng = keyed_rng("flip", &[&key.to_le_bytes()]);
+            let mask = Mask::new(2, 3, vec![1, 2, 3, 4, 5, 6]).unwrap();
+            let maps = Maps {
+                mask: Some(mask),
+                depth: None,
+            };
+            let (output, maps) = augment(&steps, image(), maps, &mut rng);
+            let labels = maps.mask.unwrap();
+            let followed = labels.data().iter().zip(output.data());
+            assert!(
+                followed
+                    .into_iter()
+                    .all(|(label, value)| f32::from(*label) == *value)
             );
             assert!(
                 [
@@ -118,7 +139,20 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         let mut rng = keyed_rng("crop", &[]);
         for _ in 0..300 {
-            let output = augment(&steps, image(), &mut rng);
+            let mask = Mask::new(2, 3, vec![1, 2, 3, 4, 5, 6]).unwrap();
+            let maps = Maps {
+                mask: Some(mask),
+                depth: None,
+            };
+            let (output, maps) = augment(&steps, image(), maps, &mut rng);
+            for (label, value) in maps.mask.unwrap().data().iter().zip(output.data()) {
+                let expected = if *label == IGNORE {
+                    0.0
+                } else {
+                    f32::from(*label)
+                };
+                assert_eq!(*value, expected);
+            }
             seen.insert(
                 output
                     .data()

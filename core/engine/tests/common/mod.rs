@@ -41,6 +41,7 @@ impl Fixture {
                 id: format!("test/{index:05}"),
                 image: image.unwrap(),
                 label: Some(index % 4),
+                maps: dtta_data::Maps::default(),
             }
         });
         let classes = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
