@@ -66,21 +66,32 @@ impl Metric for Segmentation {
                 ),
             ));
         }
-        let mut rows = vec![vec![0; self.classes]; self.classes];
-        // One image at a time: labels are read as 8 bytes each.
+        // The host makes the place in the matrix out of each pair of labels, and one past it of a pair that does not count.
+        let number = |value: i64| Tensor::from_ints(&[value], &[1, 1, 1]);
+        let classes = self.classes as i64;
+        let zero = number(0)?;
+        let void = target.equal(&number(self.ignore_index)?)?;
+        let counted = |labels: &Tensor| zero.choose(&void, labels);
+        let (target, predicted) = (counted(target)?, counted(predicted)?);
+        self.expect_classes("target", &target)?;
+        self.expect_classes("predicted", &predicted)?;
+        let place = target.mul(&number(classes)?)?.add(&predicted)?;
+        let place = number(classes * classes)?.choose(&void, &place)?;
+
+        let mut counts = vec![0; self.classes * self.classes];
+        // One image at a time: each pixel is read as 8 bytes.
         for image in 0..expected[0] {
-            let predicted = predicted.narrow(0, image, 1)?.read_ints()?;
-            let target = target.narrow(0, image, 1)?.read_ints()?;
-            for (predicted, target) in predicted.into_iter().zip(target) {
-                if target == self.ignore_index {
-                    continue;
+            let places = place.narrow(0, image, 1)?.read_ints()?;
+            for &place in &places {
+                if let Some(count) = counts.get_mut(place as usize) {
+                    *count += 1;
                 }
-                let row = self.class("target", image, target)?;
-                let column = self.class("predicted", image, predicted)?;
-                rows[row][column] += 1;
             }
         }
-        Ok(Confusion { rows })
+        let rows = counts.chunks_exact(self.classes);
+        Ok(Confusion {
+            rows: rows.map(<[u64]>::to_vec).collect(),
+        })
     }
 
     fn merge(&self, state: &mut Confusion, other: Confusion) {
@@ -127,18 +138,24 @@ impl Metric for Segmentation {
 }
 
 impl Segmentation {
-    /// The place of a label in the matrix, if it names a class.
-    fn class(&self, whose: &str, image: u32, label: i64) -> Result<usize> {
-        let place = usize::try_from(label).ok();
-        place.filter(|&class| class < self.classes).ok_or_else(|| {
-            Error::new(
-                "invalid-argument",
-                format!(
-                    "a {whose} label of image {image} of the batch is {label}; there are {} classes, from 0, and the \
-                     label {} is left out of targets",
-                    self.classes, self.ignore_index
-                ),
-            )
-        })
+    /// Refuses labels `[B, H, W]` that name no class.
+    fn expect_classes(&self, whose: &str, labels: &Tensor) -> Result<()> {
+        let least = labels.amin(&[1, 2], false)?.read_ints()?;
+        let most = labels.amax(&[1, 2], false)?.read_ints()?;
+        for (image, ends) in least.into_iter().zip(most).enumerate() {
+            for label in [ends.0, ends.1] {
+                if !(0..self.classes as i64).contains(&label) {
+                    return Err(Error::new(
+                        "invalid-argument",
+                        format!(
+                            "a {whose} label of image {image} of the batch is {label}; there are {} classes, from 0, \
+                             and pixels whose target is {} are left out",
+                            self.classes, self.ignore_index
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 }
