@@ -21,7 +21,7 @@ fn slot() -> String {
 }
 
 /// 2y - 1, with y in 0 to 1 the normalised `depth` `[B, H, W]`, averaged over the area of each cell of the slot
-/// (Diffusion-TTA, section 3.2 (c)).
+/// (Diffusion-TTA, section 3.2).
 ///
 /// Pixels whose depth is 0 or less or not finite take no part in the average and get no gradient; a cell without any
 /// other is 0.

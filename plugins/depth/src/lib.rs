@@ -1,5 +1,5 @@
 //! Depth: logits to depth in a range, depth to the normalised map that the denoiser is conditioned on
-//! (Diffusion-TTA, section 3.2 (c)), and the usual scores.
+//! (Diffusion-TTA, section 3.2), and the usual scores.
 
 mod depth_head;
 mod depth_map;

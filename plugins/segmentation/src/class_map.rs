@@ -17,7 +17,7 @@ fn slot() -> String {
 }
 
 /// c_u = Σ_j p_j(u) ℓ_j for each pixel u, with p the segmenter's `probabilities` `[B, K, H, W]` and ℓ the rows of the
-/// constant `class-embeddings` `[K, E]` (Diffusion-TTA, section 3.2 (b)).
+/// constant `class-embeddings` `[K, E]` (Diffusion-TTA, section 3.2).
 ///
 /// Probabilities are averaged over the area of each cell of the slot before they are mixed: the mixture is linear, so
 /// that is the average of the mixtures, for less.

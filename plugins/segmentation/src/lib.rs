@@ -1,5 +1,5 @@
 //! Segmentation: logits to labels, class probabilities of each pixel to the map of mixed class embeddings that the
-//! denoiser is conditioned on (Diffusion-TTA, section 3.2 (b)), and the usual scores.
+//! denoiser is conditioned on (Diffusion-TTA, section 3.2), and the usual scores.
 
 mod class_map;
 mod confusion;
