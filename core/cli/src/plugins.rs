@@ -46,8 +46,10 @@ pub fn registry() -> Registry {
     let mut registry = Registry::from_environment();
     registry.register_linked("accuracy", dtta_plugin_accuracy::plugin_entry);
     registry.register_linked("classification", dtta_plugin_classification::plugin_entry);
+    registry.register_linked("depth", dtta_plugin_depth::plugin_entry);
     registry.register_linked("entropy", dtta_plugin_entropy::plugin_entry);
     registry.register_linked("linear", dtta_plugin_linear::plugin_entry);
+    registry.register_linked("segmentation", dtta_plugin_segmentation::plugin_entry);
     registry
 }
 

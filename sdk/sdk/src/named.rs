@@ -116,6 +116,24 @@ impl Slots {
         })
     }
 
+    /// Channels, height and width of the slot of that name, which takes maps `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// `invalid-config` if the denoiser has none of that name, or one of another rank or without fixed extents.
+    pub fn spatial(&self, name: &str) -> Result<[u32; 3]> {
+        let slot = self.get(name)?;
+        let rank = slot.shape.len();
+        match slot.shape[..] {
+            [_, Some(channels), Some(height), Some(width)] => Ok([channels, height, width]),
+            [_, _, _, _] => Err(Error::config(format!(
+                "`slot` names `{name}`, whose channels, height or width are not fixed"
+            ))),
+            _ => Err(Error::config(format!(
+                "`slot` names `{name}` of rank {rank}, expected a map [B, C, H, W]"
+            ))),
+        }
+    }
+
     /// The slots, in the denoiser's order.
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
         self.0.iter()

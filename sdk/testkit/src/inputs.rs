@@ -101,7 +101,8 @@ impl TensorSpec {
 }
 
 impl Inputs {
-    /// What is tried in turn where an author gives nothing: a classifier of 5 classes, then a dense task of 5 classes.
+    /// What is tried in turn where an author gives nothing: a classifier of 5 classes, a segmenter of 5 classes, a
+    /// depth predictor.
     pub fn examples() -> Vec<Self> {
         let named = |entries: &[(&str, TensorSpec)]| {
             entries
@@ -127,24 +128,30 @@ impl Inputs {
                 json!({"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 6]}),
             ],
         };
-        let dense = Self {
-            features: named(&[("features", floats(&[2, 5, 8, 8]))]),
+        let segmenter = Self {
+            features: named(&[
+                ("logits", floats(&[2, 5, 8, 8])),
+                ("features", floats(&[2, 5, 8, 8])),
+            ]),
             outputs: named(&[
                 ("logits", floats(&[2, 5, 8, 8])),
-                ("depth", TensorSpec::shares(&[2, 1, 8, 8])),
+                ("probabilities", TensorSpec::shares(&[2, 5, 8, 8])),
             ]),
-            predictions: named(&[
-                ("labels", TensorSpec::ints(&[2, 8, 8], 5)),
-                ("depth", TensorSpec::shares(&[2, 1, 8, 8])),
-            ]),
-            targets: named(&[
-                ("labels", TensorSpec::ints(&[2, 8, 8], 5)),
-                ("depth", TensorSpec::shares(&[2, 1, 8, 8])),
-            ]),
+            predictions: named(&[("labels", TensorSpec::ints(&[2, 8, 8], 5))]),
+            targets: named(&[("labels", TensorSpec::ints(&[2, 8, 8], 5))]),
             constants: named(&[("class-embeddings", floats(&[5, 3]))]),
-            slots: vec![json!({"name": "spatial", "meaning": "spatial", "shape": [null, 3, 8, 8]})],
+            slots: vec![json!({"name": "spatial", "meaning": "spatial", "shape": [null, 3, 4, 4]})],
         };
-        vec![classifier, dense]
+        let depth = || named(&[("depth", TensorSpec::shares(&[2, 12, 12]))]);
+        let depth_predictor = Self {
+            features: named(&[("logits", floats(&[2, 1, 12, 12]))]),
+            outputs: depth(),
+            predictions: depth(),
+            targets: depth(),
+            constants: BTreeMap::new(),
+            slots: vec![json!({"name": "spatial", "meaning": "spatial", "shape": [null, 1, 6, 6]})],
+        };
+        vec![classifier, segmenter, depth_predictor]
     }
 
     /// The tensors of one argument. `seed` tells several of one kind apart.

@@ -83,7 +83,7 @@ impl Kit {
         self
     }
 
-    /// What to try it on, instead of the classification and dense examples of [`Inputs`].
+    /// What to try it on, instead of the examples of [`Inputs`].
     #[must_use]
     pub fn inputs(mut self, inputs: Inputs) -> Self {
         self.inputs = Some(inputs);

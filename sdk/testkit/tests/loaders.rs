@@ -10,7 +10,7 @@ use std::process::Command;
 
 use dtta_plugin::{Environment, LoaderKind, Named, Plugin, PluginError, Registry, Values};
 use dtta_tensor::{Device, Tensor};
-use dtta_testkit::{Inputs, Kit};
+use dtta_testkit::{Inputs, Kit, Role};
 use serde_json::{Value, json};
 
 mod support;
@@ -21,7 +21,9 @@ fn linked(name: &str) -> Plugin {
     let entry = match name {
         "accuracy" => dtta_plugin_accuracy::plugin_entry as dtta_abi::Entry,
         "classification" => dtta_plugin_classification::plugin_entry,
+        "depth" => dtta_plugin_depth::plugin_entry,
         "entropy" => dtta_plugin_entropy::plugin_entry,
+        "segmentation" => dtta_plugin_segmentation::plugin_entry,
         _ => dtta_plugin_linear::plugin_entry,
     };
     Plugin::linked(name, entry).unwrap()
@@ -41,9 +43,11 @@ fn loaded(name: &str) -> [Plugin; 3] {
     plugins
 }
 
-fn config(name: &str) -> Value {
-    match name {
-        "linear" => json!({"features": 8, "classes": 5, "momentum": 0.5}),
+fn config(name: &str, role: Role) -> Value {
+    match (name, role) {
+        ("linear", _) => json!({"features": 8, "classes": 5, "momentum": 0.5}),
+        ("depth", _) => json!({"range": {"scale": "log", "maximum": 10.0}}),
+        ("segmentation", Role::Metric) => json!({"classes": 5}),
         _ => json!({}),
     }
 }
@@ -52,11 +56,11 @@ fn config(name: &str) -> Value {
 fn every_plugin_conforms_through_every_loader() {
     for name in SHIPPED {
         for plugin in loaded(name) {
-            let role = plugin.roles()[0];
-            Kit::new(plugin)
-                .config(role, config(name))
-                .check()
-                .expect_passed();
+            let roles = plugin.roles().to_vec();
+            let configured = roles.iter().fold(Kit::new(plugin), |kit, &role| {
+                kit.config(role, config(name, role))
+            });
+            configured.check().expect_passed();
         }
     }
 }
@@ -128,7 +132,9 @@ fn loaders_give_the_same_bits_forward_and_backward() {
 
     let features = leaf(&[3, 8], 1.0);
     let heads = loaded("linear").map(|plugin| {
-        let mut head = plugin.head(&config("linear"), &environment).unwrap();
+        let mut head = plugin
+            .head(&config("linear", Role::Head), &environment)
+            .unwrap();
         let names: Vec<&str> = head
             .values()
             .iter()

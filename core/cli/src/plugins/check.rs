@@ -21,8 +21,8 @@ pub struct Arguments {
     #[arg(long, value_name = "ROLE=JSON")]
     config: Vec<String>,
     /// A JSON file that says what the plugin takes: tensors by name for `features`, `outputs`, `predictions`, `targets` and
-    /// `constants`, as `{"logits": {"shape": [3, 10]}}`, and the denoiser's `slots`. Examples of classification and of a
-    /// dense task are tried if absent.
+    /// `constants`, as `{"logits": {"shape": [3, 10]}}`, and the denoiser's `slots`. Examples of classification,
+    /// segmentation and depth are tried if absent.
     #[arg(long, value_name = "FILE")]
     inputs: Option<PathBuf>,
     /// Stay in this process.

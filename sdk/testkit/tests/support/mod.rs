@@ -7,7 +7,14 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The plugins that ship.
-pub const SHIPPED: [&str; 4] = ["accuracy", "classification", "entropy", "linear"];
+pub const SHIPPED: [&str; 6] = [
+    "accuracy",
+    "classification",
+    "depth",
+    "entropy",
+    "linear",
+    "segmentation",
+];
 
 /// The checkout.
 pub fn root() -> &'static Path {
