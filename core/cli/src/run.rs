@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::anyhow;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use dtta::{Document, DomainSummary, Observer, Pair, Prepared, Progress, RunOptions, Summary};
+use dtta::{
+    Document, Intervals, Observer, Pair, Prepared, Progress, RunOptions, Summary, TaskKind,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Failure;
@@ -96,6 +98,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         error => Failure::failed(error),
     })?;
     eprintln!("{}", table(&summary));
+    if summary.task != TaskKind::Classification.name() {
+        eprintln!("{}", scores(&summary));
+    }
     eprintln!(
         "{:.1} draws/s, peak memory {}, reset per {}, {} draws x {} steps, batch {}, seed {}",
         summary.draws_per_second,
@@ -146,40 +151,111 @@ impl Observer for Bar {
     }
 }
 
+/// Scores that are better when they are lower, and those that are no shares.
+const LOWER_IS_BETTER: [&str; 4] = ["abs_rel", "rmse", "log10", "calibration_error"];
+const NO_SHARES: [&str; 2] = ["rmse", "log10"];
+
+/// One row for each domain, and their mean, in the score that the summary names.
 fn table(summary: &Summary) -> Table {
+    let name = &summary.metric;
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["domain", "source", "adapted", "gain", "s/image"]);
-    let row = |name: &str, scores: &Pair, seconds: f64| {
-        let score = |scores: &dtta::Scores| scores.get(&summary.metric).map(|score| 100.0 * score);
-        let cell = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.1}"));
-        let (source, adapted) = (score(&scores.source), score(&scores.adapted));
-        let gain = source.zip(adapted).map_or("-".into(), |(source, adapted)| {
-            format!("{:+.1}", adapted - source)
-        });
-        [
-            name.to_owned(),
-            cell(source),
-            cell(adapted),
-            gain,
-            format!("{seconds:.3}"),
-        ]
+    let mut header = vec![
+        "domain",
+        "source",
+        "adapted",
+        "gain",
+        "95 % interval",
+        "s/image",
+    ];
+    let title = format!("domain ({name})");
+    header[0] = &title;
+    table.set_header(header);
+    let row = |domain: &str, scores: [&dtta::Scores; 2], intervals: &Intervals, seconds: f64| {
+        let mut cells = vec![domain.to_owned()];
+        cells.extend(gain(name, scores, intervals));
+        cells.push(format!("{seconds:.3}"));
+        cells
     };
-    for DomainSummary {
-        name,
+    for domain in &summary.domains {
+        let scores = [&domain.source, &domain.adapted];
+        table.add_row(row(
+            &domain.name,
+            scores,
+            &domain.intervals,
+            domain.seconds_per_sample,
+        ));
+    }
+    let Pair {
         source,
         adapted,
-        seconds_per_sample,
-        ..
-    } in &summary.domains
-    {
-        let scores = Pair {
-            source: source.clone(),
-            adapted: adapted.clone(),
+        intervals,
+    } = &summary.mean;
+    table.add_row(row(
+        "mean",
+        [source, adapted],
+        intervals,
+        summary.seconds_per_sample,
+    ));
+    align(table)
+}
+
+/// One row for each score, on the mean over domains.
+fn scores(summary: &Summary) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "mean over corruptions",
+        "source",
+        "adapted",
+        "gain",
+        "95 % interval",
+    ]);
+    let Pair {
+        source,
+        adapted,
+        intervals,
+    } = &summary.mean;
+    for name in source.keys() {
+        let note = if LOWER_IS_BETTER.contains(&name.as_str()) {
+            " (lower is better)"
+        } else {
+            ""
         };
-        table.add_row(row(name, &scores, *seconds_per_sample));
+        let mut cells = vec![format!("{name}{note}")];
+        cells.extend(gain(name, [source, adapted], intervals));
+        table.add_row(cells);
     }
-    table.add_row(row("mean", &summary.mean, summary.seconds_per_sample));
+    align(table)
+}
+
+/// Source, adapted, gain and its interval, in percent where the score is a share.
+fn gain(name: &str, [source, adapted]: [&dtta::Scores; 2], intervals: &Intervals) -> [String; 4] {
+    let (factor, digits) = if NO_SHARES.contains(&name) {
+        (1.0, 3)
+    } else {
+        (100.0, 1)
+    };
+    let scaled = |score: f64| factor * score;
+    let cell = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.digits$}"));
+    let (source, adapted) = (
+        source.get(name).copied().map(scaled),
+        adapted.get(name).copied().map(scaled),
+    );
+    let gain = source.zip(adapted).map_or("-".into(), |(source, adapted)| {
+        format!("{:+.digits$}", adapted - source)
+    });
+    let interval = intervals.get(name).map_or("-".into(), |interval| {
+        format!(
+            "{:+.digits$} to {:+.digits$}",
+            scaled(interval.low),
+            scaled(interval.high)
+        )
+    });
+    [cell(source), cell(adapted), gain, interval]
+}
+
+fn align(mut table: Table) -> Table {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -170,14 +170,22 @@ impl Adapter {
         )
     }
 
+    /// What the source model says of images `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// Whatever backbone or head refuse.
+    pub fn predict_source(&mut self, images: &Tensor) -> Result<(Named, Vec<Prediction>)> {
+        let outputs = self.task.outputs(&self.source, images)?;
+        self.task.predict(&outputs, images.shape()[0])
+    }
+
     /// Adapts to a batch and predicts, before and after.
     ///
     /// # Errors
     /// Whatever a plugin, a model or a tensor operation refuses. The weights are then those of the last finished step.
     pub fn adapt(&mut self, batch: &Batch<'_>) -> Result<Adapted> {
         let images = batch.ids.len();
-        let outputs = self.task.outputs(&self.source, &batch.task)?;
-        let source = self.task.predict(&outputs, images)?;
+        let source = self.predict_source(&batch.task)?;
         if self.settings.steps == 0 {
             return Ok(Adapted {
                 adapted: source.clone(),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapt::{Common, Learner};
 use crate::error::{Error, Result};
 use crate::experiment::Experiment;
+use crate::score::Kept;
 
 /// The state of a run between two batches.
 #[derive(Serialize, Deserialize)]
@@ -20,8 +21,8 @@ pub(crate) struct Checkpoint {
     pub(crate) position: usize,
     pub(crate) skipped: usize,
     pub(crate) seconds: f64,
-    /// For each domain: source and adapted accumulators, samples, seconds.
-    pub(crate) scores: Vec<(Vec<u8>, Vec<u8>, usize, f64)>,
+    /// What is known of each domain's samples.
+    pub(crate) scores: Vec<Kept>,
     optimizer_steps: Vec<i32>,
     common_steps: usize,
     #[serde(skip)]
@@ -39,7 +40,7 @@ impl Checkpoint {
         position: usize,
         skipped: usize,
         seconds: f64,
-        scores: Vec<(Vec<u8>, Vec<u8>, usize, f64)>,
+        scores: Vec<Kept>,
         (task, denoiser, common): (&mut Learner, Option<&mut Learner>, &mut Common),
     ) -> Self {
         let mut tensors = BTreeMap::new();

@@ -36,6 +36,18 @@ pub struct Experiment {
     pub plugins: PluginsConfig,
     /// How the task model is adapted.
     pub adaptation: AdaptationConfig,
+    /// What is written beside records and scores.
+    #[serde(default)]
+    pub output: OutputConfig,
+}
+
+/// What a run writes beside records and scores.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutputConfig {
+    /// For so many samples of each domain, PNG pictures of input, target, both predictions and error in `images/`. For predictions of
+    /// each pixel.
+    pub pictures: usize,
 }
 
 /// Samples and their order.
@@ -230,6 +242,17 @@ pub struct AdaptationConfig {
     /// The statistics of BatchNorm layers in the backbone.
     #[serde(default)]
     pub batch_norm: BatchNormStatistics,
+    /// Breaks the feedback in one known way, to see what it is worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
+}
+
+/// What feedback is about in a control run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Control {
+    /// The denoiser sees the domain's next sample in the place of the sample itself, the last one its first.
+    OtherImage,
 }
 
 fn one() -> usize {

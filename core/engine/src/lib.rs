@@ -15,9 +15,11 @@ mod error;
 mod experiment;
 mod feedback;
 mod optimizer;
+mod picture;
 mod prepare;
 mod record;
 mod run;
+mod score;
 mod selection;
 mod task;
 mod values;
@@ -30,10 +32,13 @@ pub use experiment::*;
 pub use feedback::{Evaluation, Feedback, Request};
 pub use optimizer::{AdamConfig, Optimizer, OptimizerConfig};
 pub use prepare::Prepared;
-pub use record::{DomainSummary, Guess, Pair, Protocol, Record, RunDescription, Scores, Summary};
+pub use record::{
+    DomainSummary, Guess, Interval, Intervals, Pair, Protocol, Record, RunDescription, Scores,
+    Summary,
+};
 pub use run::{Observer, Progress, RunOptions, device};
 pub use selection::{ParameterGroup, SelectionConfig};
-pub use task::{Prediction, TaskModel};
+pub use task::{Prediction, TaskKind, TaskModel};
 
 /// The README's examples compile.
 #[cfg(doctest)]

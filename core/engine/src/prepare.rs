@@ -6,7 +6,7 @@ use std::path::Path;
 
 use dtta_data::{Dataset, Image, Stream, Transform, transform};
 use dtta_models::{Statistics, Weights, load_backbone, load_denoiser, weights_beside};
-use dtta_plugin::{Accuracy, Environment, Metric, Plugin, Registry, Role, ValueSpec, sha256};
+use dtta_plugin::{Environment, Plugin, Registry, Role, ValueSpec, find, sha256};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
@@ -18,7 +18,8 @@ use crate::experiment::{
     BatchNormStatistics, Experiment, Mode, ModelSource, PluginSource, Standardize,
 };
 use crate::feedback::Feedback;
-use crate::task::TaskModel;
+use crate::score::Scorer;
+use crate::task::{TaskKind, TaskModel};
 use crate::values;
 
 /// An experiment that is ready to run.
@@ -31,24 +32,7 @@ pub struct Prepared {
     pub(crate) digests: BTreeMap<String, String>,
     pub(crate) plugins: BTreeMap<String, Value>,
     pub(crate) scorer: Scorer,
-}
-
-/// Where accumulators come from.
-pub(crate) enum Scorer {
-    /// The core's accuracy.
-    Core,
-    /// A plugin's metric with its configuration.
-    Plugin(Plugin, Value, Environment),
-}
-
-impl Scorer {
-    /// An empty accumulator.
-    pub(crate) fn fresh(&self) -> Result<Box<dyn Metric>> {
-        Ok(match self {
-            Self::Core => Box::new(Accuracy::new()),
-            Self::Plugin(plugin, config, environment) => plugin.metric(config, environment)?,
-        })
-    }
+    pub(crate) kind: TaskKind,
 }
 
 /// How one of the two models sees an image.
@@ -115,14 +99,6 @@ impl Prepared {
                 ));
             }
         }
-        let names = stream.dataset().class_names().len();
-        if names != 0 && names != classes {
-            return Err(invalid(
-                "/models/backbone",
-                format!("it has {classes} classes, the dataset {names}"),
-            ));
-        }
-
         let environment = Environment {
             constants,
             ..Environment::new(device.clone())
@@ -204,7 +180,7 @@ impl Prepared {
                 task.with_objective(objective, weight)
             });
         let adapter = Adapter::new(settings, task, theta, denoiser, phi);
-        let prepared = Self {
+        let mut prepared = Self {
             device,
             stream,
             adapter,
@@ -212,10 +188,79 @@ impl Prepared {
             digests,
             plugins,
             scorer,
+            kind: TaskKind::Classification,
             document,
         };
-        prepared.images(&[prepared.stream.item(0)?.image])?;
+        prepared.kind = prepared.probe(classes)?;
         Ok(prepared)
+    }
+
+    /// Predicts the first sample, to learn what kind of task it is and that its parts fit one another.
+    fn probe(&mut self, classes: usize) -> Result<TaskKind> {
+        let invalid = |pointer: &str, message: String| Error::Invalid {
+            path: self.document.path.clone(),
+            what: "experiment",
+            issues: vec![Issue {
+                pointer: pointer.into(),
+                message,
+            }],
+        };
+        let item = self.stream.item(0)?;
+        let [image, _] = self.images(std::slice::from_ref(&item.image))?;
+        let (predictions, _) = self.adapter.predict_source(&image)?;
+        let kind = TaskKind::of(&predictions, 1).unwrap_or(TaskKind::Classification);
+        let dataset = self.stream.dataset();
+        let names = dataset.class_names().len();
+        if kind != TaskKind::Depth && names != 0 && names != classes {
+            let message = format!("it has {classes} classes, the dataset {names}");
+            return Err(invalid("/models/backbone", message));
+        }
+        let experiment = &self.document.experiment;
+        if kind == TaskKind::Classification {
+            if experiment.output.pictures > 0 {
+                let message =
+                    "there is nothing to picture: the head predicts one class for each image";
+                return Err(invalid("/output/pictures", message.into()));
+            }
+            return Ok(kind);
+        }
+        let target = match kind {
+            TaskKind::Segmentation => item.maps.mask.as_ref().map(|mask| mask.shape()),
+            _ => item.maps.depth.as_ref().map(|depth| depth.shape()),
+        };
+        let predicted = find(&predictions, kind.prediction()).map(|map| map.shape());
+        if let (Some(target), Some(predicted)) = (target, predicted)
+            && predicted[1..] != target
+        {
+            let message = format!(
+                "predictions are {:?} (height, width), the dataset's {} maps {target:?}; give the dataset `transforms` that bring them there",
+                &predicted[1..],
+                kind.name()
+            );
+            return Err(invalid("/models/backbone", message));
+        }
+        let sources = [
+            ("backbone", &experiment.models.backbone),
+            ("denoiser", &experiment.models.denoiser),
+        ];
+        for (name, source) in sources {
+            let moving = source
+                .preprocess
+                .iter()
+                .position(|step| !step.keeps_borders());
+            if let Some(n) = moving {
+                let message =
+                    "moves the image away from its map; put it into the dataset's `transforms`";
+                let pointer = format!("/models/{name}/preprocess/{n}");
+                return Err(invalid(&pointer, message.into()));
+            }
+        }
+        let unscored = matches!(self.scorer, Scorer::Core) && target.is_some();
+        if unscored {
+            let message = format!("is missing: the core has no metric for {}", kind.name());
+            return Err(invalid("/plugins/metric", message));
+        }
+        Ok(kind)
     }
 
     /// Where it will run.

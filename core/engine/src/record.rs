@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::experiment::Experiment;
+use crate::experiment::{Control, Experiment};
 
 /// One line of `records.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,16 +30,33 @@ pub struct Record {
 }
 
 /// A prediction in a record.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Guess {
-    /// Index of the class.
-    pub prediction: i64,
-    /// The model's confidence in it.
-    pub confidence: f32,
+    /// Index of the class, of a whole image.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub prediction: Option<i64>,
+    /// The model's confidence in it, on average over pixels, where the head says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub confidence: Option<f32>,
+    /// Of a prediction for each pixel: the metric's scores of this sample alone.
+    #[serde(skip_serializing_if = "Scores::is_empty", default)]
+    pub scores: Scores,
 }
 
 /// Scores by name.
 pub type Scores = BTreeMap<String, f64>;
+
+/// Where a gain may lie.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// Intervals by the name of the score.
+pub type Intervals = BTreeMap<String, Interval>;
 
 /// `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,6 +94,9 @@ pub struct DomainSummary {
     pub source: Scores,
     /// The adapted model's scores, on the same samples.
     pub adapted: Scores,
+    /// 95 % intervals of the gain in each score, adapted less source: a paired bootstrap over samples.
+    #[serde(default)]
+    pub intervals: Intervals,
     /// Wall time per sample.
     pub seconds_per_sample: f64,
 }
@@ -88,6 +108,9 @@ pub struct Pair {
     pub source: Scores,
     /// The adapted model's.
     pub adapted: Scores,
+    /// 95 % intervals of the gain in each score, adapted less source: a paired bootstrap over samples.
+    #[serde(default)]
+    pub intervals: Intervals,
 }
 
 /// What has to be said with a number.
@@ -103,6 +126,9 @@ pub struct Protocol {
     pub batch: usize,
     /// The run's seed.
     pub seed: u64,
+    /// What the feedback was about, if not the sample itself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub control: Option<Control>,
     /// Samples in each domain.
     pub samples_per_domain: BTreeMap<String, usize>,
     /// SHA-256 of weights and plugins, by what they are.

@@ -9,17 +9,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use dtta_data::{Condition, StreamItem};
-use dtta_plugin::{INTERFACE_VERSION, Metric, Named};
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::INTERFACE_VERSION;
+use dtta_tensor::Device;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::experiment::{FailurePolicy, Mode, Reset};
-use crate::prepare::{Prepared, Scorer};
+use crate::experiment::{Control, FailurePolicy, Mode, Reset};
+use crate::picture::{self, Shown};
+use crate::prepare::Prepared;
 use crate::record::{
     DomainSummary, Guess, Pair, Protocol, Record, RunDescription, Scores, Summary,
 };
-use crate::task::Prediction;
+use crate::score::{Scored, Scorer, intervals, targets};
+use crate::task::{Prediction, TaskKind};
 
 /// Hears of a run as it goes.
 pub trait Observer {
@@ -53,14 +55,6 @@ pub struct RunOptions<'a> {
 
 /// Batches between two checkpoints of an online run.
 const CHECKPOINT_EVERY: usize = 50;
-
-/// The scores of one domain so far.
-pub(crate) struct Scored {
-    pub(crate) source: Box<dyn Metric>,
-    pub(crate) adapted: Box<dyn Metric>,
-    pub(crate) samples: usize,
-    pub(crate) seconds: f64,
-}
 
 struct State {
     scored: Vec<Scored>,
@@ -152,10 +146,10 @@ impl Prepared {
                 .collect::<Result<Vec<_>, _>>()?;
 
             let clock = Instant::now();
-            let finished = self.batch_records(&items, &mut state.scored[domain]);
+            let finished = self.batch_records(&items, start, options, &mut state.scored[domain]);
             let seconds = clock.elapsed().as_secs_f64();
             state.seconds += seconds;
-            state.scored[domain].seconds += seconds;
+            state.scored[domain].kept.seconds += seconds;
             match finished {
                 Ok(mut finished) => {
                     let mut lines = Vec::new();
@@ -192,60 +186,93 @@ impl Prepared {
             if batches % CHECKPOINT_EVERY == 0 && end < total {
                 self.checkpoint(state).save(&options.out)?;
             }
-            let share = |metric: &mut Box<dyn Metric>| {
-                let scores = metric.report().ok()?;
-                scores.get(shown(&scores)).copied()
-            };
-            let scored = &mut state.scored[domain];
+            let shown = |scores: &Scores| scores.get(shown(scores)).copied();
+            let scores = state.scored[domain].report().unwrap_or_default();
             observer.batch(&Progress {
                 done: end,
                 total,
                 domain: &self.stream.domains()[domain].name,
-                source: share(&mut scored.source),
-                adapted: share(&mut scored.adapted),
+                source: shown(&scores[0]),
+                adapted: shown(&scores[1]),
             });
         }
         Ok(())
     }
 
-    fn batch_records(&mut self, items: &[StreamItem], scored: &mut Scored) -> Result<Vec<Record>> {
+    /// Adapts to a batch; `start` is the position where its domain starts.
+    fn batch_records(
+        &mut self,
+        items: &[StreamItem],
+        start: usize,
+        options: &RunOptions<'_>,
+        scored: &mut Scored,
+    ) -> Result<Vec<Record>> {
         let ids: Vec<&str> = items.iter().map(|item| item.id.as_str()).collect();
         let images: Vec<_> = items.iter().map(|item| item.image.clone()).collect();
-        let batch = self.batch(ids, &images)?;
+        let mut batch = self.batch(ids, &images)?;
+        let domain = &self.stream.domains()[items[0].domain];
+        if self.document.experiment.adaptation.control == Some(Control::OtherImage) {
+            let next = |item: &StreamItem| {
+                let place = (item.position - start + 1) % domain.len();
+                self.stream.item(start + place)
+            };
+            let others = items.iter().map(|item| Ok(next(item)?.image));
+            let [_, denoiser] = self.images(&others.collect::<Result<Vec<_>>>()?)?;
+            batch.denoiser = denoiser;
+        }
         let adapted = self.adapter.adapt(&batch)?;
         let (source, after) = (adapted.source, adapted.adapted);
-        let targets: Option<Vec<i64>> =
-            items.iter().map(|item| item.label.map(i64::from)).collect();
-        if let Some(targets) = targets {
-            let targets: Named = vec![(
-                "class".into(),
-                Tensor::from_ints(&targets, &[items.len()], &self.device)?,
-            )];
-            scored.source.update(&source.0, &targets)?;
-            scored.adapted.update(&after.0, &targets)?;
+        let mut scores = vec![[Scores::new(), Scores::new()]; items.len()];
+        if let Some(targets) = targets(self.kind, items, &self.device)? {
+            let source = self.scorer.each(&source.0, &targets)?;
+            let after = self.scorer.each(&after.0, &targets)?;
+            for ((source, after), scores) in source.into_iter().zip(after).zip(&mut scores) {
+                scored.add(source.0, after.0)?;
+                // A whole image is right or wrong, which the prediction says already.
+                if self.kind != TaskKind::Classification {
+                    *scores = [source.1, after.1];
+                }
+            }
         }
-        scored.samples += items.len();
-        let guess = |prediction: &Prediction| Guess {
+        scored.kept.samples += items.len();
+        for (row, item) in items.iter().enumerate() {
+            if item.position - start < self.document.experiment.output.pictures {
+                let shown = Shown {
+                    image: &item.image,
+                    maps: &item.maps,
+                    predictions: [&source.0, &after.0],
+                    row,
+                };
+                let folder = options
+                    .out
+                    .join("images")
+                    .join(domain.name.replace('/', "-"));
+                picture::write(&folder, &item.id, self.kind, &shown)?;
+            }
+        }
+        let guess = |prediction: &Prediction, scores: Scores| Guess {
             prediction: prediction.class,
             confidence: prediction.confidence,
+            scores,
         };
-        let domain = &self.stream.domains()[items[0].domain].name;
         let records = items
             .iter()
-            .zip(&source.1)
-            .zip(&after.1)
+            .zip(source.1.iter().zip(&after.1))
+            .zip(scores)
             .zip(adapted.losses);
         Ok(records
-            .map(|(((item, source), adapted), loss)| Record {
-                position: item.position,
-                id: item.id.clone(),
-                domain: domain.clone(),
-                target: item.label,
-                source: guess(source),
-                adapted: guess(adapted),
-                loss,
-                milliseconds: 0.0,
-            })
+            .map(
+                |(((item, (source, adapted)), [before, after]), loss)| Record {
+                    position: item.position,
+                    id: item.id.clone(),
+                    domain: domain.name.clone(),
+                    target: item.label,
+                    source: guess(source, before),
+                    adapted: guess(adapted, after),
+                    loss,
+                    milliseconds: 0.0,
+                },
+            )
             .collect())
     }
 
@@ -265,7 +292,7 @@ impl Prepared {
         let parts = state
             .scored
             .iter()
-            .map(|s| (s.source.save(), s.adapted.save(), s.samples, s.seconds))
+            .map(|scored| scored.kept.clone())
             .collect();
         let experiment = self.document.experiment.clone();
         Checkpoint::take(
@@ -294,13 +321,8 @@ impl Prepared {
         state.position = checkpoint.position;
         state.skipped = checkpoint.skipped;
         state.seconds = checkpoint.seconds;
-        for (scored, (source, adapted, samples, seconds)) in
-            state.scored.iter_mut().zip(&checkpoint.scores)
-        {
-            scored.source.merge(source)?;
-            scored.adapted.merge(adapted)?;
-            scored.samples = *samples;
-            scored.seconds = *seconds;
+        for (scored, kept) in state.scored.iter_mut().zip(&checkpoint.scores) {
+            scored.restore(kept.clone())?;
         }
         checkpoint.restore(self.adapter.carried())
     }
@@ -331,32 +353,42 @@ impl Prepared {
     fn summary(&self, state: &mut State) -> Result<Summary> {
         let experiment = &self.document.experiment;
         let adaptation = &experiment.adaptation;
+        let conditions = self.stream.domains().iter().map(|domain| domain.condition);
+        let mut shifted: Vec<bool> = conditions.map(|c| c != Condition::Clean).collect();
+        if !shifted.contains(&true) {
+            shifted.fill(true);
+        }
+        let all: Vec<&Scored> = state.scored.iter().collect();
+        let (of_domains, _) = intervals(&self.scorer, &all, experiment.seed)?;
+        let averaged: Vec<&Scored> = all
+            .iter()
+            .zip(&shifted)
+            .filter_map(|(scored, shifted)| shifted.then_some(*scored))
+            .collect();
+        let (_, of_mean) = intervals(&self.scorer, &averaged, experiment.seed)?;
         let mut domains = Vec::new();
-        for (domain, scored) in self.stream.domains().iter().zip(&mut state.scored) {
+        let parts = self.stream.domains().iter().zip(&mut state.scored);
+        for ((domain, scored), intervals) in parts.zip(of_domains) {
+            let [source, adapted] = scored.report()?;
             domains.push(DomainSummary {
                 name: domain.name.clone(),
-                samples: scored.samples,
-                source: scored.source.report()?,
-                adapted: scored.adapted.report()?,
-                seconds_per_sample: scored.seconds / scored.samples.max(1) as f64,
+                samples: scored.kept.samples,
+                source,
+                adapted,
+                intervals,
+                seconds_per_sample: scored.kept.seconds / scored.kept.samples.max(1) as f64,
             });
         }
-        let shifted: Vec<&DomainSummary> = self
-            .stream
-            .domains()
-            .iter()
-            .zip(&domains)
-            .filter(|(domain, _)| domain.condition != Condition::Clean)
-            .map(|(_, summary)| summary)
-            .collect();
-        let averaged = if shifted.is_empty() {
-            domains.iter().collect()
-        } else {
-            shifted
+        let averaged = || {
+            domains
+                .iter()
+                .zip(&shifted)
+                .filter(|(_, shifted)| **shifted)
         };
         let mean = Pair {
-            source: mean(averaged.iter().map(|domain| &domain.source)),
-            adapted: mean(averaged.iter().map(|domain| &domain.adapted)),
+            source: mean(averaged().map(|(domain, _)| &domain.source)),
+            adapted: mean(averaged().map(|(domain, _)| &domain.adapted)),
+            intervals: of_mean,
         };
         let samples = (state.position - state.skipped).max(1);
         let drawn = samples * adaptation.draws * adaptation.steps;
@@ -375,6 +407,7 @@ impl Prepared {
             steps: adaptation.steps,
             batch: adaptation.batch,
             seed: experiment.seed,
+            control: adaptation.control,
             samples_per_domain: domains
                 .iter()
                 .map(|domain| (domain.name.clone(), domain.samples))
@@ -383,7 +416,7 @@ impl Prepared {
         };
         Ok(Summary {
             experiment: experiment.name.clone(),
-            task: "classification".into(),
+            task: self.kind.name().into(),
             metric: shown(&mean.adapted).into(),
             domains,
             mean,
@@ -398,16 +431,10 @@ impl Prepared {
 
 impl State {
     fn new(domains: usize, scorer: &Scorer) -> Result<Self> {
-        let fresh = || {
-            Ok(Scored {
-                source: scorer.fresh()?,
-                adapted: scorer.fresh()?,
-                samples: 0,
-                seconds: 0.0,
-            })
-        };
         Ok(Self {
-            scored: (0..domains).map(|_| fresh()).collect::<Result<_>>()?,
+            scored: (0..domains)
+                .map(|_| Scored::new(scorer))
+                .collect::<Result<_>>()?,
             position: 0,
             skipped: 0,
             seconds: 0.0,
@@ -415,13 +442,13 @@ impl State {
     }
 }
 
-/// The score that tables and bars show: accuracy where there is one, or else the first by name.
+/// The score that tables and bars show: the usual one of its task where it is there, or else the first by name.
 fn shown(scores: &Scores) -> &str {
-    const USUAL: &str = "accuracy";
-    match scores.keys().next() {
-        Some(first) if !scores.contains_key(USUAL) => first,
-        _ => USUAL,
-    }
+    const USUAL: [&str; 3] = ["accuracy", "miou", "abs_rel"];
+    let usual = USUAL.into_iter().find(|name| scores.contains_key(*name));
+    usual
+        .or_else(|| scores.keys().next().map(String::as_str))
+        .unwrap_or(USUAL[0])
 }
 
 /// The mean of each score over the domains that have it.

@@ -1,7 +1,7 @@
 //! The task model f_θ and what follows it: backbone, head, mapper.
 
 use dtta_models::{Backbone, Conditioning, ParameterId, Slot, Statistics, Weights};
-use dtta_plugin::{Head, Mapper, Named, Objective};
+use dtta_plugin::{Head, Mapper, Named, Objective, find};
 use dtta_tensor::Tensor;
 
 use crate::error::{Error, Result};
@@ -21,13 +21,62 @@ pub struct TaskModel {
     updates: Vec<(ParameterId, Tensor)>,
 }
 
+/// What a head predicts, told by the name of its prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskKind {
+    /// `class`, int `[B]`.
+    Classification,
+    /// `labels`, int `[B, H, W]`.
+    Segmentation,
+    /// `depth`, float `[B, H, W]`.
+    Depth,
+}
+
+impl TaskKind {
+    const ALL: [Self; 3] = [Self::Classification, Self::Segmentation, Self::Depth];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classification => "classification",
+            Self::Segmentation => "segmentation",
+            Self::Depth => "depth",
+        }
+    }
+
+    /// The name of the prediction, and of the target that metrics hold it to.
+    pub fn prediction(self) -> &'static str {
+        match self {
+            Self::Classification => "class",
+            Self::Segmentation => "labels",
+            Self::Depth => "depth",
+        }
+    }
+
+    fn axes(self) -> usize {
+        match self {
+            Self::Classification => 1,
+            Self::Segmentation | Self::Depth => 3,
+        }
+    }
+
+    /// The kind of some predictions, if they are of one.
+    pub fn of(predictions: &Named, images: usize) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| {
+            find(predictions, kind.prediction()).is_some_and(|tensor| {
+                tensor.shape().rank() == kind.axes() && tensor.shape()[0] == images
+            })
+        })
+    }
+}
+
 /// What one image was taken for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prediction {
-    /// Index of the class.
-    pub class: i64,
-    /// The head's confidence in it.
-    pub confidence: f32,
+    /// Index of the class, of a whole image.
+    pub class: Option<i64>,
+    /// The head's confidence, on average over pixels, where it says so.
+    pub confidence: Option<f32>,
 }
 
 impl TaskModel {
@@ -157,35 +206,46 @@ impl TaskModel {
     /// The head's predictions, as named tensors for metrics and one by one for records.
     ///
     /// # Errors
-    /// Whatever the head refuses; [`Error::Outputs`] unless there is a `class` and a `confidence` for each image.
+    /// Whatever the head refuses; [`Error::Outputs`] unless they are of some [`TaskKind`].
     pub fn predict(&mut self, outputs: &Named, images: usize) -> Result<(Named, Vec<Prediction>)> {
         let predictions = self.head.predict(outputs)?;
-        let find = |name: &str| {
-            let tensor = predictions
+        let refuse = |expected: String| Error::Outputs {
+            role: "head",
+            found: predictions
                 .iter()
-                .find(|(found, _)| found == name)
-                .map(|(_, tensor)| tensor);
-            tensor
-                .filter(|tensor| *tensor.shape() == [images])
-                .ok_or_else(|| Error::Outputs {
-                    role: "head",
-                    found: predictions
-                        .iter()
-                        .map(|(name, t)| format!("`{name}` {}", t.shape()))
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                    expected: format!(
-                        "a prediction needs `class` and `confidence` of shape [{images}]"
-                    ),
-                })
+                .map(|(name, tensor)| format!("`{name}` {}", tensor.shape()))
+                .collect::<Vec<_>>()
+                .join(", "),
+            expected,
         };
-        let classes = find("class")?.to_ints()?;
-        let confidences = find("confidence")?.to_floats()?;
-        let list = classes
-            .into_iter()
-            .zip(confidences)
-            .map(|(class, confidence)| Prediction { class, confidence })
-            .collect();
+        let Some(kind) = TaskKind::of(&predictions, images) else {
+            return Err(refuse(format!(
+                "a prediction is `class` [{images}], `labels` [{images}, H, W] or `depth` [{images}, H, W]"
+            )));
+        };
+        let classes = match kind {
+            TaskKind::Classification => find(&predictions, kind.prediction())
+                .map(Tensor::to_ints)
+                .transpose()?,
+            TaskKind::Segmentation | TaskKind::Depth => None,
+        };
+        let confidences = match find(&predictions, "confidence") {
+            None => None,
+            Some(confidence) if confidence.shape()[0] == images => {
+                let rows = confidence.reshape(&[images as i64, -1])?;
+                Some(rows.mean(&[1], false)?.to_floats()?)
+            }
+            Some(_) => {
+                return Err(refuse(format!(
+                    "`confidence` begins with {images}, the batch"
+                )));
+            }
+        };
+        let list = (0..images).map(|image| Prediction {
+            class: classes.as_ref().map(|classes| classes[image]),
+            confidence: confidences.as_ref().map(|confidences| confidences[image]),
+        });
+        let list = list.collect();
         Ok((predictions, list))
     }
 }

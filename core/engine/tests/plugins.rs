@@ -43,7 +43,7 @@ fn a_heads_own_layer_adapts_and_starts_afresh_with_each_episode() {
     fixture.run(&experiment, "alone").unwrap();
     for (a, b) in together.iter().zip(fixture.records("alone")) {
         assert!(
-            (a.adapted.confidence - b.adapted.confidence).abs() < 1e-4,
+            (a.adapted.confidence.unwrap() - b.adapted.confidence.unwrap()).abs() < 1e-4,
             "{a:?}\n{b:?}"
         );
     }

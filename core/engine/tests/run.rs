@@ -19,7 +19,7 @@ fn close(a: &[Record], b: &[Record], tolerance: f32) {
             (&b.id, &b.domain, b.adapted.prediction)
         );
         assert!(
-            (a.adapted.confidence - b.adapted.confidence).abs() <= tolerance,
+            (a.adapted.confidence.unwrap() - b.adapted.confidence.unwrap()).abs() <= tolerance,
             "{a:?}\n{b:?}"
         );
         for (x, y) in a.loss.iter().zip(&b.loss) {

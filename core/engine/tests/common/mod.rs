@@ -1,6 +1,6 @@
 #![allow(dead_code, reason = "each test binary uses a part of this module")]
 
-//! A tiny experiment on disk: random models, a packed data set, the linked plugins.
+//! Tiny experiments on disk: random models, a packed data set, the linked plugins.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use dtta::{Document, Observer, Prepared, Progress, Record, RunOptions, Summary};
-use dtta_data::{Dataset, Image, Provenance, Sample, pack};
+use dtta_data::{Dataset, Depth, Image, Maps, Mask, Provenance, Sample, pack};
 use dtta_models::{ModelConfig, Precision, Weights};
 use dtta_plugin::Registry;
 use dtta_tensor::Device;
@@ -41,24 +41,105 @@ impl Fixture {
                 id: format!("test/{index:05}"),
                 image: image.unwrap(),
                 label: Some(index % 4),
-                maps: dtta_data::Maps::default(),
+                maps: Maps::default(),
             }
         });
-        let classes = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
-        let dataset = Dataset::from_samples("tiny", classes, samples.collect()).unwrap();
-        let provenance = Provenance {
-            source: "made up".into(),
-            licence: "CC0-1.0".into(),
-        };
-        let indices: Vec<usize> = (0..20).collect();
-        pack(
-            &dataset,
-            &indices,
-            &provenance,
-            &folder.path().join("sample.safetensors"),
-        )
-        .unwrap();
+        let classes = &["a", "b", "c", "d"];
+        write_samples(classes, samples.collect(), folder.path());
         Self { folder }
+    }
+
+    /// 12 samples of 16×12 with masks of 3 classes and depth maps, two residual U-Nets and two U-Nets of half that size, all random.
+    pub fn dense() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let predictor = |outputs: usize| {
+            json!({"kind": "encoder_decoder", "image": [3, 12, 16], "outputs": outputs, "widths": [4, 8], "blocks": [1, 1],
+                   "norm": {"kind": "group", "groups": 2}})
+        };
+        let denoiser = |spatial: Value| {
+            json!({"kind": "unet", "image": [3, 6, 8], "block_out_channels": [8, 8], "down_block_types": ["DownBlock2D", "DownBlock2D"],
+                   "layers_per_block": 1, "attention_head_dim": 4, "norm_num_groups": 2, "spatial": spatial})
+        };
+        let models = [
+            ("segmenter", predictor(3), 1),
+            ("depth", predictor(1), 2),
+            (
+                "mask-denoiser",
+                denoiser(json!({"channels": 2, "classes": 3})),
+                3,
+            ),
+            ("depth-denoiser", denoiser(json!({"channels": 1})), 4),
+        ];
+        for (name, config, seed) in models {
+            let path = folder.path().join(name).with_extension("json");
+            fs::write(&path, config.to_string()).unwrap();
+            save(&path, seed);
+        }
+        let samples = (0..12u32).map(|index| {
+            let wave = |row: usize, column: usize, channel: usize| {
+                0.5 + 0.5
+                    * ((index as f32 * 0.37
+                        + row as f32 * 0.4
+                        + column as f32 * 0.7
+                        + channel as f32)
+                        .sin())
+            };
+            let places = || (0..12 * 16).map(|n| (n / 16, n % 16));
+            let labels = places().map(|(row, column)| match wave(row, column, 0) {
+                // A corner without labels, another without distances.
+                _ if row + column < 3 => 255,
+                wave => (wave * 2.99) as u8,
+            });
+            let distances = places().map(|(row, column)| match row + column {
+                ..3 => 0.0,
+                _ => 1.0 + (20.0 * wave(row, column, 1)).round(),
+            });
+            Sample {
+                id: format!("test/{index:05}"),
+                image: Image::from_fn([3, 12, 16], |channel, row, column| {
+                    wave(row, column, channel)
+                })
+                .unwrap(),
+                label: None,
+                maps: Maps {
+                    mask: Some(Mask::new(12, 16, labels.collect()).unwrap()),
+                    depth: Some(Depth::new(12, 16, distances.collect()).unwrap()),
+                },
+            }
+        });
+        write_samples(&["a", "b", "c"], samples.collect(), folder.path());
+        Self { folder }
+    }
+
+    /// An experiment on [`dense`](Self::dense): `segmentation` or `depth`.
+    pub fn dense_experiment(task: &str) -> Value {
+        let mut experiment = Self::experiment();
+        let normalise = json!({"kind": "normalise", "mean": [0.5], "std": [0.5]});
+        let (predictor, denoiser, config, metric) = match task {
+            "segmentation" => (
+                "segmenter",
+                "mask-denoiser",
+                json!({}),
+                json!({"classes": 3}),
+            ),
+            _ => {
+                let range = json!({"range": {"scale": "log", "maximum": 40}});
+                ("depth", "depth-denoiser", range.clone(), range)
+            }
+        };
+        let plugin = format!("linked:{task}");
+        experiment["data"]["stream"]["samples"] = json!(6);
+        experiment["models"] = json!({
+            "backbone": {"config": format!("{predictor}.json"), "preprocess": [normalise]},
+            "denoiser": {
+                "config": format!("{denoiser}.json"), "preprocess": [{"kind": "resize", "height": 6, "width": 8}, normalise]
+            },
+        });
+        experiment["plugins"] = json!({
+            "head": {"use": plugin, "config": config}, "mapper": {"use": plugin, "config": config},
+            "metric": {"use": plugin, "config": metric},
+        });
+        experiment
     }
 
     pub fn path(&self) -> &Path {
@@ -162,21 +243,32 @@ pub fn registry() -> Registry {
     let mut registry = Registry::from_environment();
     registry.register_linked("accuracy", dtta_plugin_accuracy::plugin_entry);
     registry.register_linked("classification", dtta_plugin_classification::plugin_entry);
+    registry.register_linked("depth", dtta_plugin_depth::plugin_entry);
     registry.register_linked("entropy", dtta_plugin_entropy::plugin_entry);
     registry.register_linked("linear", dtta_plugin_linear::plugin_entry);
+    registry.register_linked("segmentation", dtta_plugin_segmentation::plugin_entry);
     registry
+}
+
+fn write_samples(classes: &[&str], samples: Vec<Sample>, folder: &Path) {
+    let indices: Vec<usize> = (0..samples.len()).collect();
+    let classes = classes.iter().map(|&name| name.to_owned()).collect();
+    let dataset = Dataset::from_samples("tiny", classes, samples).unwrap();
+    let provenance = Provenance {
+        source: "made up".into(),
+        licence: "CC0-1.0".into(),
+    };
+    let path = folder.join("sample.safetensors");
+    pack(&dataset, &indices, &provenance, &path).unwrap();
 }
 
 /// Random weights beside a model's configuration. Zero-initialised layers are filled too: a DiT at rest gives no feedback.
 fn save(config: &Path, seed: u64) {
     let device = Device::cpu();
-    let specs = match ModelConfig::load(config).unwrap() {
-        ModelConfig::Dit(config) => {
-            dtta_models::Denoiser::parameters(&dtta_models::Dit::new(config).unwrap()).clone()
-        }
-        ModelConfig::Resnet(config) => {
-            dtta_models::Backbone::parameters(&dtta_models::ResNet::new(config).unwrap()).clone()
-        }
+    let model = ModelConfig::load(config).unwrap();
+    let specs = match model.clone().into_denoiser(config) {
+        Ok(denoiser) => denoiser.parameters().clone(),
+        Err(_) => model.into_backbone(config).unwrap().parameters().clone(),
     };
     let mut weights = Weights::initialise(&specs, seed, &device).unwrap();
     for id in weights.ids().collect::<Vec<_>>() {

@@ -1,0 +1,337 @@
+//! Predictions for each pixel: segmentation and depth, through spatial slots.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::Path;
+
+use common::Fixture;
+use dtta::{
+    Adapter, Batch, Draws, Error, Feedback, LossKind, Movement, NoiseSharing, OptimizerConfig,
+    Settings, TaskModel, TimestepSampler,
+};
+use dtta_models::{Group, Statistics, Weights, load_backbone, load_denoiser};
+use dtta_plugin::{Environment, Plugin};
+use dtta_tensor::{Device, Tensor};
+use serde_json::{Value, json};
+
+const TASKS: [&str; 2] = ["segmentation", "depth"];
+
+/// An adapter of the fixture's models, online with plain gradient descent at rate 1, through the plugin's WebAssembly component.
+fn adapter(fixture: &Fixture, task: &str) -> (Adapter, Weights) {
+    let device = Device::cpu();
+    let experiment = Fixture::dense_experiment(task);
+    let model = |role: &str| {
+        let file = experiment["models"][role]["config"].as_str().unwrap();
+        fixture.path().join(file)
+    };
+    let (backbone, theta) = load_backbone(&model("backbone"), None, &device).unwrap();
+    let (denoiser, phi) = load_denoiser(&model("denoiser"), None, &device).unwrap();
+    let environment = Environment {
+        constants: denoiser.constants(&phi).unwrap(),
+        ..Environment::new(device)
+    };
+    let manifest = format!("../../plugins/{task}/dist/plugin.json");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest);
+    let plugin = Plugin::from_manifest(&manifest).unwrap();
+    let slot = &denoiser.slots()[0];
+    let shape: Vec<Value> = std::iter::once(Value::Null)
+        .chain(slot.shape.iter().map(|&extent| json!(extent)))
+        .collect();
+    let slots = json!([{"name": slot.name, "meaning": slot.meaning, "shape": shape}]);
+    let config = &experiment["plugins"]["head"]["config"];
+    let head = plugin.head(config, &environment).unwrap();
+    let mapper = plugin.mapper(config, &slots, &environment).unwrap();
+    let slots = denoiser.slots().to_vec();
+    let settings = Settings {
+        single_sample: false,
+        steps: 1,
+        feedback: Feedback {
+            draws: Draws {
+                seed: 5,
+                count: 4,
+                sampler: TimestepSampler::Stratified,
+                range: [100, 700],
+                noise: NoiseSharing::Fresh,
+            },
+            micro_batch: 5,
+            loss: LossKind::Mse,
+        },
+        task: Movement {
+            optimizer: OptimizerConfig::Sgd {
+                learning_rate: 1.0,
+                momentum: 0.0,
+                weight_decay: 0.0,
+            },
+            parameters: theta.select(|spec| spec.group != Group::Buffer),
+        },
+        denoiser: None,
+        centre: None,
+    };
+    let task = TaskModel::new(backbone, head, mapper, slots, Statistics::Running);
+    (
+        Adapter::new(settings, task, theta.clone(), denoiser, phi),
+        theta,
+    )
+}
+
+fn images(extents: [usize; 2], images: usize) -> Tensor {
+    let shape = [images, 3, extents[0], extents[1]];
+    let pixels: Vec<f32> = (0..shape.iter().product())
+        .map(|n: usize| (n as f32 * 0.61).sin())
+        .collect();
+    Tensor::from_floats(&pixels, &shape, &Device::cpu()).unwrap()
+}
+
+/// The loss at `theta`, and the weights one step of descent away.
+fn step(adapter: &mut Adapter, theta: &Weights) -> (f64, Weights) {
+    adapter.reset();
+    adapter.carried().0.weights = theta.clone();
+    let batch = Batch {
+        ids: vec!["a", "b"],
+        task: images([12, 16], 2),
+        denoiser: images([6, 8], 2),
+    };
+    let adapted = adapter.adapt(&batch).unwrap();
+    let losses = adapted.losses.iter().map(|loss| f64::from(loss[0]));
+    (
+        losses.sum::<f64>() / 2.0,
+        adapter.carried().0.weights.clone(),
+    )
+}
+
+#[test]
+fn the_gradient_of_the_whole_chain_agrees_with_finite_differences() {
+    for task in TASKS {
+        let fixture = Fixture::dense();
+        let (mut adapter, theta) = adapter(&fixture, task);
+        let (_, moved) = step(&mut adapter, &theta);
+        let ids: Vec<_> = theta.ids().collect();
+        let gradient: Vec<Vec<f32>> = ids
+            .iter()
+            .map(|&id| {
+                theta
+                    .get(id)
+                    .sub(moved.get(id))
+                    .unwrap()
+                    .to_floats()
+                    .unwrap()
+            })
+            .collect();
+        let norm = |values: &[Vec<f32>]| {
+            values
+                .iter()
+                .flatten()
+                .map(|&x| f64::from(x).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        };
+        let whole = norm(&gradient);
+        assert!(whole > 1e-3, "{task}: a gradient of {whole} tests nothing");
+        // Along the gradient of everything, and along that of the first convolution alone: the far end of the chain.
+        let first: Vec<Vec<f32>> = gradient
+            .iter()
+            .enumerate()
+            .map(|(n, part)| {
+                if n == 0 {
+                    part.clone()
+                } else {
+                    vec![0.0; part.len()]
+                }
+            })
+            .collect();
+        for (name, direction) in [("everything", &gradient), ("conv1", &first)] {
+            let length = norm(direction);
+            let mut at = |distance: f64| {
+                let mut weights = theta.clone();
+                for (&id, part) in ids.iter().zip(direction) {
+                    let shape = theta.get(id).shape();
+                    let part = Tensor::from_floats(part, &shape, &Device::cpu()).unwrap();
+                    let value = theta
+                        .get(id)
+                        .add(&part.affine(distance / length, 0.0).unwrap());
+                    weights.set(id, value.unwrap()).unwrap();
+                }
+                step(&mut adapter, &weights).0
+            };
+            let h = 2e-3;
+            let slope = (at(h) - at(-h)) / (2.0 * h);
+            // Along a gradient's own direction the slope is its length. Single precision leaves 2 %.
+            assert!(
+                (slope / length - 1.0).abs() < 0.02,
+                "{task}, {name}: {slope} for {length}"
+            );
+        }
+    }
+}
+
+#[test]
+fn runs_score_each_pixel_and_say_how_sure_they_are() {
+    for (task, names) in [
+        (
+            "segmentation",
+            &["mean_class_accuracy", "miou", "pixel_accuracy"][..],
+        ),
+        ("depth", &["abs_rel", "delta1", "log10", "rmse", "ssim"]),
+    ] {
+        let fixture = Fixture::dense();
+        let summary = fixture
+            .run(&Fixture::dense_experiment(task), "run")
+            .unwrap();
+        assert_eq!(summary.task, task);
+        for domain in &summary.domains {
+            for name in names {
+                let gain = domain.adapted[*name] - domain.source[*name];
+                let interval = domain.intervals[*name];
+                assert!(interval.low <= interval.high, "{name}");
+                assert!(gain.is_finite());
+            }
+        }
+        let records = fixture.records("run");
+        assert_eq!(records.len(), 12);
+        assert!(records.iter().all(|record| {
+            record.source.prediction.is_none()
+                && record.source.scores.contains_key(names[0])
+                && record.source.scores != record.adapted.scores
+        }));
+    }
+}
+
+#[test]
+fn single_samples_do_not_see_their_neighbours() {
+    for task in TASKS {
+        let fixture = Fixture::dense();
+        let mut experiment = Fixture::dense_experiment(task);
+        experiment["adaptation"]["mode"] = json!({"kind": "single_sample"});
+        fixture.run(&experiment, "together").unwrap();
+        experiment["adaptation"]["batch"] = json!(1);
+        fixture.run(&experiment, "alone").unwrap();
+        for (a, b) in fixture
+            .records("together")
+            .iter()
+            .zip(fixture.records("alone"))
+        {
+            assert_eq!(a.id, b.id);
+            for (name, score) in &a.adapted.scores {
+                let other = b.adapted.scores[name];
+                assert!(
+                    (score - other).abs() < 1e-3,
+                    "{task} {name}: {score} {other}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_scores_of_an_unbroken_one() {
+    for task in TASKS {
+        let fixture = Fixture::dense();
+        let experiment = Fixture::dense_experiment(task);
+        let whole = fixture.run(&experiment, "whole").unwrap();
+        fixture
+            .run_until(&experiment, "parts", false, 4)
+            .unwrap_err();
+        let parts = fixture
+            .run_until(&experiment, "parts", true, usize::MAX)
+            .unwrap();
+        assert_eq!(fixture.records("whole"), fixture.records("parts"));
+        assert_eq!(whole.mean, parts.mean);
+    }
+}
+
+#[test]
+fn feedback_about_another_image_is_another_run() {
+    let fixture = Fixture::dense();
+    let mut experiment = Fixture::dense_experiment("segmentation");
+    fixture.run(&experiment, "own").unwrap();
+    experiment["adaptation"]["control"] = json!("other_image");
+    let summary = fixture.run(&experiment, "other").unwrap();
+    assert!(summary.protocol.control.is_some());
+    for (own, other) in fixture.records("own").iter().zip(fixture.records("other")) {
+        assert_eq!(own.source, other.source);
+        assert_ne!(own.loss, other.loss);
+    }
+}
+
+#[test]
+fn pictures_show_input_target_predictions_and_error() {
+    for task in TASKS {
+        let fixture = Fixture::dense();
+        let mut experiment = Fixture::dense_experiment(task);
+        experiment["output"] = json!({"pictures": 2});
+        fixture.run(&experiment, "run").unwrap();
+        let images = fixture.path().join("run/images");
+        let domains: Vec<_> = fs::read_dir(&images).unwrap().collect();
+        assert_eq!(domains.len(), 2);
+        let names: Vec<_> = fs::read_dir(images.join("clean"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert_eq!(names.len(), 6);
+        for path in names {
+            let decoder = png::Decoder::new(BufReader::new(File::open(&path).unwrap()));
+            let reader = decoder.read_info().unwrap();
+            let info = reader.info();
+            let alone = path.to_string_lossy().contains("-source")
+                || path.to_string_lossy().contains("-adapted");
+            let expected = if alone {
+                (16, 12, png::ColorType::Indexed)
+            } else {
+                (5 * 16 + 4 * 2, 12, png::ColorType::Rgb)
+            };
+            assert_eq!((info.width, info.height, info.color_type), expected);
+        }
+    }
+}
+
+#[test]
+fn refuses_parts_that_do_not_fit() {
+    let fixture = Fixture::dense();
+    let refused = |task: &str, change: &dyn Fn(&mut Value), pointer: &str| {
+        let mut experiment = Fixture::dense_experiment(task);
+        change(&mut experiment);
+        let error = fixture.prepare(&experiment).err().unwrap();
+        match &error {
+            Error::Invalid { issues, .. } => assert_eq!(issues[0].pointer, pointer, "{error}"),
+            other => panic!("{other}"),
+        }
+    };
+    let without_metric = |e: &mut Value| _ = e["plugins"].as_object_mut().unwrap().remove("metric");
+    refused("segmentation", &without_metric, "/plugins/metric");
+    refused("depth", &without_metric, "/plugins/metric");
+    let padded = json!([{"kind": "resize", "height": 4, "width": 6}, {"kind": "pad", "border": 1}]);
+    refused(
+        "depth",
+        &|e| e["models"]["denoiser"]["preprocess"] = padded.clone(),
+        "/models/denoiser/preprocess/1",
+    );
+    // The dataset's maps become smaller than what the model answers.
+    let halved = json!([{"kind": "resize", "height": 6, "width": 8}]);
+    let grown = json!([{"kind": "resize", "height": 12, "width": 16}, {"kind": "normalise", "mean": [0.5], "std": [0.5]}]);
+    refused(
+        "segmentation",
+        &|e| {
+            e["data"]["dataset"]["transforms"] = halved.clone();
+            e["models"]["backbone"]["preprocess"] = grown.clone();
+        },
+        "/models/backbone",
+    );
+    // A depth model where a segmenter should be: one class for three names.
+    refused(
+        "segmentation",
+        &|e| e["models"]["backbone"]["config"] = json!("depth.json"),
+        "/models",
+    );
+    let classification = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["output"] = json!({"pictures": 1});
+    let error = classification.prepare(&experiment).err().unwrap();
+    assert!(error.to_string().contains("/output/pictures"), "{error}");
+}
