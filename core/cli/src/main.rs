@@ -2,6 +2,7 @@
 //! JSON. Exit codes: 0 done, 1 a run failed, 2 misuse or bad input.
 
 mod data;
+mod diagnose;
 mod plugins;
 mod run;
 mod train;
@@ -39,7 +40,9 @@ struct Command {
 enum Verb {
     /// Runs an experiment.
     Run(run::Arguments),
-    /// Trains a denoiser or a classifier.
+    /// Compares a denoiser's loss under truth, prediction and another sample's truth, by timestep. Reads labels, adapts nothing.
+    Diagnose(diagnose::Arguments),
+    /// Trains a denoiser, a classifier of images or pixels, or a predictor of depth.
     Train(train::Arguments),
     /// Lists and shows plugins, without running them.
     Plugins(plugins::Arguments),
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         .init();
     let outcome = match command.verb {
         Verb::Run(arguments) => run::run(&arguments),
+        Verb::Diagnose(arguments) => diagnose::diagnose(&arguments),
         Verb::Train(arguments) => train::train(&arguments),
         Verb::Plugins(arguments) => plugins::plugins(&arguments),
         Verb::Data(arguments) => data::data(&arguments),
@@ -114,7 +118,7 @@ fn main() -> ExitCode {
 }
 
 /// Writes a document to stdout. A reader that went away is no failure.
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),

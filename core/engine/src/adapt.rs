@@ -63,11 +63,11 @@ pub struct Adapted {
 
 /// A task model that learns from a denoiser, one batch after the other.
 pub struct Adapter {
-    settings: Settings,
+    pub(crate) settings: Settings,
     task: TaskModel,
-    denoiser: Box<dyn Denoiser>,
+    pub(crate) denoiser: Box<dyn Denoiser>,
     source: Weights,
-    frozen: Weights,
+    pub(crate) frozen: Weights,
     carried: Learner,
     denoiser_learner: Option<Learner>,
     common: Common,
@@ -175,8 +175,23 @@ impl Adapter {
     /// # Errors
     /// Whatever backbone or head refuse.
     pub fn predict_source(&mut self, images: &Tensor) -> Result<(Named, Vec<Prediction>)> {
-        let outputs = self.task.outputs(&self.source, images)?;
+        let outputs = self.source_outputs(images)?;
         self.task.predict(&outputs, images.shape()[0])
+    }
+
+    /// The source model's task outputs for images `[B, C, H, W]`.
+    pub(crate) fn source_outputs(&mut self, images: &Tensor) -> Result<Named> {
+        self.task.outputs(&self.source, images)
+    }
+
+    /// The conditioning that task outputs ask for, under the source weights.
+    pub(crate) fn source_condition(&mut self, outputs: &Named) -> Result<Conditioning> {
+        self.task.condition(&self.source, outputs)
+    }
+
+    /// Number of classes, or 1 for a map of numbers.
+    pub(crate) fn classes(&self) -> usize {
+        self.task.backbone().outputs()
     }
 
     /// Adapts to a batch and predicts, before and after.

@@ -9,6 +9,7 @@
 
 mod adapt;
 mod checkpoint;
+mod diagnose;
 mod document;
 mod draws;
 mod error;
@@ -25,6 +26,7 @@ mod task;
 mod values;
 
 pub use adapt::{Adapted, Adapter, Batch, Common, Learner, Movement, Settings};
+pub use diagnose::{DiagnoseOptions, Diagnosis, DomainDiagnosis, RangeDiagnosis};
 pub use document::{Document, parse, read_json, schema, schema_of};
 pub use draws::Draws;
 pub use error::{Error, Issue, Result};

@@ -13,8 +13,8 @@ use std::path::Path;
 
 use common::Fixture;
 use dtta::{
-    Adapter, Batch, Draws, Error, Feedback, LossKind, Movement, NoiseSharing, OptimizerConfig,
-    Settings, TaskModel, TimestepSampler,
+    Adapter, Batch, DiagnoseOptions, Draws, Error, Feedback, LossKind, Movement, NoiseSharing,
+    OptimizerConfig, Settings, TaskModel, TimestepSampler,
 };
 use dtta_models::{Group, Statistics, Weights, load_backbone, load_denoiser};
 use dtta_plugin::{Environment, Plugin};
@@ -257,6 +257,49 @@ fn feedback_about_another_image_is_another_run() {
     for (own, other) in fixture.records("own").iter().zip(fixture.records("other")) {
         assert_eq!(own.source, other.source);
         assert_ne!(own.loss, other.loss);
+    }
+}
+
+#[test]
+fn a_diagnosis_tells_truth_from_shuffled_truth() {
+    for experiment in [
+        Fixture::dense_experiment("segmentation"),
+        Fixture::dense_experiment("depth"),
+        Fixture::experiment(),
+    ] {
+        let classification = experiment["plugins"].get("metric").is_none();
+        let fixture = if classification {
+            Fixture::new()
+        } else {
+            Fixture::dense()
+        };
+        let options = DiagnoseOptions {
+            samples: 5,
+            draws: 3,
+            ranges: vec![[0, 300], [300, 1000]],
+        };
+        let mut heard = Vec::new();
+        let diagnosis = fixture
+            .prepare(&experiment)
+            .unwrap()
+            .diagnose(&options, &mut |done, all| heard.push((done, all)))
+            .unwrap();
+        assert_eq!(heard, [(1, 2), (2, 2)]);
+        for range in diagnosis.domains.iter().flat_map(|domain| &domain.ranges) {
+            let losses = [range.source_loss, range.true_loss, range.shuffled_loss];
+            assert!(losses.iter().all(|loss| *loss > 0.0 && loss.is_finite()));
+            assert!(losses[0] != losses[1] && losses[1] != losses[2]);
+            assert_eq!(range.classifier_accuracy.is_some(), classification);
+        }
+        let beyond = DiagnoseOptions {
+            ranges: vec![[0, 1001]],
+            ..options
+        };
+        let refused = fixture
+            .prepare(&experiment)
+            .unwrap()
+            .diagnose(&beyond, &mut |_, _| ());
+        assert!(matches!(refused, Err(Error::Invalid { .. })));
     }
 }
 
