@@ -1,67 +1,86 @@
-//! Draws per second: one feedback call with the denoiser of the Fashion-MNIST example, frozen, as
-//! the example makes it. `tests/reference/draws_per_second.py` measures the same step in PyTorch.
-//! `DTTA_BENCH_DEVICE` names another device than `cpu`.
+//! Draws per second: one feedback call with the denoisers of the examples, frozen, as the examples make it.
+//! `tests/reference/draws_per_second.py` measures the classification step in PyTorch. `DTTA_BENCH_DEVICE` names another device than
+//! `cpu`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use dtta::{Draws, Feedback, LossKind, NoiseSharing, Request, TimestepSampler};
-use dtta_models::{CLASS_EMBEDDING, Conditioning, load_denoiser};
+use dtta_models::{Conditioning, load_denoiser};
 use dtta_tensor::{Device, Tensor};
 
 /// As in the `dtta` command.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const IMAGES: usize = 20;
-const DRAWS: usize = 16;
-
 fn main() {
     divan::main();
 }
 
-/// Draws through the denoiser, forward and backward to the slots, by micro-batch.
+/// Draws through the class-conditional DiT, forward and backward to the slot, by micro-batch: 20 images, 16 draws each.
 #[divan::bench(args = [64, 160, 320], sample_count = 10)]
 fn feedback(bencher: Bencher<'_, '_>, micro_batch: usize) {
+    measure(
+        bencher,
+        "fashion/models/denoiser.json",
+        (20, 16),
+        micro_batch,
+    );
+}
+
+/// The same through the U-Net that is told a mask, by draws for each of 10 images: time grows as they do.
+#[divan::bench(args = [8, 16, 32], sample_count = 10)]
+fn spatial_feedback(bencher: Bencher<'_, '_>, draws: usize) {
+    measure(bencher, "doom/models/mask-denoiser.json", (10, draws), 40);
+}
+
+fn measure(
+    bencher: Bencher<'_, '_>,
+    model: &str,
+    (images, draws): (usize, usize),
+    micro_batch: usize,
+) {
     let name = std::env::var("DTTA_BENCH_DEVICE").unwrap_or_else(|_| "cpu".into());
     let device: Device = name.parse().expect("a device that this build can serve");
-    let (denoiser, weights) =
-        load_denoiser(&model(), None, &device).expect("the example's denoiser");
-    let ids: Vec<String> = (0..IMAGES).map(|image| format!("bench/{image}")).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../examples")
+        .join(model);
+    let (denoiser, weights) = load_denoiser(&path, None, &device).expect("the example's denoiser");
+    let ids: Vec<String> = (0..images).map(|image| format!("bench/{image}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let [channels, height, width] = denoiser.image_shape();
-    let size = channels * height * width;
-    let pixels: Vec<f32> = (0..IMAGES * size)
-        .map(|index| (index as f32 * 0.37).sin())
-        .collect();
-    let images = Tensor::from_floats(&pixels, &[IMAGES, channels, height, width], &device)
-        .expect("pixels fit");
-    let (_, embeddings) = denoiser.constants(&weights).expect("constants").remove(0);
-    let classes = embeddings.shape()[0];
-    let mean = embeddings
-        .mean(&[0], true)
-        .and_then(|row| row.expand(&[IMAGES, embeddings.shape()[1]]));
-    assert!(classes > 1);
-    let conditioning = Conditioning::one(CLASS_EMBEDDING, mean.expect("a row for each image"));
-    let draws = Draws {
-        seed: 0,
-        count: DRAWS,
-        sampler: TimestepSampler::Stratified,
-        range: [100, 600],
-        noise: NoiseSharing::Fresh,
+    let wave = |shape: &[usize]| {
+        let values: Vec<f32> = (0..shape.iter().product())
+            .map(|n: usize| (n as f32 * 0.37).sin())
+            .collect();
+        Tensor::from_floats(&values, shape, &device).expect("values fit")
     };
+    let [channels, height, width] = denoiser.image_shape();
+    let pictures = wave(&[images, channels, height, width]);
+    let slots = denoiser.slots().iter().map(|slot| {
+        let shape: Vec<usize> = std::iter::once(images)
+            .chain(slot.shape.iter().copied())
+            .collect();
+        (slot.name.clone(), wave(&shape))
+    });
+    let conditioning = Conditioning::new(slots.collect());
     let feedback = Feedback {
-        draws,
+        draws: Draws {
+            seed: 0,
+            count: draws,
+            sampler: TimestepSampler::Stratified,
+            range: [100, 600],
+            noise: NoiseSharing::Fresh,
+        },
         micro_batch,
         loss: LossKind::Mse,
     };
     bencher
-        .counter(ItemsCount::new(IMAGES * DRAWS))
+        .counter(ItemsCount::new(images * draws))
         .bench_local(|| {
             let request = Request {
                 ids: &ids,
-                images: &images,
+                images: &pictures,
                 conditioning: &conditioning,
                 step: 0,
             };
@@ -70,8 +89,4 @@ fn feedback(bencher: Bencher<'_, '_>, micro_batch: usize) {
                 .expect("feedback")
                 .losses
         });
-}
-
-fn model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/fashion/models/denoiser.json")
 }
