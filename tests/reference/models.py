@@ -15,7 +15,7 @@ import sys
 
 import numpy
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import save_file
 from timm.models.vision_transformer import Attention, Mlp, PatchEmbed
 from torch import nn
@@ -245,6 +245,27 @@ def unet(name, seed, differentiated, strength, spatial, **config):
     write(name, config, model, inputs, ((noise * cotangent).sum(), {"noise": noise}), differentiated)
 
 
+def cross_unet(name, seed, differentiated, strength, tokens, **config):
+    """As Stable Diffusion's: `tokens` names their length, width and heads."""
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = config["image"]
+    ups = [kind.replace("Down", "Up") for kind in reversed(config["down_block_types"])]
+    model = UNet2DConditionModel(
+        sample_size=(height, width), in_channels=channels, out_channels=channels, up_block_types=ups, cross_attention_dim=tokens["width"],
+        attention_head_dim=tokens["heads"], transformer_layers_per_block=tokens.get("layers", 1),
+        use_linear_projection=tokens.get("use_linear_projection", False), **{k: v for k, v in config.items() if k != "image"},
+    )  # fmt: skip
+    randomise(model, generator)
+    noisy = torch.randn(3, *config["image"], generator=generator)
+    condition = torch.randn(3, tokens["length"], tokens["width"], generator=generator).requires_grad_()
+    timesteps = torch.tensor([3, 417, 999])
+    noise = model(noisy, timesteps, condition).sample
+    cotangent = torch.randn(noise.shape, generator=generator) * strength
+    inputs = {"noisy": noisy, "timesteps": timesteps, "condition": condition, "cotangent": cotangent}
+    config = {"kind": "unet"} | config | {"tokens": tokens}
+    write(name, config, model, inputs, ((noise * cotangent).sum(), {"noise": noise}), differentiated)
+
+
 # --- a residual U-Net of torchvision's blocks, which answers for each pixel -------------------------------------------------------
 
 
@@ -313,6 +334,9 @@ def structures():
         models = {"resnet18": resnet18(), "resnet34": resnet34(), "resnet50": resnet50()}
     models["dit_xl_2"] = DiT(XL)
     with torch.device("meta"):
+        models["stable_diffusion_1_5"] = UNet2DConditionModel(
+            sample_size=64, block_out_channels=[320, 640, 1280, 1280], cross_attention_dim=768, attention_head_dim=8
+        )
         models["ddpm_unet"] = UNet2DModel(
             sample_size=32, down_block_types=["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
             up_block_types=["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"], block_out_channels=[128, 256, 256, 256],
@@ -382,6 +406,17 @@ if __name__ == "__main__":
         image=[1, 4, 6], block_out_channels=[4, 8], down_block_types=["DownBlock2D", "DownBlock2D"], layers_per_block=2,
         add_attention=False, norm_num_groups=2, norm_eps=1e-6,
     )  # fmt: skip
+    for name, linear in [("unet_cross", False), ("unet_cross_linear", True)]:
+        cross_unet(
+            name,
+            8,
+            ["condition", "down_blocks.0.attentions.0.proj_in.weight", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+             "up_blocks.1.attentions.1.transformer_blocks.0.ff.net.0.proj.bias", "up_blocks.1.attentions.0.transformer_blocks.0.norm2.weight"],
+            3.0,
+            tokens={"length": 3, "width": 6, "heads": 2} | ({"layers": 2, "use_linear_projection": True} if linear else {}),
+            image=[2, 4, 4], block_out_channels=[8, 8], down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"], layers_per_block=1,
+            norm_num_groups=4,
+        )  # fmt: skip
     encoder_decoder(
         "encoder_decoder",
         6,

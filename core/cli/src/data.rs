@@ -17,7 +17,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Packs a stratified selection of samples into one file.
+    /// Packs a selection of samples into one file, with their masks and depth maps; as many of each class as of any other where images
+    /// have classes.
     ///
     /// Example: dtta data pack '{"kind": "idx", "split": "test"}' sample.safetensors --samples 200
     Pack {
@@ -57,7 +58,7 @@ pub fn data(arguments: &Arguments) -> Result<(), Failure> {
     let selection = Selection {
         samples: Some(*samples),
         offset: 0,
-        stratified: true,
+        stratified: dataset.labels().is_some(),
     };
     let indices = dataset.select(&selection, *seed).map_err(Failure::misuse)?;
     let provenance = Provenance {

@@ -53,6 +53,23 @@ impl Linear {
     }
 }
 
+/// `x Wᵀ` over the last axis, without bias.
+pub(crate) struct LinearProjection(ParameterId);
+
+impl LinearProjection {
+    /// A layer of `[outputs, inputs]` with PyTorch's default values.
+    pub fn declare(d: &mut Declaration, name: &str, inputs: usize, outputs: usize) -> Self {
+        let init = Init::UniformFanIn(inputs);
+        Self(d.within(name, |d| {
+            d.declare("weight", &[outputs, inputs], Group::Weight, init)
+        }))
+    }
+
+    pub fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
+        Ok(x.linear(weights.get(self.0), None)?)
+    }
+}
+
 /// A convolution without bias, before a normalisation layer.
 pub(crate) struct Conv {
     weight: ParameterId,

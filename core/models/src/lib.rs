@@ -34,6 +34,7 @@ mod residual;
 mod resnet;
 mod schedule;
 mod spatial;
+mod transformer2d;
 mod unet;
 mod weights;
 
@@ -48,5 +49,6 @@ pub use residual::{BlockKind, Norm};
 pub use resnet::{ResNet, ResNetConfig, Stem};
 pub use schedule::{Betas, NoiseSchedule, ScheduleConfig};
 pub use spatial::{SPATIAL, SpatialConfig};
+pub use transformer2d::{TOKENS, TokensConfig};
 pub use unet::{UNet, UNetBlock, UNetConfig};
 pub use weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};

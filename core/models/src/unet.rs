@@ -1,6 +1,6 @@
 //! U-Net denoiser with the structure and parameter names of diffusers' `UNet2DModel` (Ho et al. 2020; `unet_2d.py`,
-//! `unet_2d_blocks.py`), so that its checkpoints fit. Beside the noisy image it takes a map through a spatial slot, by
-//! concatenation.
+//! `unet_2d_blocks.py`) and, where levels have cross-attention, of its `UNet2DConditionModel` (Rombach et al. 2022), so that their
+//! checkpoints fit. It takes a map beside the noisy image through a spatial slot, and tokens to attend to through another.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use crate::error::{ModelError, Result};
 use crate::layers::{BiasedConv, GroupNorm, Linear, timestep_codes};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::spatial::{SpatialConfig, SpatialSlot};
+use crate::transformer2d::{TOKENS, TokensConfig, Transformer2d};
 use crate::weights::{Declaration, ParameterSpec, Weights};
 
 /// What a level is made of.
@@ -22,9 +23,13 @@ pub enum UNetBlock {
     DownBlock2D,
     /// Residual blocks, each followed by self-attention.
     AttnDownBlock2D,
+    /// Residual blocks, each followed by a transformer that attends to tokens.
+    CrossAttnDownBlock2D,
 }
 
-/// A U-Net. Field names and defaults are those of diffusers' `UNet2DModel`; the way up mirrors the way down.
+/// A U-Net. Field names and defaults are those of diffusers' `UNet2DModel`; the way up mirrors the way down, and the
+/// bottom has cross-attention where any level has. Stable Diffusion 1.5 is `image: [4, 64, 64], block_out_channels: [320, 640, 1280,
+/// 1280], down_block_types` of three with cross-attention and one `DownBlock2D`, `tokens: { length: 77, width: 768, heads: 8 }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UNetConfig {
@@ -40,10 +45,10 @@ pub struct UNetConfig {
     #[serde(default = "two")]
     #[schemars(range(min = 1))]
     pub layers_per_block: usize,
-    /// Self-attention between the two residual blocks at the bottom.
+    /// Attention between the two residual blocks at the bottom.
     #[serde(default = "yes")]
     pub add_attention: bool,
-    /// Channels of one attention head; divides the channels of levels with attention.
+    /// Channels of one head of self-attention; divides the channels of levels that have it.
     #[serde(default = "eight")]
     #[schemars(range(min = 1))]
     pub attention_head_dim: usize,
@@ -57,6 +62,9 @@ pub struct UNetConfig {
     /// The map that comes beside the image; unconditional if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spatial: Option<SpatialConfig>,
+    /// The tokens that levels with cross-attention attend to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokensConfig>,
     /// The noise schedule that it is trained with.
     #[serde(default)]
     pub schedule: ScheduleConfig,
@@ -115,7 +123,24 @@ impl UNetConfig {
         if self.layers_per_block == 0 {
             return Err(ModelError::value("/layers_per_block", 0, "1 or more"));
         }
-        let attended = self.attended();
+        let crossed = self.attended(UNetBlock::CrossAttnDownBlock2D);
+        match &self.tokens {
+            Some(_) if !self.crosses() => {
+                let expected = "at least one `CrossAttnDownBlock2D`, since there are `tokens`";
+                return Err(ModelError::value(
+                    "/down_block_types",
+                    "none with cross-attention",
+                    expected,
+                ));
+            }
+            Some(tokens) => tokens.check(&crossed)?,
+            None if self.crosses() => {
+                let expected = "what levels with cross-attention attend to";
+                return Err(ModelError::value("/tokens", "nothing", expected));
+            }
+            None => {}
+        }
+        let attended = self.attended(UNetBlock::AttnDownBlock2D);
         let head = self.attention_head_dim;
         if attended
             .iter()
@@ -142,14 +167,33 @@ impl UNetConfig {
         self.spatial.as_ref().map_or(Ok(()), SpatialConfig::check)
     }
 
-    /// Channels of the levels that have attention.
-    fn attended(&self) -> Vec<usize> {
+    /// Whether any level has cross-attention.
+    fn crosses(&self) -> bool {
+        self.down_block_types
+            .contains(&UNetBlock::CrossAttnDownBlock2D)
+    }
+
+    /// What the bottom is like.
+    fn bottom(&self) -> UNetBlock {
+        match (self.add_attention, self.crosses()) {
+            (false, _) => UNetBlock::DownBlock2D,
+            (true, false) => UNetBlock::AttnDownBlock2D,
+            (true, true) => UNetBlock::CrossAttnDownBlock2D,
+        }
+    }
+
+    /// Channels of the levels of that kind, the bottom included.
+    fn attended(&self, kind: UNetBlock) -> Vec<usize> {
         let levels = self.block_out_channels.iter().zip(&self.down_block_types);
-        let bottom = self.block_out_channels.last().copied();
+        let bottom = self
+            .block_out_channels
+            .last()
+            .map(|channels| (*channels, self.bottom()));
         levels
-            .filter(|(_, kind)| **kind == UNetBlock::AttnDownBlock2D)
-            .map(|(&channels, _)| channels)
-            .chain(bottom.filter(|_| self.add_attention))
+            .map(|(&channels, &kind)| (channels, kind))
+            .chain(bottom)
+            .filter(|(_, found)| *found == kind)
+            .map(|(channels, _)| channels)
             .collect()
     }
 
@@ -183,7 +227,21 @@ struct Level {
 
 struct Middle {
     residuals: [Residual; 2],
-    attention: Option<Attention>,
+    attention: Attention,
+}
+
+/// What follows a residual block.
+enum Attention {
+    None,
+    Own(SelfAttention),
+    Cross(Transformer2d),
+}
+
+/// What blocks take beside their input: the activated timestep embedding, and the tokens.
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    time: &'a Tensor,
+    tokens: Option<&'a Tensor>,
 }
 
 /// diffusers' `ResnetBlock2D`.
@@ -195,7 +253,7 @@ struct Residual {
 }
 
 /// diffusers' `Attention` as its 2-D blocks use it: normalised self-attention over pixels, added to its input.
-struct Attention {
+struct SelfAttention {
     norm: GroupNorm,
     query_key_value: [Linear; 3],
     out: Linear,
@@ -236,7 +294,7 @@ impl UNet {
                 .map(|n| if n == 0 { inputs } else { outputs })
                 .collect();
             let resample = (!last).then_some(("downsamplers.0.conv", 2));
-            let attends = config.down_block_types[level] == UNetBlock::AttnDownBlock2D;
+            let attends = config.down_block_types[level];
             down.push(d.within(format_args!("down_blocks.{level}"), |d| {
                 Level::declare(d, &config, &sources, outputs, attends, resample)
             }));
@@ -249,9 +307,9 @@ impl UNet {
                     Residual::declare(d, &config, widest, widest)
                 })
             }),
-            attention: config
-                .add_attention
-                .then(|| d.within("attentions.0", |d| Attention::declare(d, &config, widest))),
+            attention: d.within("attentions.0", |d| {
+                Attention::declare(d, &config, config.bottom(), widest)
+            }),
         });
         let mut up = Vec::new();
         for level in 0..levels {
@@ -267,7 +325,7 @@ impl UNet {
                 );
             }
             let resample = (level + 1 < levels).then_some(("upsamplers.0.conv", 1));
-            let attends = config.down_block_types[levels - 1 - level] == UNetBlock::AttnDownBlock2D;
+            let attends = config.down_block_types[levels - 1 - level];
             up.push(d.within(format_args!("up_blocks.{level}"), |d| {
                 Level::declare(d, &config, &sources, outputs, attends, resample)
             }));
@@ -275,10 +333,10 @@ impl UNet {
         }
         let last_norm = GroupNorm::declare(&mut d, "conv_norm_out", channels[0], config.norm());
         let last = BiasedConv::declare(&mut d, "conv_out", channels[0], config.image[0], 3, 1);
-        let slots = config
-            .spatial
-            .iter()
+        let spatial_slot = config.spatial.iter();
+        let slots = spatial_slot
             .map(|spatial| SpatialSlot::publish(spatial, config.image))
+            .chain(config.tokens.iter().map(TokensConfig::publish))
             .collect();
         Ok(Self {
             specs: d.finish(),
@@ -351,11 +409,15 @@ impl Denoiser for UNet {
             Some(spatial) => spatial.join(noisy, conditioning)?,
             None => noisy.clone(),
         };
+        let context = Context {
+            time: &time,
+            tokens: conditioning.get(TOKENS),
+        };
         let mut x = self.first.forward(weights, &input)?;
         let mut kept = vec![x.clone()];
         for level in &self.down {
             for n in 0..level.residuals.len() {
-                x = level.step(weights, n, &x, &time)?;
+                x = level.step(weights, n, &x, context)?;
                 kept.push(x.clone());
             }
             if let Some(conv) = &level.resample {
@@ -365,14 +427,12 @@ impl Denoiser for UNet {
         }
         let [first, second] = &self.middle.residuals;
         x = first.forward(weights, &x, &time)?;
-        if let Some(attention) = &self.middle.attention {
-            x = attention.forward(weights, &x)?;
-        }
+        x = self.middle.attention.forward(weights, x, context)?;
         x = second.forward(weights, &x, &time)?;
         for level in &self.up {
             for n in 0..level.residuals.len() {
                 let skipped = kept.pop().expect("declared with as many above as below");
-                x = level.step(weights, n, &Tensor::cat(&[&x, &skipped], 1)?, &time)?;
+                x = level.step(weights, n, &Tensor::cat(&[&x, &skipped], 1)?, context)?;
             }
             if let Some(conv) = &level.resample {
                 let (height, width) = (2 * x.shape()[2], 2 * x.shape()[3]);
@@ -396,14 +456,13 @@ impl Level {
         config: &UNetConfig,
         sources: &[usize],
         outputs: usize,
-        attends: bool,
+        attends: UNetBlock,
         resample: Option<(&str, usize)>,
     ) -> Self {
-        let attentions = if attends { sources.len() } else { 0 };
-        let attentions = (0..attentions)
+        let attentions = (0..sources.len())
             .map(|n| {
                 d.within(format_args!("attentions.{n}"), |d| {
-                    Attention::declare(d, config, outputs)
+                    Attention::declare(d, config, attends, outputs)
                 })
             })
             .collect();
@@ -425,12 +484,38 @@ impl Level {
         }
     }
 
-    /// Residual block `n` and the attention after it, if any.
-    fn step(&self, weights: &Weights, n: usize, x: &Tensor, time: &Tensor) -> Result<Tensor> {
-        let x = self.residuals[n].forward(weights, x, time)?;
-        match self.attentions.get(n) {
-            Some(attention) => attention.forward(weights, &x),
-            None => Ok(x),
+    /// Residual block `n` and the attention after it.
+    fn step(
+        &self,
+        weights: &Weights,
+        n: usize,
+        x: &Tensor,
+        context: Context<'_>,
+    ) -> Result<Tensor> {
+        let x = self.residuals[n].forward(weights, x, context.time)?;
+        self.attentions[n].forward(weights, x, context)
+    }
+}
+
+impl Attention {
+    fn declare(d: &mut Declaration, config: &UNetConfig, kind: UNetBlock, channels: usize) -> Self {
+        match (kind, &config.tokens) {
+            (UNetBlock::AttnDownBlock2D, _) => {
+                Self::Own(SelfAttention::declare(d, config, channels))
+            }
+            (UNetBlock::CrossAttnDownBlock2D, Some(tokens)) => {
+                let groups = config.norm_num_groups;
+                Self::Cross(Transformer2d::declare(d, tokens, channels, groups))
+            }
+            _ => Self::None,
+        }
+    }
+
+    fn forward(&self, weights: &Weights, x: Tensor, context: Context<'_>) -> Result<Tensor> {
+        match (self, context.tokens) {
+            (Self::Own(attention), _) => attention.forward(weights, &x),
+            (Self::Cross(transformer), Some(tokens)) => transformer.forward(weights, &x, tokens),
+            _ => Ok(x),
         }
     }
 }
@@ -469,7 +554,7 @@ impl Residual {
     }
 }
 
-impl Attention {
+impl SelfAttention {
     fn declare(d: &mut Declaration, config: &UNetConfig, channels: usize) -> Self {
         Self {
             norm: GroupNorm::declare(d, "group_norm", channels, config.norm()),

@@ -147,6 +147,8 @@ fn dit_with_a_map_beside_the_image_gives_the_noise_and_the_gradients_of_the_refe
 fn unet_gives_the_noise_and_the_gradients_of_diffusers() {
     check_denoiser("unet", "spatial");
     check_denoiser("unet_plain", "spatial");
+    check_denoiser("unet_cross", "tokens");
+    check_denoiser("unet_cross_linear", "tokens");
 }
 
 #[test]
@@ -371,7 +373,7 @@ fn resnets_of_torchvision_are_configurations() {
 }
 
 #[test]
-fn unet_of_diffusers_is_a_configuration() {
+fn unets_of_diffusers_are_configurations() {
     let config: UNetConfig = serde_json::from_value(json!({
         "image": [3, 32, 32], "block_out_channels": [128, 256, 256, 256], "attention_head_dim": 256,
         "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"]
@@ -379,6 +381,17 @@ fn unet_of_diffusers_is_a_configuration() {
     .unwrap();
     let unet = UNet::new(config).unwrap();
     assert_eq!(declared(unet.parameters()), structure("ddpm_unet"));
+    let config: UNetConfig = serde_json::from_value(json!({
+        "image": [4, 64, 64], "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "tokens": { "length": 77, "width": 768, "heads": 8 }
+    }))
+    .unwrap();
+    let unet = UNet::new(config).unwrap();
+    assert_eq!(
+        declared(unet.parameters()),
+        structure("stable_diffusion_1_5")
+    );
 }
 
 #[test]

@@ -1,0 +1,230 @@
+//! Cross-attention in a U-Net: diffusers' `Transformer2DModel` with `BasicTransformerBlock`s, parameter names included, as Stable
+//! Diffusion uses them (Rombach et al. 2022). Pixels attend to one another, then to the tokens of a slot.
+
+use dtta_tensor::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::denoiser::Slot;
+use crate::error::{ModelError, Result};
+use crate::layers::{BiasedConv, GroupNorm, Linear, LinearProjection};
+use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
+
+/// The slot's name.
+pub const TOKENS: &str = "tokens";
+
+/// Epsilons of the normalisation before and within the transformer; diffusers fixes them.
+const NORM_EPSILON: f64 = 1e-6;
+const LAYER_NORM_EPSILON: f64 = 1e-5;
+
+/// The tokens that pixels attend to, such as those of a text encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokensConfig {
+    /// How many; 77 for Stable Diffusion.
+    #[schemars(range(min = 1))]
+    pub length: usize,
+    /// Width of each: diffusers' `cross_attention_dim`.
+    #[schemars(range(min = 1))]
+    pub width: usize,
+    /// Heads of each attention: what configurations of `UNet2DConditionModel` call `attention_head_dim`.
+    #[schemars(range(min = 1))]
+    pub heads: usize,
+    /// Blocks after each residual block.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    pub layers: usize,
+    /// Whether pixels enter and leave the transformer by a linear layer and not a convolution of 1×1.
+    #[serde(default)]
+    pub use_linear_projection: bool,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl TokensConfig {
+    pub(crate) fn check(&self, channels: &[usize]) -> Result<()> {
+        for (pointer, value) in [
+            ("/tokens/length", self.length),
+            ("/tokens/width", self.width),
+            ("/tokens/layers", self.layers),
+        ] {
+            if value == 0 {
+                return Err(ModelError::value(pointer, 0, "1 or more"));
+            }
+        }
+        if self.heads == 0 || channels.iter().any(|c| !c.is_multiple_of(self.heads)) {
+            let expected = format!("a divisor of the channels with cross-attention, {channels:?}");
+            return Err(ModelError::value("/tokens/heads", self.heads, expected));
+        }
+        Ok(())
+    }
+
+    /// How the slot is published.
+    pub(crate) fn publish(&self) -> Slot {
+        Slot {
+            name: TOKENS.into(),
+            shape: vec![self.length, self.width],
+            meaning: "tokens that pixels attend to".into(),
+        }
+    }
+}
+
+/// A transformer over the pixels of one level.
+pub(crate) struct Transformer2d {
+    norm: GroupNorm,
+    inward: Projection,
+    blocks: Vec<Block>,
+    outward: Projection,
+}
+
+enum Projection {
+    Convolution(BiasedConv),
+    Linear(Linear),
+}
+
+struct Block {
+    norms: [LayerNorm; 3],
+    own: Attention,
+    cross: Attention,
+    feed: [Linear; 2],
+}
+
+struct LayerNorm {
+    scale: ParameterId,
+    shift: ParameterId,
+}
+
+struct Attention {
+    query: LinearProjection,
+    key: LinearProjection,
+    value: LinearProjection,
+    out: Linear,
+    heads: usize,
+}
+
+impl Transformer2d {
+    pub fn declare(
+        d: &mut Declaration,
+        config: &TokensConfig,
+        channels: usize,
+        groups: usize,
+    ) -> Self {
+        let project = |d: &mut Declaration, name: &str| match config.use_linear_projection {
+            true => Projection::Linear(Linear::declare_default(d, name, channels, channels)),
+            false => {
+                Projection::Convolution(BiasedConv::declare(d, name, channels, channels, 1, 1))
+            }
+        };
+        Self {
+            norm: GroupNorm::declare(d, "norm", channels, (groups, NORM_EPSILON)),
+            inward: project(d, "proj_in"),
+            blocks: (0..config.layers)
+                .map(|n| {
+                    d.within(format_args!("transformer_blocks.{n}"), |d| {
+                        Block::declare(d, config, channels)
+                    })
+                })
+                .collect(),
+            outward: project(d, "proj_out"),
+        }
+    }
+
+    /// `x` is `[B, C, H, W]`, `tokens` `[B, L, D]`.
+    pub fn forward(&self, weights: &Weights, x: &Tensor, tokens: &Tensor) -> Result<Tensor> {
+        let shape = x.shape();
+        let extents: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
+        let to_pixels = |x: &Tensor| {
+            x.reshape(&[extents[0], extents[1], -1])?
+                .permute(&[0, 2, 1])
+        };
+        let to_image = |x: &Tensor| x.permute(&[0, 2, 1])?.reshape(&extents);
+        let normal = self.norm.forward(weights, x)?;
+        let mut pixels = match &self.inward {
+            Projection::Convolution(conv) => to_pixels(&conv.forward(weights, &normal)?)?,
+            Projection::Linear(linear) => linear.forward(weights, &to_pixels(&normal)?)?,
+        };
+        for block in &self.blocks {
+            pixels = block.forward(weights, &pixels, tokens)?;
+        }
+        let image = match &self.outward {
+            Projection::Convolution(conv) => conv.forward(weights, &to_image(&pixels)?)?,
+            Projection::Linear(linear) => to_image(&linear.forward(weights, &pixels)?)?,
+        };
+        Ok(image.add(x)?)
+    }
+}
+
+impl Block {
+    fn declare(d: &mut Declaration, config: &TokensConfig, channels: usize) -> Self {
+        let attention = |d: &mut Declaration, name: &str, source: usize| {
+            d.within(name, |d| Attention {
+                query: LinearProjection::declare(d, "to_q", channels, channels),
+                key: LinearProjection::declare(d, "to_k", source, channels),
+                value: LinearProjection::declare(d, "to_v", source, channels),
+                out: Linear::declare_default(d, "to_out.0", channels, channels),
+                heads: config.heads,
+            })
+        };
+        Self {
+            norms: ["norm1", "norm2", "norm3"].map(|name| {
+                d.within(name, |d| LayerNorm {
+                    scale: d.declare("weight", &[channels], Group::Norm, Init::Ones),
+                    shift: d.declare("bias", &[channels], Group::Norm, Init::Zeros),
+                })
+            }),
+            own: attention(d, "attn1", channels),
+            cross: attention(d, "attn2", config.width),
+            feed: [
+                Linear::declare_default(d, "ff.net.0.proj", channels, 8 * channels),
+                Linear::declare_default(d, "ff.net.2", 4 * channels, channels),
+            ],
+        }
+    }
+
+    fn forward(&self, weights: &Weights, x: &Tensor, tokens: &Tensor) -> Result<Tensor> {
+        let [first, second, third] = &self.norms;
+        let normal = first.forward(weights, x)?;
+        let x = self.own.forward(weights, &normal, &normal)?.add(x)?;
+        let normal = second.forward(weights, &x)?;
+        let x = self.cross.forward(weights, &normal, tokens)?.add(&x)?;
+        // GEGLU (Shazeer 2020): one half gates the other.
+        let [widen, narrow] = &self.feed;
+        let wide = widen.forward(weights, &third.forward(weights, &x)?)?;
+        let half = wide.shape()[2] / 2;
+        let gated = wide
+            .narrow(2, 0, half)?
+            .mul(&wide.narrow(2, half, half)?.gelu()?)?;
+        Ok(narrow.forward(weights, &gated)?.add(&x)?)
+    }
+}
+
+impl LayerNorm {
+    fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
+        let (scale, shift) = (weights.get(self.scale), weights.get(self.shift));
+        Ok(x.layer_norm(Some(scale), Some(shift), LAYER_NORM_EPSILON)?)
+    }
+}
+
+impl Attention {
+    /// `x` `[B, T, C]` attends to `source` `[B or 1, L, D]`.
+    fn forward(&self, weights: &Weights, x: &Tensor, source: &Tensor) -> Result<Tensor> {
+        let (batch, channels) = (x.shape()[0], x.shape()[2]);
+        let heads = |x: Tensor| {
+            let (rows, length) = (x.shape()[0] as i64, x.shape()[1] as i64);
+            x.reshape(&[rows, length, self.heads as i64, -1])?
+                .permute(&[0, 2, 1, 3])
+        };
+        let scale = 1.0 / ((channels / self.heads) as f64).sqrt();
+        let query = heads(self.query.forward(weights, x)?.affine(scale, 0.0)?)?;
+        let key = heads(self.key.forward(weights, source)?)?;
+        let value = heads(self.value.forward(weights, source)?)?;
+        let attention = query.matmul(&key.permute(&[0, 1, 3, 2])?)?.softmax(-1)?;
+        let mixed = attention
+            .matmul(&value)?
+            .permute(&[0, 2, 1, 3])?
+            .reshape(&[batch as i64, -1, channels as i64])?;
+        self.out.forward(weights, &mixed)
+    }
+}

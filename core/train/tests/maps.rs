@@ -1,0 +1,261 @@
+//! Training on masks and depth maps: tiny models learn them, continue bit for bit, and refuse maps that do not fit.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dtta_data::{Dataset, Depth, Image, Maps, Mask, Provenance, Sample, pack};
+use dtta_tensor::Device;
+use dtta_train::{Error, Evaluation, Observer, Outcome, RunOptions, Trainer, TrainingConfig};
+use serde_json::{Value, json};
+
+/// 16 images of 8×8 whose brightness is a bright block on a dark ground: the block is class 1 and near. The first pixel has no label
+/// and no distance.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let samples = (0..16usize).map(|n| {
+        let (top, left) = (n % 4, n / 4);
+        let inside = |row: usize, column: usize| {
+            (top..top + 4).contains(&row) && (left..left + 4).contains(&column)
+        };
+        let places = || (0..64).map(|place| (place / 8, place % 8));
+        let image = Image::from_fn([1, 8, 8], |_, row, column| {
+            let grain = ((n * 64 + row * 8 + column) as f32 * 12.9898).sin() * 0.05;
+            grain + if inside(row, column) { 0.8 } else { 0.2 }
+        });
+        let labels = places().map(|(row, column)| match (row, column) {
+            (0, 0) => 255,
+            _ => u8::from(inside(row, column)),
+        });
+        let distances = places().map(|(row, column)| match (row, column) {
+            (0, 0) => 0.0,
+            _ if inside(row, column) => 2.0,
+            _ => 6.0,
+        });
+        Sample {
+            id: format!("train/{n:05}"),
+            image: image.unwrap(),
+            label: None,
+            maps: Maps {
+                mask: Some(Mask::new(8, 8, labels.collect()).unwrap()),
+                depth: Some(Depth::new(8, 8, distances.collect()).unwrap()),
+            },
+        }
+    });
+    let names = vec!["ground".into(), "block".into()];
+    let dataset = Dataset::from_samples("tiny", names, samples.collect()).unwrap();
+    let provenance = Provenance {
+        source: "made here".into(),
+        licence: "none".into(),
+    };
+    let all: Vec<usize> = (0..16).collect();
+    pack(
+        &dataset,
+        &all,
+        &provenance,
+        &folder.path().join("tiny.safetensors"),
+    )
+    .unwrap();
+    let predictor = |outputs: usize| {
+        json!({
+            "kind": "encoder_decoder", "image": [1, 8, 8], "outputs": outputs, "widths": [8, 16], "blocks": [1, 1],
+            "norm": { "kind": "group", "groups": 4 }
+        })
+    };
+    let unet = |spatial: Value| {
+        json!({
+            "kind": "unet", "image": [1, 4, 4], "block_out_channels": [16, 16], "down_block_types": ["DownBlock2D", "DownBlock2D"],
+            "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 8, "spatial": spatial
+        })
+    };
+    let dit = json!({
+        "kind": "dit", "image": [1, 4, 4], "patch_size": 1, "hidden_size": 32, "depth": 2, "num_heads": 2,
+        "spatial": { "channels": 2, "classes": 2 }
+    });
+    for (name, model) in [
+        ("segmenter", predictor(2)),
+        ("depth", predictor(1)),
+        ("mask-unet", unet(json!({ "channels": 2, "classes": 2 }))),
+        ("depth-unet", unet(json!({ "channels": 1 }))),
+        ("mask-dit", dit),
+    ] {
+        let path = folder.path().join(name).with_extension("json");
+        fs::write(path, model.to_string()).unwrap();
+    }
+    folder
+}
+
+/// A configuration of that kind; `changes` replace or add its fields.
+fn config(kind: &str, model: &str, steps: usize, changes: Value) -> TrainingConfig {
+    let data = json!({ "kind": "packed", "path": "tiny.safetensors" });
+    let mut preprocess = vec![json!({ "kind": "normalise", "mean": [0.5], "std": [0.5] })];
+    if kind == "denoiser" {
+        preprocess.insert(0, json!({ "kind": "resize", "height": 4, "width": 4 }));
+    }
+    let mut document = json!({
+        "kind": kind,
+        "model": format!("{model}.json"),
+        "data": {
+            "training": data, "held_out": data, "preprocess": preprocess,
+            "augmentation": [{ "kind": "horizontal_flip" }, { "kind": "random_crop", "border": 1 }],
+        },
+        "optimization": {
+            "steps": steps, "batch": 8, "optimizer": { "kind": "adamw", "learning_rate": 5e-3 }, "schedule": { "warmup": 5 },
+            "gradient_clip": 1.0, "ema": 0.9,
+        },
+        "output": { "weights": "weights.safetensors", "log_every": 5, "checkpoint_every": 10 },
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        document[key] = value.clone();
+    }
+    TrainingConfig::parse(document).unwrap()
+}
+
+fn range() -> Value {
+    json!({ "scale": "log", "maximum": 9 })
+}
+
+struct StopAt<'a>(usize, &'a AtomicBool);
+
+impl Observer for StopAt<'_> {
+    fn step(&mut self, done: usize) {
+        self.1.store(done == self.0, Ordering::Relaxed);
+    }
+}
+
+/// Runs in `folder/NAME`, until step `at`.
+fn run(
+    folder: &Path,
+    name: &str,
+    config: &TrainingConfig,
+    (resume, at): (bool, usize),
+) -> Result<Outcome, Error> {
+    let stop = AtomicBool::new(false);
+    let options = RunOptions {
+        out: folder.join(name),
+        weights: Some(folder.join(name).join("weights.safetensors")),
+        resume,
+        force: false,
+        stop: &stop,
+    };
+    let mut trainer = Trainer::prepare(config.clone(), folder, Device::cpu())?;
+    trainer.run(&options, &mut StopAt(at, &stop))
+}
+
+fn learned(kind: &str, model: &str, steps: usize, changes: Value) -> Evaluation {
+    let folder = folder();
+    let config = config(kind, model, steps, changes);
+    let outcome = run(folder.path(), "run", &config, (false, usize::MAX));
+    outcome.unwrap().evaluation.unwrap()
+}
+
+#[test]
+fn a_segmenter_learns_the_class_of_each_pixel() {
+    let changes = json!({ "evaluate": {}, "class_weights": [1, 2] });
+    let found = learned("classifier", "segmenter", 120, changes);
+    assert!(
+        found.accuracy > 0.95 && found.miou.unwrap() > 0.9,
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_depth_predictor_learns_the_distance_of_each_pixel() {
+    let found = learned(
+        "depth",
+        "depth",
+        200,
+        json!({ "evaluate": {}, "depth": range() }),
+    );
+    assert!(found.accuracy > 0.85 && found.loss < 0.06, "{found:?}");
+}
+
+#[test]
+fn denoisers_learn_to_tell_an_images_own_map_from_anothers() {
+    for (model, changes) in [
+        ("mask-unet", json!({})),
+        ("mask-dit", json!({})),
+        ("depth-unet", json!({ "depth": range() })),
+    ] {
+        let mut changes = changes;
+        changes["timesteps"] = json!({ "sampler": "stratified", "range": [100, 700] });
+        changes["evaluate"] = json!({ "samples": 16, "draws": 8 });
+        let found = learned("denoiser", model, 250, changes);
+        // Guessing is right for half of them.
+        assert!(found.accuracy > 0.8, "{model}: {found:?}");
+    }
+}
+
+#[test]
+fn a_continued_run_ends_with_the_same_weights_bit_for_bit() {
+    let folder = folder();
+    for (kind, model, changes) in [
+        ("classifier", "segmenter", json!({})),
+        ("depth", "depth", json!({ "depth": range() })),
+        ("denoiser", "mask-unet", json!({})),
+        ("denoiser", "depth-unet", json!({ "depth": range() })),
+    ] {
+        let config = config(kind, model, 14, changes);
+        let names = [format!("{model} whole"), format!("{model} stopped")];
+        run(folder.path(), &names[0], &config, (false, usize::MAX)).unwrap();
+        let stopped = run(folder.path(), &names[1], &config, (false, 8));
+        assert!(
+            matches!(stopped, Err(Error::Interrupted { step: 8 })),
+            "{stopped:?}"
+        );
+        run(folder.path(), &names[1], &config, (true, usize::MAX)).unwrap();
+        let weights =
+            |name| fs::read(folder.path().join(name).join("weights.safetensors")).unwrap();
+        assert!(weights(&names[0]) == weights(&names[1]), "{model}");
+    }
+}
+
+#[test]
+fn maps_that_do_not_fit_are_refused_before_the_run() {
+    let folder = folder();
+    let refused = |config: TrainingConfig, word: &str| {
+        let error = Trainer::prepare(config, folder.path(), Device::cpu())
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains(word), "{error}");
+    };
+    refused(config("denoiser", "depth-unet", 3, json!({})), "/depth");
+    refused(
+        config("depth", "segmenter", 3, json!({ "depth": range() })),
+        "1 output",
+    );
+    refused(
+        config(
+            "classifier",
+            "segmenter",
+            3,
+            json!({ "class_weights": [1, 1, 1] }),
+        ),
+        "/class_weights",
+    );
+    refused(config("classifier", "depth", 3, json!({})), "2 class names");
+    let data = |transforms: Value, preprocess: Value| {
+        let training =
+            json!({ "kind": "packed", "path": "tiny.safetensors", "transforms": transforms });
+        json!({ "data": { "training": training, "preprocess": preprocess } })
+    };
+    let cropped = data(
+        json!([]),
+        json!([{ "kind": "centre_crop", "height": 4, "width": 4 }]),
+    );
+    refused(
+        config("denoiser", "mask-unet", 3, cropped),
+        "/data/preprocess/0",
+    );
+    let halved = json!([{ "kind": "resize", "height": 4, "width": 4 }]);
+    let grown = json!([{ "kind": "resize", "height": 8, "width": 8 }]);
+    refused(
+        config("classifier", "segmenter", 3, data(halved, grown)),
+        "[4, 4]",
+    );
+}
