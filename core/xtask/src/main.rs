@@ -61,11 +61,12 @@ fn main() -> ExitCode {
 }
 
 /// The plugins whose components are committed: those that ship, and one for tests.
-const PLUGINS: [&str; 5] = [
+const PLUGINS: [&str; 6] = [
     "plugins/accuracy",
     "plugins/classification",
     "plugins/entropy",
     "plugins/linear",
+    "plugins/margin",
     "tests/plugins/probe",
 ];
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 mod support;
 
-use support::{SHIPPED, library, root};
+use support::{SHIPPED, bits, leaf, library, root};
 
 fn linked(name: &str) -> Plugin {
     let entry = match name {
@@ -59,41 +59,6 @@ fn every_plugin_conforms_through_every_loader() {
                 .expect_passed();
         }
     }
-}
-
-/// Some output, and the gradient of each of its inputs.
-fn bits(outputs: &Named, leaves: &[&Tensor]) -> Vec<Vec<u32>> {
-    let mut sum: Option<Tensor> = None;
-    let mut bits = Vec::new();
-    for (_, output) in outputs {
-        bits.push(output.to_floats().unwrap());
-        let weights: Vec<f32> = (0..output.shape().elements())
-            .map(|i| (i as f32).sin())
-            .collect();
-        let weights = Tensor::from_floats(&weights, &output.shape(), output.device()).unwrap();
-        let term = output.mul(&weights).unwrap().sum(&[], false).unwrap();
-        sum = Some(sum.map_or(term.clone(), |sum| sum.add(&term).unwrap()));
-    }
-    let gradients = sum.unwrap().backward().unwrap();
-    bits.extend(
-        leaves
-            .iter()
-            .map(|leaf| gradients.of(leaf).unwrap().to_floats().unwrap()),
-    );
-    bits.iter()
-        .map(|values| values.iter().map(|x| x.to_bits()).collect())
-        .collect()
-}
-
-fn leaf(shape: &[usize], seed: f32) -> Tensor {
-    let count = shape.iter().product();
-    let values: Vec<f32> = (0..count)
-        .map(|i: usize| (i as f32 * 0.7 + seed).cos())
-        .collect();
-    Tensor::from_floats(&values, shape, &Device::cpu())
-        .unwrap()
-        .to_leaf()
-        .unwrap()
 }
 
 #[test]
