@@ -159,6 +159,42 @@ fn metrics_of_every_loader_understand_each_other() {
 }
 
 #[test]
+fn a_panic_stays_outside_and_the_next_sample_is_unharmed() {
+    let component = root().join("tests/plugins/probe/dist/plugin.json");
+    let plugins = [
+        Plugin::linked("probe", dtta_plugin_probe::plugin_entry).unwrap(),
+        Plugin::from_file(&library("probe")).unwrap(),
+        Plugin::from_manifest(&component).unwrap(),
+    ];
+    let loaders = plugins.each_ref().map(Plugin::loader);
+    assert_eq!(
+        loaders,
+        [LoaderKind::Linked, LoaderKind::Native, LoaderKind::Wasm]
+    );
+    let config = json!({"operation": "panic", "operands": [], "attributes": []});
+    for plugin in plugins {
+        let mut head = plugin.head(&config, &Environment::default()).unwrap();
+        let mut forward = |rows: usize| {
+            let input = vec![("0".to_owned(), leaf(&[rows, 3], 1.0))];
+            head.forward(&input, &mut Values::none())
+        };
+        let expected = forward(2).unwrap()[0].1.to_floats().unwrap();
+        for _ in 0..3 {
+            let error = forward(1).unwrap_err();
+            let PluginError::Trap { place, message } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!(
+                (place.plugin.as_str(), place.function),
+                ("probe", "forward")
+            );
+            assert!(message.contains("told to panic on one row"), "{message}");
+            assert_eq!(forward(2).unwrap()[0].1.to_floats().unwrap(), expected);
+        }
+    }
+}
+
+#[test]
 fn refuses_files_that_are_no_native_plugin() {
     let folder = tempfile::tempdir().unwrap();
     let extension = std::env::consts::DLL_EXTENSION;
