@@ -407,6 +407,32 @@ fn plugins_are_checked_with_a_report_for_people_and_one_for_scripts() {
 }
 
 #[test]
+fn a_plugin_in_c_is_built_as_a_library_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/margin/src");
+    for file in ["margin.c", "margin.h", "native/boundary.c"] {
+        let to = folder.path().join("mine/src").join(file);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(source.join(file), to).unwrap();
+    }
+    let build = ["plugins", "build", "mine", "--target", "native"];
+    let output = dtta(&build, folder.path());
+    assert!(output.status.success(), "{output:?}");
+    let manifest = read(&folder.path().join("mine/dist/native/plugin.json"));
+    assert_eq!(manifest["name"], "margin");
+    assert_eq!(manifest["built_with"], "cc");
+    let output = dtta(&["plugins", "check", "mine/dist/native"], folder.path());
+    assert!(output.status.success(), "{output:?}");
+
+    fs::write(folder.path().join("mine/src/margin.c"), "no C").unwrap();
+    let output = dtta(&build, folder.path());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let output = dtta(&["plugins", "build", "nowhere"], folder.path());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("`nowhere`"), "{said}");
+}
+
+#[test]
 fn a_library_that_is_none_is_refused_in_a_process_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let file = format!("broken.{}", std::env::consts::DLL_EXTENSION);

@@ -1,8 +1,10 @@
 //! `dtta plugins`: making plugins, holding them to their contract, and what they say of themselves.
 
 mod build;
+mod c;
 mod check;
 mod new;
+mod source;
 mod toolchain;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ pub struct Arguments {
 enum Verb {
     /// Writes a crate for a new plugin.
     New(new::Arguments),
-    /// Builds a plugin's crate: a WebAssembly component and a shared library.
+    /// Builds a plugin, a crate or C: a WebAssembly component and a shared library.
     Build(build::Arguments),
     /// Holds a plugin to what every plugin must do. A shared library runs, in a process of its own.
     Check(check::Arguments),

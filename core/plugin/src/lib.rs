@@ -36,6 +36,7 @@ mod native;
 mod plugin;
 mod registry;
 mod roles;
+mod saved;
 mod slots;
 mod values;
 mod wasm;

@@ -13,6 +13,7 @@ use crate::error::{ConfigIssue, PluginError, Result};
 use crate::manifest::{Manifest, Role, join, read_bytes, sha256};
 use crate::native::{self, NativeHead, NativeMapper, NativeMetric, NativeObjective, NativePlugin};
 use crate::roles::{Head, Mapper, Metric, Objective};
+use crate::saved::Saved;
 use crate::slots::{CheckedMapper, Slots};
 use crate::wasm::{self, WasmHead, WasmMapper, WasmMetric, WasmObjective, WasmPlugin};
 
@@ -384,8 +385,18 @@ impl Plugin {
     /// As [`head`](Self::head).
     pub fn metric(&self, config: &Value, environment: &Environment) -> Result<Box<dyn Metric>> {
         let config = self.configure(Role::Metric, config)?;
-        let environment = environment.clone();
-        Ok(make!(self, WasmMetric, NativeMetric(config, environment)))
+        let (slots, environment) = (String::new(), environment.clone());
+        Ok(match &self.0.loaded {
+            Loaded::Wasm(component) => Box::new(Saved::new(WasmMetric::new(
+                component.clone(),
+                config,
+                slots,
+                environment,
+            )?)?),
+            Loaded::Linked(native) | Loaded::Native(native) => Box::new(Saved::new(
+                NativeMetric::new(native, config, slots, environment)?,
+            )?),
+        })
     }
 
     /// The config as the plugin gets it, if it offers the role and its schema agrees.

@@ -57,6 +57,49 @@ mod fixture {
     export_plugin! { mapper: Fixture }
 }
 
+/// A metric that counts samples, and panics where it is told to.
+mod counter {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use dtta_sdk::prelude::*;
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Config {}
+
+    pub struct Counter;
+
+    /// Whether `merge` panics.
+    pub static REFUSES: AtomicBool = AtomicBool::new(false);
+
+    impl Metric for Counter {
+        type Config = Config;
+        type State = u32;
+
+        fn create(_config: Config) -> Result<Self> {
+            Ok(Self)
+        }
+
+        fn score(&self, predictions: &Named, _: &Named, _: &Session) -> Result<u32> {
+            match predictions.get("logits")?.shape()?[0] {
+                2 => panic!("two rows are too many"),
+                rows => Ok(rows),
+            }
+        }
+
+        fn merge(&self, state: &mut u32, other: u32) {
+            assert!(!REFUSES.load(Ordering::Relaxed), "no sum today");
+            *state += other;
+        }
+
+        fn report(&self, state: &u32) -> Scores {
+            [("count".to_owned(), f64::from(*state))].into()
+        }
+    }
+
+    export_plugin! { metric: Counter }
+}
+
 fn slots() -> Value {
     json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 3]}])
 }
@@ -120,6 +163,32 @@ fn outlives_a_panic() {
     assert!(mapper.condition(&logits(3), &mut Values::none()).is_ok());
     let error = make("panic at once").err().unwrap();
     assert!(matches!(error, PluginError::Trap { .. }), "{error}");
+}
+
+#[test]
+fn a_metric_that_cannot_be_restored_is_not_taken_for_an_empty_one() {
+    use std::sync::atomic::Ordering;
+    let plugin = Plugin::linked("counter", counter::plugin_entry).unwrap();
+    let mut metric = plugin.metric(&json!({}), &Environment::default()).unwrap();
+    metric.update(&logits(3), &Named::new()).unwrap();
+    let saved = metric.save();
+    let error = metric.update(&logits(2), &Named::new()).unwrap_err();
+    assert!(
+        error.to_string().contains("two rows are too many"),
+        "{error}"
+    );
+
+    counter::REFUSES.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let error = metric.report().unwrap_err();
+        assert!(error.to_string().contains("no sum today"), "{error}");
+        assert!(metric.update(&logits(1), &Named::new()).is_err());
+        assert_eq!(metric.save(), saved);
+    }
+    counter::REFUSES.store(false, Ordering::Relaxed);
+    assert_eq!(metric.report().unwrap()["count"], 3.0);
+    metric.update(&logits(1), &Named::new()).unwrap();
+    assert_eq!(metric.report().unwrap()["count"], 4.0);
 }
 
 #[test]

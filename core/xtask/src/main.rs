@@ -61,12 +61,13 @@ fn main() -> ExitCode {
 }
 
 /// The plugins whose components are committed: those that ship, and one for tests.
-const PLUGINS: [&str; 7] = [
+const PLUGINS: [&str; 8] = [
     "plugins/accuracy",
     "plugins/classification",
     "plugins/depth",
     "plugins/entropy",
     "plugins/linear",
+    "plugins/margin",
     "plugins/segmentation",
     "tests/plugins/probe",
 ];

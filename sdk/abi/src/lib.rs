@@ -1,8 +1,8 @@
 //! The native plugin interface: plain C tables that host and plugin exchange.
 //!
 //! One symbol, [`ENTRY_SYMBOL`], leads to a [`PluginTable`]; whatever a plugin asks of the host
-//! goes through the [`HostTable`] that every [`Call`] points at. Both sides use this crate, and
-//! a plugin in another language can follow it as a header. It means the same as `wit/` and
+//! goes through the [`HostTable`] that every [`Call`] points at. Both sides use this crate;
+//! `include/dtta.h` is the same in C, and a test holds it to this crate. It means the same as `wit/` and
 //! carries the same version ([`ABI_MAJOR`], [`ABI_MINOR`]), which is not the crate's.
 //!
 //! # Rules

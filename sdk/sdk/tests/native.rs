@@ -476,15 +476,17 @@ fn refuses_a_host_of_another_version() {
 
 #[test]
 fn describes_and_declares_as_documents() {
-    let mut document = Vec::new();
-    let sink = Sink {
-        context: (&raw mut document).cast(),
-        write: append,
+    let written = |write: &dyn Fn(*const Sink) -> Status| {
+        let mut document = Vec::new();
+        let sink = Sink {
+            context: (&raw mut document).cast(),
+            write: append,
+        };
+        assert_eq!(write(&raw const sink), Status::OK);
+        String::from_utf8(document).unwrap()
     };
     // SAFETY: the sink is alive; a null error sink is allowed.
-    let status = unsafe { (table().describe.unwrap())(&raw const sink, ptr::null()) };
-    assert_eq!(status, Status::OK);
-    let text = String::from_utf8(std::mem::take(&mut document)).unwrap();
+    let text = written(&|sink| unsafe { (table().describe.unwrap())(sink, ptr::null()) });
     for part in [
         r#""roles":["head"]"#,
         r#""constants":["a","b"]"#,
@@ -494,10 +496,10 @@ fn describes_and_declares_as_documents() {
     }
     let (instance, ..) = create(r#"{"act": "compute"}"#);
     // SAFETY: as above.
-    let status = unsafe { ((*table().head).declare)(instance, &raw const sink, ptr::null()) };
-    assert_eq!(status, Status::OK);
+    let declared =
+        written(&|sink| unsafe { ((*table().head).declare)(instance, sink, ptr::null()) });
     let expected = r#"[{"name":"scale","storage":"parameter","shape":[3],"attributes":{"group":"norm-affine"}}]"#;
-    assert_eq!(String::from_utf8(document).unwrap(), expected);
+    assert_eq!(declared, expected);
     destroy(instance);
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 mod support;
 
-use support::{SHIPPED, library, root};
+use support::{SHIPPED, bits, leaf, library, root};
 
 fn linked(name: &str) -> Plugin {
     let entry = match name {
@@ -63,41 +63,6 @@ fn every_plugin_conforms_through_every_loader() {
             configured.check().expect_passed();
         }
     }
-}
-
-/// Some output, and the gradient of each of its inputs.
-fn bits(outputs: &Named, leaves: &[&Tensor]) -> Vec<Vec<u32>> {
-    let mut sum: Option<Tensor> = None;
-    let mut bits = Vec::new();
-    for (_, output) in outputs {
-        bits.push(output.to_floats().unwrap());
-        let weights: Vec<f32> = (0..output.shape().elements())
-            .map(|i| (i as f32).sin())
-            .collect();
-        let weights = Tensor::from_floats(&weights, &output.shape(), output.device()).unwrap();
-        let term = output.mul(&weights).unwrap().sum(&[], false).unwrap();
-        sum = Some(sum.map_or(term.clone(), |sum| sum.add(&term).unwrap()));
-    }
-    let gradients = sum.unwrap().backward().unwrap();
-    bits.extend(
-        leaves
-            .iter()
-            .map(|leaf| gradients.of(leaf).unwrap().to_floats().unwrap()),
-    );
-    bits.iter()
-        .map(|values| values.iter().map(|x| x.to_bits()).collect())
-        .collect()
-}
-
-fn leaf(shape: &[usize], seed: f32) -> Tensor {
-    let count = shape.iter().product();
-    let values: Vec<f32> = (0..count)
-        .map(|i: usize| (i as f32 * 0.7 + seed).cos())
-        .collect();
-    Tensor::from_floats(&values, shape, &Device::cpu())
-        .unwrap()
-        .to_leaf()
-        .unwrap()
 }
 
 #[test]
@@ -197,6 +162,42 @@ fn metrics_of_every_loader_understand_each_other() {
         reports[0]["accuracy"] > 0.3 && reports[0]["accuracy"] < 1.0,
         "{reports:?}"
     );
+}
+
+#[test]
+fn a_panic_stays_outside_and_the_next_sample_is_unharmed() {
+    let component = root().join("tests/plugins/probe/dist/plugin.json");
+    let plugins = [
+        Plugin::linked("probe", dtta_plugin_probe::plugin_entry).unwrap(),
+        Plugin::from_file(&library("probe")).unwrap(),
+        Plugin::from_manifest(&component).unwrap(),
+    ];
+    let loaders = plugins.each_ref().map(Plugin::loader);
+    assert_eq!(
+        loaders,
+        [LoaderKind::Linked, LoaderKind::Native, LoaderKind::Wasm]
+    );
+    let config = json!({"operation": "panic", "operands": [], "attributes": []});
+    for plugin in plugins {
+        let mut head = plugin.head(&config, &Environment::default()).unwrap();
+        let mut forward = |rows: usize| {
+            let input = vec![("0".to_owned(), leaf(&[rows, 3], 1.0))];
+            head.forward(&input, &mut Values::none())
+        };
+        let expected = forward(2).unwrap()[0].1.to_floats().unwrap();
+        for _ in 0..3 {
+            let error = forward(1).unwrap_err();
+            let PluginError::Trap { place, message } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!(
+                (place.plugin.as_str(), place.function),
+                ("probe", "forward")
+            );
+            assert!(message.contains("told to panic on one row"), "{message}");
+            assert_eq!(forward(2).unwrap()[0].1.to_floats().unwrap(), expected);
+        }
+    }
 }
 
 #[test]

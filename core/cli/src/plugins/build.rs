@@ -1,21 +1,21 @@
-//! `dtta plugins build`: a plugin's crate to a component and a shared library in its `dist/`, each
+//! `dtta plugins build`: a plugin's crate, or its C, to a component and a shared library in its `dist/`, each
 //! with the manifest that hosts read instead of running it. `--check` holds a committed `dist/` to
 //! its sources.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use dtta_plugin::{MANIFEST_SCHEMA_VERSION, Plugin, sha256};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use wit_component::{ComponentEncoder, DecodedWasm};
 use wit_parser::{Function, Resolve, WorldItem, WorldKey};
 
-use super::toolchain::{PROFILE, TARGET, Toolchain, build_native};
+use super::c::{self, Clang};
+use super::source::{Code, Project, Source};
+use super::toolchain::{Toolchain, build_native};
 
 /// The package that a component may import from, and no other.
 const INTERFACE_PACKAGE: (&str, &str) = ("dtta", "plugin");
@@ -23,7 +23,7 @@ const INTERFACE_PACKAGE: (&str, &str) = ("dtta", "plugin");
 /// What to build.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The plugin's crate.
+    /// The plugin's folder: a crate, or C files in `src`.
     #[arg(default_value = ".")]
     folder: PathBuf,
     /// For which loader.
@@ -46,11 +46,40 @@ enum Target {
     Native,
 }
 
+/// What compiles a plugin's component.
+enum Compiler<'a> {
+    Rust(Toolchain, &'a Project),
+    C(Clang),
+}
+
+impl<'a> Compiler<'a> {
+    fn of(plugin: &'a Source) -> Result<Self> {
+        Ok(match &plugin.code {
+            Code::Rust(project) => Self::Rust(Toolchain::find()?, project),
+            Code::C => Self::C(Clang::find()?),
+        })
+    }
+
+    fn built_with(&self) -> String {
+        match self {
+            Self::Rust(toolchain, _) => toolchain.built_with(),
+            Self::C(clang) => clang.built_with(),
+        }
+    }
+
+    fn module(&self, plugin: &Source) -> Result<Vec<u8>> {
+        match self {
+            Self::Rust(toolchain, project) => read(&toolchain.build(project, &plugin.package)?),
+            Self::C(clang) => clang.build(plugin),
+        }
+    }
+}
+
 /// Builds, or checks.
 pub fn build(arguments: &Arguments) -> Result<()> {
-    let (project, plugin) = Project::of(&arguments.folder)?;
+    let plugin = Source::of(&arguments.folder)?;
     if arguments.check {
-        return check(&project, &plugin).with_context(|| {
+        return check(&plugin).with_context(|| {
             format!(
                 "`{}` is not what its sources build to; run `dtta plugins build --target wasm {}`",
                 plugin.dist().display(),
@@ -59,18 +88,20 @@ pub fn build(arguments: &Arguments) -> Result<()> {
         });
     }
     if arguments.target != Target::Native {
-        let toolchain = Toolchain::find()?;
-        let (component, manifest) = make(&project, &plugin, &toolchain)?;
+        let (component, manifest) = make(&plugin, &Compiler::of(&plugin)?)?;
         put(&plugin.dist(), &plugin.component(), &component, &manifest)?;
     }
     if arguments.target != Target::Wasm {
-        let library = build_native(&project, &plugin.package)?;
+        let (library, built_with) = match &plugin.code {
+            Code::Rust(project) => (build_native(project, &plugin.package)?, "cargo"),
+            Code::C => (c::build_native(&plugin)?, "cc"),
+        };
         let bytes = read(&library)?;
         // The library describes itself: it is the author's own, and runs here.
         let loaded = Plugin::from_library_file(&library)?;
         let name = library.file_name().unwrap_or_default().to_string_lossy();
         let operations = json!(loaded.operations());
-        let manifest = manifest(&plugin, &loaded, &name, &bytes, &operations, "cargo");
+        let manifest = manifest(&plugin, &loaded, &name, &bytes, &operations, built_with);
         put(&plugin.dist().join("native"), &name, &bytes, &manifest)?;
     }
     Ok(())
@@ -84,69 +115,9 @@ fn put(folder: &Path, name: &str, artifact: &[u8], manifest: &Value) -> Result<(
     Ok(())
 }
 
-/// The workspace that a plugin belongs to.
-pub(super) struct Project {
-    pub(super) root: PathBuf,
-    /// The checkout with the SDK, where the plugin uses one.
-    pub(super) sdk: Option<PathBuf>,
-}
-
-/// A plugin's crate.
-struct Source {
-    package: String,
-    description: String,
-    folder: PathBuf,
-    digest: String,
-}
-
-impl Source {
-    fn dist(&self) -> PathBuf {
-        self.folder.join("dist")
-    }
-
-    fn component(&self) -> String {
-        format!("{}.wasm", self.package)
-    }
-}
-
-impl Project {
-    /// The crate in `folder`, and its workspace.
-    fn of(folder: &Path) -> Result<(Self, Source)> {
-        let manifest = folder.join("Cargo.toml");
-        let manifest = fs::canonicalize(&manifest)
-            .with_context(|| format!("there is no crate at `{}`", folder.display()))?;
-        let Metadata {
-            packages,
-            resolve,
-            workspace_root: root,
-        } = metadata(&manifest)?;
-        let package = packages
-            .iter()
-            .find(|package| package.manifest_path == manifest)
-            .with_context(|| format!("`{}` is no package", manifest.display()))?;
-        let sdk = packages
-            .iter()
-            .find(|package| package.name == "dtta-sdk" && package.source.is_none())
-            .and_then(|package| package.manifest_path.ancestors().nth(3));
-        let source = Source {
-            package: package.name.clone(),
-            description: package.description.clone().unwrap_or_default(),
-            digest: source_digest(package, &packages, &resolve)?,
-            folder: folder.to_owned(),
-        };
-        let sdk = sdk.map(Path::to_owned);
-        Ok((Self { root, sdk }, source))
-    }
-
-    /// Versions are those of the lock file, where there is one.
-    pub(super) fn locked(&self) -> Option<&'static str> {
-        self.root.join("Cargo.lock").is_file().then_some("--locked")
-    }
-}
-
 /// Cheapest first: the artifact against its manifest, the sources against their digest, and, where
 /// the same compiler is at hand, every byte.
-fn check(project: &Project, plugin: &Source) -> Result<()> {
+fn check(plugin: &Source) -> Result<()> {
     let dist = plugin.dist();
     let path = dist.join("plugin.json");
     let committed: Value = serde_json::from_slice(&read(&path)?)
@@ -169,12 +140,12 @@ fn check(project: &Project, plugin: &Source) -> Result<()> {
         plugin.digest,
         field("source_digest")
     );
-    let toolchain = match Toolchain::find() {
-        Ok(toolchain) if toolchain.built_with() == field("built_with") => toolchain,
+    let compiler = match Compiler::of(plugin) {
+        Ok(compiler) if compiler.built_with() == field("built_with") => compiler,
         other => {
             let found = other.map_or_else(
                 |error| format!("{error:#}"),
-                |toolchain| toolchain.built_with(),
+                |compiler| compiler.built_with(),
             );
             eprintln!(
                 "{}: sources unchanged; bytes not compared, as it was built with `{}` and here is: {found}",
@@ -184,7 +155,7 @@ fn check(project: &Project, plugin: &Source) -> Result<()> {
             return Ok(());
         }
     };
-    let (rebuilt, manifest) = make(project, plugin, &toolchain)?;
+    let (rebuilt, manifest) = make(plugin, &compiler)?;
     ensure!(
         rebuilt == component,
         "the same compiler gives {} instead",
@@ -198,27 +169,27 @@ fn check(project: &Project, plugin: &Source) -> Result<()> {
     eprintln!(
         "{}: the same bytes, rebuilt with {}",
         plugin.package,
-        toolchain.built_with()
+        compiler.built_with()
     );
     Ok(())
 }
 
 /// Compiles a component and asks it who it is.
-fn make(project: &Project, plugin: &Source, toolchain: &Toolchain) -> Result<(Vec<u8>, Value)> {
-    let module = read(&toolchain.build(project, &plugin.package)?)?;
+fn make(plugin: &Source, compiler: &Compiler<'_>) -> Result<(Vec<u8>, Value)> {
+    let module = compiler.module(plugin)?;
     let component =
         encode(&module).with_context(|| format!("`{}` makes no component", plugin.package))?;
     let operations = inspect(&component)?;
 
     // In a folder without a manifest, the loader asks the component itself.
-    let folder = project.root.join("target/wasm/components");
+    let folder = plugin.target().join("wasm/components");
     let file = folder.join(plugin.component());
     write(&file, &component)?;
     let loaded = Plugin::from_component_file(&file).map_err(|error| {
         anyhow!(error).context(format!("`{}` cannot be loaded", plugin.package))
     })?;
     let (name, operations) = (plugin.component(), json!(operations));
-    let built_with = toolchain.built_with();
+    let built_with = compiler.built_with();
     let manifest = manifest(plugin, &loaded, &name, &component, &operations, &built_with);
     Ok((component, manifest))
 }
@@ -232,11 +203,15 @@ fn manifest(
     built_with: &str,
 ) -> Value {
     let descriptor = plugin.descriptor();
+    let description = match &*source.description {
+        "" => &descriptor.description,
+        own => own,
+    };
     json!({
         "schema_version": MANIFEST_SCHEMA_VERSION,
         "name": descriptor.name,
         "version": descriptor.version,
-        "description": source.description,
+        "description": description,
         "interface": descriptor.interface,
         "roles": descriptor.roles,
         "artifact": artifact,
@@ -304,145 +279,14 @@ fn operation(function: &Function) -> Option<String> {
         .then_some(name)
 }
 
-/// sha256 over whatever decides what a plugin does: how it is compiled, the sources of every
-/// local crate that it is built from, the interface, and the locked versions of all other crates.
-fn source_digest(plugin: &Package, packages: &[Package], graph: &Graph) -> Result<String> {
-    let nodes: BTreeMap<&str, &Node> = graph
-        .nodes
-        .iter()
-        .map(|node| (node.id.as_str(), node))
-        .collect();
-    let mut reached = BTreeSet::from([plugin.id.as_str()]);
-    let mut open = vec![plugin.id.as_str()];
-    while let Some(id) = open.pop() {
-        for dependency in nodes.get(id).into_iter().flat_map(|node| &node.deps) {
-            let is_for_tests = dependency
-                .dep_kinds
-                .iter()
-                .all(|kind| kind.kind.as_deref() == Some("dev"));
-            if !is_for_tests && reached.insert(&dependency.pkg) {
-                open.push(&dependency.pkg);
-            }
-        }
-    }
-    let mut digest = Sha256::new();
-    digest.update(PROFILE.join("\n"));
-    for package in packages
-        .iter()
-        .filter(|package| reached.contains(package.id.as_str()))
-    {
-        digest.update(format!(
-            "\n{} {} {}\n",
-            package.name, package.version, package.edition
-        ));
-        let Some(folder) = package.manifest_path.parent() else {
-            continue;
-        };
-        if package.source.is_some() {
-            continue;
-        }
-        let mut files = BTreeSet::from([package.manifest_path.clone()]);
-        collect(&folder.join("src"), &mut files)?;
-        if package.name == "dtta-sdk" {
-            let interface = folder.join("../../wit");
-            files.extend(["types.wit", "roles.wit"].map(|name| interface.join(name)));
-        }
-        for file in files {
-            let name = file.strip_prefix(folder).unwrap_or(&file);
-            let name = name.to_string_lossy().replace('\\', "/");
-            let bytes = read(&file)?;
-            digest.update(format!("\n{name} {}\n", bytes.len()));
-            digest.update(bytes);
-        }
-    }
-    Ok(hex(&digest.finalize()))
-}
-
-fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("cannot list `{}`", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            collect(&path, files)?;
-        } else {
-            files.insert(path);
-        }
-    }
-    Ok(())
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    resolve: Graph,
-    workspace_root: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-    version: String,
-    edition: String,
-    description: Option<String>,
-    source: Option<String>,
-    manifest_path: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Graph {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    pkg: String,
-    dep_kinds: Vec<DependencyKind>,
-}
-
-#[derive(Deserialize)]
-struct DependencyKind {
-    kind: Option<String>,
-}
-
-fn metadata(manifest: &Path) -> Result<Metadata> {
-    let mut command = Command::new("cargo");
-    command
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--filter-platform",
-            TARGET,
-        ])
-        .arg("--manifest-path")
-        .arg(manifest);
-    let mut metadata: Metadata = serde_json::from_slice(&output(&mut command)?)?;
-    metadata
-        .packages
-        .sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-    Ok(metadata)
-}
-
 fn text(manifest: &Value) -> Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(manifest)?;
     text.push(b'\n');
     Ok(text)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Reads a file; the error names it.
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
@@ -485,7 +329,8 @@ mod tests {
 
     /// The committed component: its test needs no compiler.
     fn shipped() -> Vec<u8> {
-        read(&shipped_folder().join("dist/dtta-plugin-classification.wasm")).unwrap()
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/classification");
+        read(&folder.join("dist/dtta-plugin-classification.wasm")).unwrap()
     }
 
     #[test]
@@ -522,19 +367,5 @@ mod tests {
             error,
             "it imports `a:b/clock@0.1.0`; a plugin may import `dtta:plugin` only"
         );
-    }
-
-    fn shipped_folder() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/classification")
-    }
-
-    #[test]
-    fn finds_the_crate_and_digests_its_sources() {
-        let (project, source) = Project::of(&shipped_folder()).unwrap();
-        assert_eq!(source.package, "dtta-plugin-classification");
-        assert_eq!(source.digest.len(), 64);
-        assert_eq!(project.sdk.as_deref(), Some(&*project.root));
-        assert_eq!(project.locked(), Some("--locked"));
-        assert!(Project::of(Path::new("/nowhere")).is_err());
     }
 }

@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::build::{Project, output, run};
+use super::build::{output, run};
+use super::source::Project;
 
 /// The target of every plugin: no operating system, so a component can import nothing but what
 /// the interface offers.

@@ -16,7 +16,8 @@ use super::{NativePlugin, Written, listen, sink};
 use crate::environment::Environment;
 use crate::error::{Place, PluginError, Result};
 use crate::manifest::Role;
-use crate::roles::{Head, Mapper, Metric, Named, Objective};
+use crate::roles::{Head, Mapper, Named, Objective, scores};
+use crate::saved::Accumulator;
 use crate::values::{self, ValueSpec, Values};
 
 /// What the tables of all roles have in common.
@@ -121,6 +122,8 @@ pub(crate) type NativeHead = NativeRole<HeadTable>;
 pub(crate) type NativeMapper = NativeRole<MapperTable>;
 /// An objective.
 pub(crate) type NativeObjective = NativeRole<ObjectiveTable>;
+/// A metric's accumulator.
+pub(crate) type NativeMetric = NativeRole<MetricTable>;
 
 impl<T: RoleTable> NativeRole<T> {
     /// Creates the role from its validated config; `slots` is for mappers.
@@ -399,66 +402,23 @@ impl Objective for NativeObjective {
     }
 }
 
-/// A metric. What it has accumulated is kept here too, as it saved it: a plugin that panics
-/// takes no score with it.
-pub(crate) struct NativeMetric {
-    role: NativeRole<MetricTable>,
-    saved: Vec<u8>,
-}
-
-impl NativeMetric {
-    /// As [`NativeRole::new`].
-    pub(crate) fn new(
-        plugin: &Arc<NativePlugin>,
-        config: String,
-        environment: Environment,
-    ) -> Result<Self> {
-        let mut metric = Self {
-            role: NativeRole::new(plugin, config, String::new(), environment)?,
-            saved: Vec::new(),
-        };
-        metric.saved = metric.fetch()?;
-        Ok(metric)
+impl Accumulator for NativeMetric {
+    fn is_alive(&self) -> bool {
+        self.instance.is_some()
     }
 
-    fn fetch(&mut self) -> Result<Vec<u8>> {
-        let place = self.role.place("save");
-        self.role.written(&place, |table, instance, bytes, error| {
-            // SAFETY: `written` holds everything for the time of the call.
-            unsafe { (table.save)(instance, bytes, error) }
-        })
+    fn start(&mut self) -> Result<()> {
+        self.live().map(drop)
     }
 
-    fn add(&mut self, saved: &[u8]) -> Result<()> {
-        let place = self.role.place("merge");
-        let (instance, table) = (self.role.live()?, self.role.table);
-        let (status, error) = listen(|error| {
-            // SAFETY: the instance was created by this table; bytes and sink outlive the call.
-            unsafe { (table.merge)(instance.as_ptr(), Bytes::new(saved), error) }
-        });
-        self.role.answer(&place, status, error)
+    fn stop(&mut self) {
+        self.destroy();
     }
 
-    /// A live instance that holds what was accumulated.
-    fn revive(&mut self) -> Result<()> {
-        if self.role.instance.is_none() {
-            self.role.live()?;
-            let saved = std::mem::take(&mut self.saved);
-            let added = self.add(&saved);
-            self.saved = saved;
-            // An instance that lacks what was accumulated must not pass for one that has it.
-            added.inspect_err(|_| self.role.destroy())?;
-        }
-        Ok(())
-    }
-}
-
-impl Metric for NativeMetric {
-    fn update(&mut self, predictions: &Named, targets: &Named) -> Result<()> {
-        self.revive()?;
-        let place = self.role.place("update");
-        let (instance, table) = (self.role.live()?, self.role.table);
-        let result = self.role.call(
+    fn add(&mut self, predictions: &Named, targets: &Named) -> Result<()> {
+        let place = self.place("update");
+        let (instance, table) = (self.live()?, self.table);
+        let result = self.call(
             &place,
             Phase::Metric,
             |session| {
@@ -472,31 +432,35 @@ impl Metric for NativeMetric {
                 unsafe { (table.update)(instance.as_ptr(), call, a, n, b, m, error) }
             },
         );
-        self.role.context.session.leave();
-        result?;
-        self.saved = self.fetch()?;
-        Ok(())
+        self.context.session.leave();
+        result
     }
 
-    fn save(&self) -> Vec<u8> {
-        self.saved.clone()
+    fn restore(&mut self, saved: &[u8]) -> Result<()> {
+        let place = self.place("merge");
+        let (instance, table) = (self.live()?, self.table);
+        let (status, error) = listen(|error| {
+            // SAFETY: the instance was created by this table; bytes and sink outlive the call.
+            unsafe { (table.merge)(instance.as_ptr(), Bytes::new(saved), error) }
+        });
+        self.answer(&place, status, error)
     }
 
-    fn merge(&mut self, saved: &[u8]) -> Result<()> {
-        self.revive()?;
-        self.add(saved)?;
-        self.saved = self.fetch()?;
-        Ok(())
+    fn fetch(&mut self) -> Result<Vec<u8>> {
+        let place = self.place("save");
+        self.written(&place, |table, instance, bytes, error| {
+            // SAFETY: `written` holds everything for the time of the call.
+            unsafe { (table.save)(instance, bytes, error) }
+        })
     }
 
-    fn report(&mut self) -> Result<BTreeMap<String, f64>> {
-        self.revive()?;
-        let place = self.role.place("report");
-        let document = self.role.written(&place, |table, instance, bytes, error| {
+    fn scores(&mut self) -> Result<BTreeMap<String, f64>> {
+        let place = self.place("report");
+        let document = self.written(&place, |table, instance, bytes, error| {
             // SAFETY: `written` holds everything for the time of the call.
             unsafe { (table.report)(instance, bytes, error) }
         })?;
-        crate::roles::scores(&document, &place)
+        scores(&document, &place)
     }
 }
 

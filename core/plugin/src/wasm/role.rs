@@ -1,6 +1,6 @@
 //! Configured roles of a component. An instance that trapped may not be entered again, so it is
 //! dropped, and the next call instantiates and creates anew from the same config: roles are pure,
-//! so nothing is lost, and what a metric has accumulated is kept here as it saved it.
+//! so nothing is lost; what a metric has accumulated is kept as it saved it (`saved`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use super::instance::{Answer, Guest, NamedIds, keep, lend};
 use crate::environment::Environment;
 use crate::error::{Place, PluginError, Result};
 use crate::manifest::Role;
-use crate::roles::{Head, Mapper, Metric, Named, Objective, scores};
+use crate::roles::{Head, Mapper, Named, Objective, scores};
+use crate::saved::Accumulator;
 use crate::values::{self, ValueSpec, Values};
 
 /// What a component says of itself, as JSON.
@@ -130,6 +131,8 @@ pub(crate) type WasmHead = WasmRole<head::Guest>;
 pub(crate) type WasmMapper = WasmRole<mapper::Guest>;
 /// An objective in a component.
 pub(crate) type WasmObjective = WasmRole<objective::Guest>;
+/// A metric's accumulator in a component.
+pub(crate) type WasmMetric = WasmRole<metric::Guest>;
 
 impl<E: RoleExports> WasmRole<E> {
     /// Creates the role from its validated config; `slots` is for mappers.
@@ -327,65 +330,21 @@ impl Objective for WasmObjective {
     }
 }
 
-/// A metric in a component.
-pub(crate) struct WasmMetric {
-    role: WasmRole<metric::Guest>,
-    saved: Vec<u8>,
-}
-
-impl WasmMetric {
-    /// As [`WasmRole::new`].
-    pub(crate) fn new(
-        plugin: Arc<WasmPlugin>,
-        config: String,
-        environment: Environment,
-    ) -> Result<Self> {
-        let mut metric = Self {
-            role: WasmRole::new(plugin, config, String::new(), environment)?,
-            saved: Vec::new(),
-        };
-        metric.saved = metric.fetch()?;
-        Ok(metric)
+impl Accumulator for WasmMetric {
+    fn is_alive(&self) -> bool {
+        self.live.is_some()
     }
 
-    fn fetch(&mut self) -> Result<Vec<u8>> {
-        self.role.call(
-            "save",
-            Phase::Metric,
-            |_| Ok(()),
-            |exports, store, object, ()| Ok(Ok(exports.metric().call_save(store, object)?)),
-            |_, saved| Ok(saved),
-        )
+    fn start(&mut self) -> Result<()> {
+        self.create()
     }
 
-    fn add(&mut self, saved: &[u8]) -> Result<()> {
-        self.role.call(
-            "merge",
-            Phase::Metric,
-            |_| Ok(()),
-            |exports, store, object, ()| exports.metric().call_merge(store, object, saved),
-            |_, ()| Ok(()),
-        )
+    fn stop(&mut self) {
+        self.live = None;
     }
 
-    /// A live instance that holds what was accumulated.
-    fn revive(&mut self) -> Result<()> {
-        if self.role.live.is_none() {
-            self.role.create()?;
-            let saved = std::mem::take(&mut self.saved);
-            let added = self.add(&saved);
-            self.saved = saved;
-            // An instance that lacks what was accumulated must not pass for one that has it.
-            added.inspect_err(|_| self.role.live = None)?;
-        }
-        Ok(())
-    }
-}
-
-impl Metric for WasmMetric {
-    fn update(&mut self, predictions: &Named, targets: &Named) -> Result<()> {
-        self.revive()?;
-        self.role.call(
+    fn add(&mut self, predictions: &Named, targets: &Named) -> Result<()> {
+        self.call(
             "update",
             Phase::Metric,
             |session| {
@@ -397,32 +356,38 @@ impl Metric for WasmMetric {
                 metric.call_update(store, object, &predictions, &targets)
             },
             |_, ()| Ok(()),
-        )?;
-        self.saved = self.fetch()?;
-        Ok(())
+        )
     }
 
-    fn save(&self) -> Vec<u8> {
-        self.saved.clone()
+    fn restore(&mut self, saved: &[u8]) -> Result<()> {
+        self.call(
+            "merge",
+            Phase::Metric,
+            |_| Ok(()),
+            |exports, store, object, ()| exports.metric().call_merge(store, object, saved),
+            |_, ()| Ok(()),
+        )
     }
 
-    fn merge(&mut self, saved: &[u8]) -> Result<()> {
-        self.revive()?;
-        self.add(saved)?;
-        self.saved = self.fetch()?;
-        Ok(())
+    fn fetch(&mut self) -> Result<Vec<u8>> {
+        self.call(
+            "save",
+            Phase::Metric,
+            |_| Ok(()),
+            |exports, store, object, ()| Ok(Ok(exports.metric().call_save(store, object)?)),
+            |_, saved| Ok(saved),
+        )
     }
 
-    fn report(&mut self) -> Result<BTreeMap<String, f64>> {
-        self.revive()?;
-        let document = self.role.call(
+    fn scores(&mut self) -> Result<BTreeMap<String, f64>> {
+        let document = self.call(
             "report",
             Phase::Metric,
             |_| Ok(()),
             |exports, store, object, ()| exports.metric().call_report(store, object),
             |_, report| Ok(report),
         )?;
-        scores(document.as_bytes(), &self.role.place("report"))
+        scores(document.as_bytes(), &self.place("report"))
     }
 }
 

@@ -1,0 +1,298 @@
+//! Where a plugin's code is, and the digest of what it is built from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use super::build::{output, read};
+use super::c;
+use super::toolchain::{PROFILE, TARGET};
+
+/// A plugin's folder.
+pub(super) struct Source {
+    /// What its artifacts are called.
+    pub(super) package: String,
+    /// Empty where the descriptor alone has one.
+    pub(super) description: String,
+    pub(super) folder: PathBuf,
+    /// sha256 of what it is built from.
+    pub(super) digest: String,
+    pub(super) code: Code,
+}
+
+/// What it is written in.
+pub(super) enum Code {
+    /// A crate.
+    Rust(Project),
+    /// C files under `src/`; those in `src/native/` are for the shared library alone, those in `src/wasm/` for the
+    /// component.
+    C,
+}
+
+/// The workspace that a plugin's crate belongs to.
+pub(super) struct Project {
+    pub(super) root: PathBuf,
+    /// The checkout with the SDK, where the plugin uses one.
+    pub(super) sdk: Option<PathBuf>,
+}
+
+impl Source {
+    /// The plugin in `folder`.
+    pub(super) fn of(folder: &Path) -> Result<Self> {
+        if folder.join("Cargo.toml").is_file() {
+            return Self::of_crate(folder);
+        }
+        let folder = fs::canonicalize(folder)
+            .with_context(|| format!("there is no folder `{}`", folder.display()))?;
+        let files = c::files(&folder, &["src", "src/wasm", "src/native"])
+            .ok()
+            .filter(|files| !files.is_empty())
+            .with_context(|| {
+                format!(
+                    "`{}` has neither a `Cargo.toml` nor C files in `src`",
+                    folder.display()
+                )
+            })?;
+        let name = folder.file_name().unwrap_or_default();
+        Ok(Self {
+            package: name.to_string_lossy().into_owned(),
+            description: String::new(),
+            digest: c::digest(&folder, files)?,
+            folder,
+            code: Code::C,
+        })
+    }
+
+    fn of_crate(folder: &Path) -> Result<Self> {
+        let manifest = fs::canonicalize(folder.join("Cargo.toml"))
+            .with_context(|| format!("there is no crate at `{}`", folder.display()))?;
+        let Metadata {
+            packages,
+            resolve,
+            workspace_root: root,
+        } = metadata(&manifest)?;
+        let package = packages
+            .iter()
+            .find(|package| package.manifest_path == manifest)
+            .with_context(|| format!("`{}` is no package", manifest.display()))?;
+        let sdk = packages
+            .iter()
+            .find(|package| package.name == "dtta-sdk" && package.source.is_none())
+            .and_then(|package| package.manifest_path.ancestors().nth(3));
+        Ok(Self {
+            package: package.name.clone(),
+            description: package.description.clone().unwrap_or_default(),
+            digest: source_digest(package, &packages, &resolve)?,
+            folder: folder.to_owned(),
+            code: Code::Rust(Project {
+                sdk: sdk.map(Path::to_owned),
+                root,
+            }),
+        })
+    }
+
+    pub(super) fn dist(&self) -> PathBuf {
+        self.folder.join("dist")
+    }
+
+    pub(super) fn component(&self) -> String {
+        format!("{}.wasm", self.package)
+    }
+
+    /// Where files lie on the way to an artifact.
+    pub(super) fn target(&self) -> PathBuf {
+        match &self.code {
+            Code::Rust(project) => project.root.join("target"),
+            Code::C => self.folder.join("target"),
+        }
+    }
+}
+
+impl Project {
+    /// Versions are those of the lock file, where there is one.
+    pub(super) fn locked(&self) -> Option<&'static str> {
+        self.root.join("Cargo.lock").is_file().then_some("--locked")
+    }
+}
+
+/// sha256 over whatever decides what a plugin does: how it is compiled, the sources of every
+/// local crate that it is built from, the interface, and the locked versions of all other crates.
+fn source_digest(plugin: &Package, packages: &[Package], graph: &Graph) -> Result<String> {
+    let nodes: BTreeMap<&str, &Node> = graph
+        .nodes
+        .iter()
+        .map(|node| (node.id.as_str(), node))
+        .collect();
+    let mut reached = BTreeSet::from([plugin.id.as_str()]);
+    let mut open = vec![plugin.id.as_str()];
+    while let Some(id) = open.pop() {
+        for dependency in nodes.get(id).into_iter().flat_map(|node| &node.deps) {
+            let is_for_tests = dependency
+                .dep_kinds
+                .iter()
+                .all(|kind| kind.kind.as_deref() == Some("dev"));
+            if !is_for_tests && reached.insert(&dependency.pkg) {
+                open.push(&dependency.pkg);
+            }
+        }
+    }
+    let mut digest = Sha256::new();
+    digest.update(PROFILE.join("\n"));
+    for package in packages
+        .iter()
+        .filter(|package| reached.contains(package.id.as_str()))
+    {
+        digest.update(format!(
+            "\n{} {} {}\n",
+            package.name, package.version, package.edition
+        ));
+        let Some(folder) = package.manifest_path.parent() else {
+            continue;
+        };
+        if package.source.is_some() {
+            continue;
+        }
+        let mut files = BTreeSet::from([package.manifest_path.clone()]);
+        collect(&folder.join("src"), &mut files)?;
+        if package.name == "dtta-sdk" {
+            let interface = folder.join("../../wit");
+            files.extend(["types.wit", "roles.wit"].map(|name| interface.join(name)));
+        }
+        for file in files {
+            add(&mut digest, folder, &file, &read(&file)?);
+        }
+    }
+    Ok(hex(&digest.finalize()))
+}
+
+/// Adds a file under its name in the plugin's folder.
+pub(super) fn add(digest: &mut Sha256, folder: &Path, file: &Path, bytes: &[u8]) {
+    let name = file.strip_prefix(folder).unwrap_or(file);
+    let name = name.to_string_lossy().replace('\\', "/");
+    digest.update(format!("\n{name} {}\n", bytes.len()));
+    digest.update(bytes);
+}
+
+fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot list `{}`", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else {
+            files.insert(path);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    resolve: Graph,
+    workspace_root: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+    version: String,
+    edition: String,
+    description: Option<String>,
+    source: Option<String>,
+    manifest_path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Graph {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    deps: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    pkg: String,
+    dep_kinds: Vec<DependencyKind>,
+}
+
+#[derive(Deserialize)]
+struct DependencyKind {
+    kind: Option<String>,
+}
+
+fn metadata(manifest: &Path) -> Result<Metadata> {
+    let mut command = Command::new("cargo");
+    command
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--filter-platform",
+            TARGET,
+        ])
+        .arg("--manifest-path")
+        .arg(manifest);
+    let mut metadata: Metadata = serde_json::from_slice(&output(&mut command)?)?;
+    metadata
+        .packages
+        .sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+    Ok(metadata)
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plugin(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../plugins/{name}"))
+    }
+
+    #[test]
+    fn finds_the_crate_and_digests_its_sources() {
+        let source = Source::of(&plugin("classification")).unwrap();
+        assert_eq!(source.package, "dtta-plugin-classification");
+        assert_eq!(source.digest.len(), 64);
+        let Code::Rust(project) = &source.code else {
+            panic!("it is a crate")
+        };
+        assert_eq!(project.sdk.as_deref(), Some(&*project.root));
+        assert_eq!(project.locked(), Some("--locked"));
+        assert!(Source::of(Path::new("/nowhere")).is_err());
+    }
+
+    #[test]
+    fn finds_c_files_and_digests_them() {
+        let source = Source::of(&plugin("margin")).unwrap();
+        assert!(matches!(source.code, Code::C));
+        assert_eq!(source.component(), "margin.wasm");
+        let copy = tempfile::tempdir().unwrap();
+        let folder = copy.path().join("margin");
+        fs::create_dir_all(folder.join("src")).unwrap();
+        let error = Source::of(&folder).err().unwrap().to_string();
+        assert!(
+            error.contains("neither a `Cargo.toml` nor C files"),
+            "{error}"
+        );
+        fs::copy(plugin("margin/src/margin.c"), folder.join("src/margin.c")).unwrap();
+        let before = Source::of(&folder).unwrap().digest;
+        assert_ne!(before, source.digest);
+        fs::write(folder.join("src/margin.h"), "").unwrap();
+        assert_ne!(Source::of(&folder).unwrap().digest, before);
+    }
+}
