@@ -118,5 +118,24 @@ mod tests {
             bytes.extend(tail);
             is_cut_off(&bytes);
         }
+
+        #[test]
+        fn damaged_headers_get_an_answer(
+            edits in proptest::collection::vec((0usize..400, any::<u8>()), 1..8),
+            kept in 0usize..5000,
+        ) {
+            // A file of 64 bits with 4 program headers from byte 64 on, each of 56 bytes.
+            let mut bytes = vec![0; 4096];
+            bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            bytes[32] = 64;
+            bytes[54] = 56;
+            bytes[56] = 4;
+            prop_assert!(!is_cut_off(&bytes));
+            for (at, byte) in edits {
+                bytes[at] = byte;
+            }
+            bytes.truncate(kept);
+            is_cut_off(&bytes);
+        }
     }
 }
