@@ -105,7 +105,8 @@ fn steps() -> Result<f64> {
 
 /// Seconds that a mapper's call takes longer in the component, with the example's shapes.
 fn calls() -> Result<f64> {
-    let slots = json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 128]}]);
+    let slots =
+        json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 128]}]);
     let fill = |shape: &[usize]| Tensor::full(shape, 0.5, &Device::cpu());
     let environment = Environment::default().with_constant("class-embeddings", fill(&[10, 128])?);
     let registry = registry();

@@ -248,3 +248,17 @@ fn a_head_with_values_of_its_own_still_gets_them() {
         assert_near(&read(&outputs, "logits"), &[12.0, 21.0]);
     }
 }
+
+#[test]
+fn a_component_written_in_c_still_measures() {
+    for plugin in golden("margin") {
+        let mut objective = plugin
+            .objective(&json!({}), &Environment::default())
+            .unwrap();
+        // Odds of three to one: 1 - (3/4 - 1/4).
+        let loss = objective
+            .loss(&one("logits", floats(&[1, 2], &[3f32.ln(), 0.0])))
+            .unwrap();
+        assert_near(&loss.to_floats().unwrap(), &[0.5]);
+    }
+}
