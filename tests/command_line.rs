@@ -298,19 +298,58 @@ fn committed_schemas_are_what_the_command_prints() {
 
 #[test]
 fn the_shipped_experiments_are_valid() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/fashion");
-    for experiment in ["online.json", "single-sample.json"] {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    for experiment in [
+        "fashion/online.json",
+        "fashion/single-sample.json",
+        "doom/segmentation-online.json",
+        "doom/segmentation-single-sample.json",
+        "doom/depth-online.json",
+        "doom/depth-single-sample.json",
+    ] {
         let output = dtta(
             &["run", experiment, "--device", "cpu", "--dry-run"],
-            &folder,
+            &examples,
         );
         assert_eq!(
             output.status.code(),
             Some(0),
-            "{}",
+            "{experiment}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
+}
+
+#[test]
+fn a_diagnosis_is_a_table_for_people_and_json_for_scripts() {
+    let fixture = Fixture::new();
+    let experiment = fixture.write(&Fixture::experiment());
+    let experiment = experiment.to_string_lossy();
+    let common = [
+        "diagnose",
+        &experiment,
+        "--device",
+        "cpu",
+        "--samples",
+        "4",
+        "--draws",
+        "1",
+    ];
+    let output = dtta(&common, fixture.path());
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{words}");
+    assert!(
+        words.contains("reads labels") && words.contains("toward truth"),
+        "{words}"
+    );
+    let diagnosis: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        diagnosis["domains"][1]["ranges"][4]["range"],
+        json!([700, 1000])
+    );
+    let beyond = [&common[..], &["--timesteps", "0,2000"]].concat();
+    let output = dtta(&beyond, fixture.path());
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

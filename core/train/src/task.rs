@@ -17,7 +17,7 @@ use crate::error::Result;
 /// A model with its loss.
 pub(crate) enum Task {
     /// A denoiser that is told a class.
-    ClassDenoiser { dit: Dit, draws: Draws },
+    ClassDenoiser { dit: Box<Dit>, draws: Draws },
     /// A denoiser that is told a map.
     MapDenoiser(MapDenoiser),
     /// A classifier of images or pixels.
@@ -107,7 +107,7 @@ impl Task {
         match self {
             Self::ClassDenoiser { dit, draws } => {
                 let condition = class_condition(dit, draws.seed, weights, batch, step)?;
-                denoising(dit, draws, weights, &batch.images, &condition, step)
+                denoising(&**dit, draws, weights, &batch.images, &condition, step)
             }
             Self::MapDenoiser(task) => {
                 let condition = task.training_condition(weights, batch, step)?;

@@ -224,7 +224,7 @@ impl Trainer {
                 };
                 let range = evaluate.range.unwrap_or(training.range);
                 let options = DiffusionClassifierOptions::new(evaluate.draws, range);
-                diffusion_classifier(dit, weights, images, labels, &options, &mut progress)
+                diffusion_classifier(&**dit, weights, images, labels, &options, &mut progress)
             }
             Task::MapDenoiser(task) => {
                 let Some(evaluate) = draws else {
@@ -445,7 +445,7 @@ fn task(config: &TrainingConfig, model: ModelConfig, model_path: &Path) -> Resul
             if class && let ModelConfig::Dit(model) = model {
                 let draws = denoiser_draws(training, model.schedule.timesteps)?;
                 return Ok(Task::ClassDenoiser {
-                    dit: Dit::new(model)?,
+                    dit: Box::new(Dit::new(model)?),
                     draws,
                 });
             }
