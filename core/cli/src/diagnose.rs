@@ -1,20 +1,18 @@
 //! `dtta diagnose`: what a denoiser knows of an experiment's samples, before a run is spent on it.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use dtta::{DiagnoseOptions, Diagnosis, Document, Prepared};
+use dtta::{DiagnoseOptions, Diagnosis};
 use indicatif::ProgressBar;
 
 use crate::Failure;
-use crate::plugins::registry;
+use crate::experiment::Opening;
 
 /// What to look at.
 #[derive(Args)]
 pub struct Arguments {
-    /// The experiment, a JSON file.
-    experiment: PathBuf,
+    #[command(flatten)]
+    opening: Opening,
     /// Samples of each domain.
     #[arg(long, default_value_t = 32, value_name = "N")]
     samples: usize,
@@ -24,24 +22,11 @@ pub struct Arguments {
     /// Where ranges of timesteps begin and end.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 300, 500, 700, 1000], value_name = "T,T,…")]
     timesteps: Vec<usize>,
-    /// Stands for the experiment's seed.
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Overrides a value, such as `data.stream.samples=100`.
-    #[arg(long, value_name = "POINTER=VALUE")]
-    set: Vec<String>,
-    /// auto, cpu, cuda:N, wgpu, libtorch:cpu or libtorch:cuda:N.
-    #[arg(long, default_value = "auto", value_name = "NAME")]
-    device: String,
 }
 
 /// Prints a table for people and the same as JSON.
 pub fn diagnose(arguments: &Arguments) -> Result<(), Failure> {
-    let mut overrides = arguments.set.clone();
-    overrides.extend(arguments.seed.map(|seed| format!("seed={seed}")));
-    let document = Document::load(&arguments.experiment, &overrides).map_err(Failure::misuse)?;
-    let device = dtta::device(&arguments.device).map_err(Failure::misuse)?;
-    let mut prepared = Prepared::new(document, &registry(), device).map_err(Failure::misuse)?;
+    let mut prepared = arguments.opening.prepare()?;
     eprintln!("this reads labels, and adapts nothing");
     let options = DiagnoseOptions {
         samples: arguments.samples,

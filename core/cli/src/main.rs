@@ -3,6 +3,7 @@
 
 mod data;
 mod diagnose;
+mod experiment;
 mod plugins;
 mod run;
 mod train;

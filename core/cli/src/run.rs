@@ -6,31 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::anyhow;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use dtta::{
-    Document, Intervals, Observer, Pair, Prepared, Progress, RunOptions, Summary, TaskKind,
-};
+use dtta::{Intervals, Observer, Pair, Progress, RunOptions, Summary, TaskKind};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Failure;
-use crate::plugins::registry;
+use crate::experiment::Opening;
 
 /// What to run, and how.
 #[derive(Args)]
 pub struct Arguments {
-    /// The experiment, a JSON file.
-    experiment: PathBuf,
+    #[command(flatten)]
+    opening: Opening,
     /// Folder for records and report; `runs/NAME` if absent.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Stands for the experiment's seed.
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Overrides a value, such as `adaptation.steps=3`.
-    #[arg(long, value_name = "POINTER=VALUE")]
-    set: Vec<String>,
-    /// auto, cpu, cuda:N, wgpu, libtorch:cpu or libtorch:cuda:N.
-    #[arg(long, default_value = "auto", value_name = "NAME")]
-    device: String,
     /// Validates everything, adapts nothing.
     #[arg(long)]
     dry_run: bool,
@@ -46,12 +35,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Runs an experiment.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let mut overrides = arguments.set.clone();
-    overrides.extend(arguments.seed.map(|seed| format!("seed={seed}")));
-    let document = Document::load(&arguments.experiment, &overrides).map_err(Failure::misuse)?;
-    let device = dtta::device(&arguments.device).map_err(Failure::misuse)?;
-    let registry = registry();
-    let mut prepared = Prepared::new(document, &registry, device).map_err(Failure::misuse)?;
+    let mut prepared = arguments.opening.prepare()?;
     let samples = prepared.stream().len();
     let domains = prepared.stream().domains().len();
     eprintln!(

@@ -10,7 +10,7 @@ use dtta_tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::draws::Draws;
-use crate::error::{Error, Issue, Result};
+use crate::error::Result;
 use crate::experiment::TimestepSampler;
 use crate::feedback::{Evaluation, Feedback, Request};
 use crate::prepare::Prepared;
@@ -79,7 +79,7 @@ impl Prepared {
     /// Looks at the first samples of each domain. `progress` hears of domains done, of how many.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for samples without truth, fewer than two samples, or a range outside of the schedule; whatever a model or
+    /// [`Error::Invalid`](crate::Error::Invalid) for samples without truth, fewer than two samples, or a range outside of the schedule; whatever a model or
     /// plugin refuses, such as a mapper that reads outputs for which no truth is known.
     pub fn diagnose(
         &mut self,
@@ -94,7 +94,7 @@ impl Prepared {
         {
             let message =
                 format!("no range of timesteps is {low} to {high}; they go from 0 to {last}");
-            return Err(self.refusal("/adaptation/timesteps", message));
+            return Err(self.document.refusal("/adaptation/timesteps", message));
         }
         let mut start = 0;
         let mut domains = Vec::new();
@@ -110,7 +110,7 @@ impl Prepared {
                     "`{name}` gives {} samples; a diagnosis needs 2 and a draw",
                     samples.len()
                 );
-                return Err(self.refusal("/data/stream", message));
+                return Err(self.document.refusal("/data/stream", message));
             }
             let ranges = self.domain_ranges(samples, options)?;
             domains.push(DomainDiagnosis { name, ranges });
@@ -143,7 +143,7 @@ impl Prepared {
                 "its samples have no {}, which a diagnosis compares with",
                 self.kind.prediction()
             );
-            return Err(self.refusal("/data/dataset", message));
+            return Err(self.document.refusal("/data/dataset", message));
         };
         let target = &known[0].1;
         let device = self.device.clone();
@@ -233,17 +233,6 @@ impl Prepared {
             });
         }
         Ok(found)
-    }
-
-    fn refusal(&self, pointer: &str, message: String) -> Error {
-        Error::Invalid {
-            path: self.document.path.clone(),
-            what: "experiment",
-            issues: vec![Issue {
-                pointer: pointer.into(),
-                message,
-            }],
-        }
     }
 }
 

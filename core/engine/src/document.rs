@@ -24,6 +24,18 @@ pub struct Document {
 }
 
 impl Document {
+    /// That one place of the experiment does not fit the rest.
+    pub(crate) fn refusal(&self, pointer: &str, message: String) -> Error {
+        Error::Invalid {
+            path: self.path.clone(),
+            what: "experiment",
+            issues: vec![Issue {
+                pointer: pointer.into(),
+                message,
+            }],
+        }
+    }
+
     /// Reads and validates an experiment. Each override is `POINTER=VALUE`: the pointer in JSON's notation
     /// (`/adaptation/steps`) or with dots (`adaptation.steps`), the value as JSON, or else as text.
     ///

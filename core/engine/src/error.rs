@@ -1,5 +1,4 @@
-//! The engine's error type. [`Error::is_misuse`] separates what the user gave from what went
-//! wrong while running, which is the difference between exit codes 2 and 1.
+//! The engine's error type.
 
 use std::path::PathBuf;
 

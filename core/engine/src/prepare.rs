@@ -51,14 +51,7 @@ impl Prepared {
     pub fn new(document: Document, registry: &Registry, device: Device) -> Result<Self> {
         let experiment = &document.experiment;
         let base = document.base();
-        let invalid = |pointer: &str, message: String| Error::Invalid {
-            path: document.path.clone(),
-            what: "experiment",
-            issues: vec![Issue {
-                pointer: pointer.into(),
-                message,
-            }],
-        };
+        let invalid = |pointer: &str, message: String| document.refusal(pointer, message);
         let dataset = Dataset::open(&experiment.data.dataset, base)?;
         let stream = Stream::new(&experiment.data.stream, dataset, experiment.seed)?;
 
@@ -197,14 +190,7 @@ impl Prepared {
 
     /// Predicts the first sample, to learn what kind of task it is and that its parts fit one another.
     fn probe(&mut self, classes: usize) -> Result<TaskKind> {
-        let invalid = |pointer: &str, message: String| Error::Invalid {
-            path: self.document.path.clone(),
-            what: "experiment",
-            issues: vec![Issue {
-                pointer: pointer.into(),
-                message,
-            }],
-        };
+        let invalid = |pointer: &str, message: String| self.document.refusal(pointer, message);
         let item = self.stream.item(0)?;
         let [image, _] = self.images(std::slice::from_ref(&item.image))?;
         let (predictions, _) = self.adapter.predict_source(&image)?;

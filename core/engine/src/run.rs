@@ -358,14 +358,8 @@ impl Prepared {
         if !shifted.contains(&true) {
             shifted.fill(true);
         }
-        let all: Vec<&Scored> = state.scored.iter().collect();
-        let (of_domains, _) = intervals(&self.scorer, &all, experiment.seed)?;
-        let averaged: Vec<&Scored> = all
-            .iter()
-            .zip(&shifted)
-            .filter_map(|(scored, shifted)| shifted.then_some(*scored))
-            .collect();
-        let (_, of_mean) = intervals(&self.scorer, &averaged, experiment.seed)?;
+        let (of_domains, of_mean) =
+            intervals(&self.scorer, &state.scored, &shifted, experiment.seed)?;
         let mut domains = Vec::new();
         let parts = self.stream.domains().iter().zip(&mut state.scored);
         for ((domain, scored), intervals) in parts.zip(of_domains) {

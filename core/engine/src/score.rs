@@ -156,16 +156,18 @@ impl Scored {
 
 /// How sure the gains of some domains are, and of their mean: 95 % intervals of a paired bootstrap over samples (Efron and Tibshirani
 /// 1993, percentiles). Domains of equal size are resampled alike, since a stream shows the same samples under each condition.
+/// The mean is over the domains that `averaged` marks.
 pub(crate) fn intervals(
     scorer: &Scorer,
-    scored: &[&Scored],
+    scored: &[Scored],
+    averaged: &[bool],
     seed: u64,
 ) -> Result<(Vec<Intervals>, Intervals)> {
     let mut of_domains: Vec<BTreeMap<String, Vec<f64>>> = vec![BTreeMap::new(); scored.len()];
     let mut of_mean: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for resample in 0..RESAMPLES {
         let mut sums: BTreeMap<String, (f64, usize)> = BTreeMap::new();
-        for (scored, gains) in scored.iter().zip(&mut of_domains) {
+        for ((scored, averaged), gains) in scored.iter().zip(averaged).zip(&mut of_domains) {
             let saved = &scored.kept.saved;
             let Ok(place) = Uniform::new(0, saved.len()) else {
                 continue;
@@ -178,9 +180,11 @@ pub(crate) fn intervals(
             for (name, score) in source {
                 if let Some(adapted) = adapted.get(&name) {
                     gains.entry(name.clone()).or_default().push(adapted - score);
-                    let (sum, count) = sums.entry(name).or_default();
-                    *sum += adapted - score;
-                    *count += 1;
+                    if *averaged {
+                        let (sum, count) = sums.entry(name).or_default();
+                        *sum += adapted - score;
+                        *count += 1;
+                    }
                 }
             }
         }
@@ -237,11 +241,11 @@ mod tests {
     fn intervals_hold_the_gain_and_shrink_with_samples() {
         let mut widths = Vec::new();
         for samples in [20, 320] {
-            let mut scored = domain(samples, samples / 4, samples / 2);
-            let [source, adapted] = scored.report().unwrap();
+            let mut scored = [domain(samples, samples / 4, samples / 2)];
+            let [source, adapted] = scored[0].report().unwrap();
             let gain = adapted["accuracy"] - source["accuracy"];
             assert!((gain - 0.25).abs() < 1e-9);
-            let (domains, mean) = intervals(&Scorer::Core, &[&scored], 0).unwrap();
+            let (domains, mean) = intervals(&Scorer::Core, &scored, &[true], 0).unwrap();
             let interval = domains[0]["accuracy"];
             assert_eq!(interval, mean["accuracy"]);
             assert!(interval.low < gain && gain < interval.high);
@@ -257,8 +261,8 @@ mod tests {
 
     #[test]
     fn pairing_leaves_nothing_to_chance_where_nothing_changed() {
-        let scored = domain(30, 30, 30);
-        let (domains, _) = intervals(&Scorer::Core, &[&scored], 0).unwrap();
+        let scored = [domain(30, 30, 30)];
+        let (domains, _) = intervals(&Scorer::Core, &scored, &[true], 0).unwrap();
         assert_eq!(
             domains[0]["accuracy"],
             Interval {
@@ -266,6 +270,19 @@ mod tests {
                 high: 0.0
             }
         );
+    }
+
+    #[test]
+    fn the_mean_is_over_the_marked_domains() {
+        let scored = [domain(30, 30, 30), domain(30, 0, 30)];
+        let of_mean = |marks: [bool; 2]| intervals(&Scorer::Core, &scored, &marks, 0).unwrap().1;
+        let point = |gain| Interval {
+            low: gain,
+            high: gain,
+        };
+        assert_eq!(of_mean([true, false])["accuracy"], point(0.0));
+        assert_eq!(of_mean([false, true])["accuracy"], point(1.0));
+        assert_eq!(of_mean([true, true])["accuracy"], point(0.5));
     }
 
     #[test]

@@ -39,11 +39,16 @@ fn a_thousand_traps_leave_no_memory_behind() {
             .unwrap();
     };
     trap(100);
-    let before = resident();
-    trap(1000);
-    let after = resident();
+    // What leaks grows every time; what an allocator or a late thread takes grows once.
+    let growth: Vec<usize> = (0..3)
+        .map(|_| {
+            let before = resident();
+            trap(1000);
+            resident().saturating_sub(before)
+        })
+        .collect();
     assert!(
-        after < before + 8 * 1024,
-        "{before} KiB before, {after} KiB after"
+        growth.iter().any(|&kib| kib < 1024),
+        "each thousand traps left KiB: {growth:?}"
     );
 }
