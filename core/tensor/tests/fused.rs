@@ -193,15 +193,15 @@ proptest! {
 
     #[test]
     fn conv2d_is_a_sum_over_its_window(
-        batch in 1usize..4, channels in 1usize..4, outputs in 1usize..5,
-        side in 4usize..9, kernel in 1usize..4, stride in 1usize..3, padding in 0usize..2,
+        batch in 1usize..4, channels in 1usize..4, outputs in 1usize..22,
+        height in 4usize..9, width in 4usize..40, kernel in 1usize..4, stride in 1usize..3, padding in 0usize..2,
     ) {
         let padding = padding.min(kernel / 2);
-        let reach = (side + 2 * padding - kernel) / stride + 1;
+        let reach = [height, width].map(|side| (side + 2 * padding - kernel) / stride + 1);
         // Pixel by pixel: each place of the window is a shifted, strided copy of the padded image.
         let composed = |x: &[Tensor]| {
-            let rows = Tensor::full(&[batch, channels, padding.max(1), side], 0.0, x[0].device())?;
-            let columns = Tensor::full(&[batch, channels, side + 2 * padding, padding.max(1)], 0.0, x[0].device())?;
+            let rows = Tensor::full(&[batch, channels, padding.max(1), width], 0.0, x[0].device())?;
+            let columns = Tensor::full(&[batch, channels, height + 2 * padding, padding.max(1)], 0.0, x[0].device())?;
             let mut padded = x[0].clone();
             if padding > 0 {
                 padded = Tensor::cat(&[&rows, &padded, &rows], 2)?;
@@ -210,18 +210,18 @@ proptest! {
             let mut sum: Option<Tensor> = None;
             for ky in 0..kernel {
                 for kx in 0..kernel {
-                    let places = |start: usize| {
+                    let places = |start: usize, reach: usize| {
                         let places: Vec<i64> = (0..reach).map(|at| (start + at * stride) as i64).collect();
                         Tensor::from_ints(&places, &[reach], x[0].device())
                     };
-                    let shifted = padded.index_select(2, &places(ky)?)?.index_select(3, &places(kx)?)?;
+                    let shifted = padded.index_select(2, &places(ky, reach[0])?)?.index_select(3, &places(kx, reach[1])?)?;
                     let flat = shifted.permute(&[0, 2, 3, 1])?.reshape(&[-1, channels as i64])?;
                     let factor = x[1].narrow(2, ky, 1)?.narrow(3, kx, 1)?.reshape(&[outputs as i64, channels as i64])?;
                     let term = flat.matmul(&factor.permute(&[1, 0])?)?;
                     sum = Some(match sum { Some(sum) => sum.add(&term)?, None => term });
                 }
             }
-            let extents = [batch, reach, reach, outputs].map(|extent| extent as i64);
+            let extents = [batch, reach[0], reach[1], outputs].map(|extent| extent as i64);
             let y = sum.unwrap().add(&x[2].unsqueeze(0)?)?.reshape(&extents)?;
             y.permute(&[0, 3, 1, 2])
         };
@@ -229,7 +229,7 @@ proptest! {
         expect_equal(
             &|x| x[0].conv2d(&x[1], Some(&x[2]), options),
             &composed,
-            &[vec![batch, channels, side, side], vec![outputs, channels, kernel, kernel], vec![outputs]],
+            &[vec![batch, channels, height, width], vec![outputs, channels, kernel, kernel], vec![outputs]],
         );
     }
 }

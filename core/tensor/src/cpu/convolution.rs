@@ -1,9 +1,12 @@
-//! The gradients of a convolution, as matrix products over unfolded windows ("im2col"), one image
-//! at a time so that the windows stay in the cache.
+//! The gradients of a convolution of any stride, as matrix products over unfolded windows ("im2col"), one image at a time so that the
+//! windows stay in the cache. Those of stride 1 take [`planes`](super::planes) instead.
 
 use std::ops::Range;
 
+use burn::backend::flex::FlexTensor;
 use gemm::{Parallelism, gemm};
+
+use super::extents;
 
 /// Extents of one image's convolution, without groups or dilation.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +22,29 @@ pub(super) struct Convolution {
 }
 
 impl Convolution {
+    /// Of `[B, C, H, W]` with `[O, C, h, w]`.
+    pub(super) fn new(
+        x: &FlexTensor,
+        weight: &FlexTensor,
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> Self {
+        let four = |x: &FlexTensor| -> [usize; 4] { extents(x).try_into().expect("rank 4") };
+        let ([_, channels, height, width], [outputs, _, kh, kw]) = (four(x), four(weight));
+        let (input, kernel) = ([height, width], [kh, kw]);
+        let output =
+            [0, 1].map(|axis| (input[axis] + 2 * padding[axis] - kernel[axis]) / stride[axis] + 1);
+        Self {
+            channels,
+            outputs,
+            input,
+            output,
+            kernel,
+            stride,
+            padding,
+        }
+    }
+
     pub(super) fn input_size(self) -> usize {
         self.channels * self.input[0] * self.input[1]
     }
@@ -37,7 +63,7 @@ impl Convolution {
     }
 
     /// Windows of one image.
-    fn positions(self) -> usize {
+    pub(super) fn positions(self) -> usize {
         self.output[0] * self.output[1]
     }
 

@@ -9,6 +9,7 @@
 mod attention;
 mod convolution;
 mod kernels;
+mod planes;
 mod tape;
 
 use burn::backend::flex::FlexTensor;
@@ -21,6 +22,7 @@ use rayon::prelude::*;
 use crate::optimize::AdamStep;
 use attention::Heads;
 use convolution::Convolution;
+use planes::Planes;
 
 /// Attention over more tokens than this is left to the general matrix product.
 pub(crate) const MAX_TOKENS: usize = 128;
@@ -234,6 +236,19 @@ impl CpuOps for Flex {
         stride: [usize; 2],
         padding: [usize; 2],
     ) -> FlexTensor {
+        let sizes = Convolution::new(&x, &weight, stride, padding);
+        // A window of one pixel is a plain matrix product.
+        let planes = Planes::new(sizes).filter(|_| sizes.kernel != [1, 1]);
+        if let Some(planes) = planes {
+            let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+            let shape = vec![
+                x.shape()[0],
+                sizes.outputs,
+                sizes.output[0],
+                sizes.output[1],
+            ];
+            return tensor(planes.forward(values(&x), values(&weight)), shape);
+        }
         Flex::conv2d(
             x,
             weight,

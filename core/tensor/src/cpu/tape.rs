@@ -286,18 +286,20 @@ impl Backward<Flex, 2> for Conv2d {
     fn backward(self, ops: Ops<Kept<2>, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let g = grads.consume::<Flex>(&ops.node).to_contiguous();
         let ([x, weight], [to_x, to_weight]) = (ops.state, ops.parents);
-        let four = |x: &FlexTensor| -> [usize; 4] { extents(x).try_into().expect("rank 4") };
-        let ([batch, channels, h, w], [outputs, _, kh, kw], [.., oh, ow]) =
-            (four(&x), four(&weight), four(&g));
-        let sizes = Convolution {
-            channels,
-            outputs,
-            input: [h, w],
-            output: [oh, ow],
-            kernel: [kh, kw],
-            stride: self.stride,
-            padding: self.padding,
-        };
+        let sizes = Convolution::new(&x, &weight, self.stride, self.padding);
+        if let Some(planes) = Planes::new(sizes) {
+            let (x_values, weight_values, g) = (values(&x), values(&weight), values(&g));
+            if let Some(parent) = to_weight {
+                let gradient = planes.weight_gradient(x_values, g, IMAGES);
+                grads.register::<Flex>(parent.id, tensor(gradient, extents(&weight)));
+            }
+            if let Some(parent) = to_x {
+                let gradient = planes.input_gradient(g, weight_values);
+                grads.register::<Flex>(parent.id, tensor(gradient, extents(&x)));
+            }
+            return;
+        }
+        let batch = x.shape()[0];
         let g = values(&g);
         if let Some(parent) = to_weight {
             let size = sizes.input_size() * IMAGES;

@@ -1,0 +1,355 @@
+//! Convolutions of stride 1 without unfolding ("im2col"): each channel becomes one padded plane, which every position of the kernel
+//! reads from another offset. So the products run over whole vectors in registers, and nothing is copied but the planes.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::convolution::Convolution;
+use super::kernels;
+
+/// Channels whose results are kept in registers at once.
+const ROWS: usize = 4;
+
+/// Channels that one task computes.
+const TASK: usize = 4 * ROWS;
+
+/// Vectors of a row that are kept in registers at once, where there are 32 registers and where there are 16.
+const WIDEST: usize = 4;
+const WIDE: usize = 3;
+
+/// Floats of the widest vector: as many may be read past the last plane.
+const LANES: usize = 16;
+
+/// A convolution's input as planes: lines are `width + padding` apart, since the padding before one line also ends the line above.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Planes {
+    sizes: Convolution,
+}
+
+impl Planes {
+    /// None where the stride is more than 1 or the padding covers a whole window.
+    pub(super) fn new(sizes: Convolution) -> Option<Self> {
+        let fits = (0..2).all(|axis| sizes.padding[axis] < sizes.kernel[axis]);
+        (sizes.stride == [1, 1] && fits).then_some(Self { sizes })
+    }
+
+    /// The convolution of the output's gradient that gives the input's.
+    fn transposed(self) -> Self {
+        let Convolution {
+            channels,
+            outputs,
+            input,
+            output,
+            kernel,
+            padding,
+            stride,
+        } = self.sizes;
+        Self {
+            sizes: Convolution {
+                channels: outputs,
+                outputs: channels,
+                input: output,
+                output: input,
+                kernel,
+                stride,
+                padding: [0, 1].map(|axis| kernel[axis] - 1 - padding[axis]),
+            },
+        }
+    }
+
+    /// `[B, C, H, W]` and `[O, C, h, w]` to `[B, O, H', W']`.
+    pub(super) fn forward(self, x: &[f32], weight: &[f32]) -> Vec<f32> {
+        let [kh, kw] = self.sizes.kernel;
+        let window = self.sizes.channels * kh * kw;
+        self.correlate(x, |output, channel, at| {
+            weight[output * window + channel * kh * kw + at]
+        })
+    }
+
+    /// The gradient of the input, `[B, C, H, W]`, from that of the output.
+    pub(super) fn input_gradient(self, g: &[f32], weight: &[f32]) -> Vec<f32> {
+        let [kh, kw] = self.sizes.kernel;
+        let window = self.sizes.channels * kh * kw;
+        self.transposed().correlate(g, |channel, output, at| {
+            weight[output * window + channel * kh * kw + (kh * kw - 1 - at)]
+        })
+    }
+
+    /// The gradient of the weight, `[O, C, h, w]`, from that of the output; `images` are added up by one thread.
+    pub(super) fn weight_gradient(self, x: &[f32], g: &[f32], images: usize) -> Vec<f32> {
+        let (planes, offsets, extent) = (self.pad(x), self.offsets(), self.extent());
+        let partial: Vec<Vec<f32>> = g
+            .par_chunks(self.sizes.output_size() * images)
+            .enumerate()
+            .map(|(chunk, g)| {
+                let mut lines = vec![0.0; self.sizes.outputs * extent];
+                let mut total = vec![0.0; self.sizes.weight_size()];
+                let each = g.chunks_exact(self.sizes.output_size());
+                for (n, g) in each.enumerate() {
+                    self.spread(g, &mut lines);
+                    Arch::new().dispatch(WeightGradient {
+                        planes: &planes[(chunk * images + n) * self.image()..],
+                        offsets: &offsets,
+                        lines: &lines,
+                        extent,
+                        total: &mut total,
+                    });
+                }
+                total
+            })
+            .collect();
+        let mut total = vec![0.0; self.sizes.weight_size()];
+        for part in &partial {
+            kernels::sum_rows(part, &mut total);
+        }
+        total
+    }
+
+    /// `weight` tells that of an output, a channel and a place in the window.
+    fn correlate(self, x: &[f32], weight: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
+        let (offsets, weights) = (self.offsets(), self.pack(weight));
+        let planes = self.pad(x);
+        let (image, task) = (self.sizes.output_size(), TASK * self.sizes.positions());
+        let mut out = vec![0.0; x.len() / self.sizes.input_size() * image];
+        let planes = planes
+            .par_windows(self.image() + LANES)
+            .step_by(self.image());
+        out.par_chunks_mut(image)
+            .zip(planes)
+            .for_each(|(out, planes)| {
+                out.par_chunks_mut(task)
+                    .zip(weights.par_chunks(TASK * offsets.len()))
+                    .for_each(|(out, weights)| self.outputs(planes, &offsets, weights, out));
+            });
+        out
+    }
+
+    /// Some outputs of one image.
+    fn outputs(self, planes: &[f32], offsets: &[usize], weights: &[f32], out: &mut [f32]) {
+        let [_, width] = self.sizes.output;
+        let mut lines = vec![0.0; ROWS * self.extent()];
+        let tiles = weights.chunks_exact(ROWS * offsets.len());
+        let positions = self.sizes.positions();
+        for (out, weights) in out.chunks_mut(ROWS * positions).zip(tiles) {
+            Arch::new().dispatch(Correlate {
+                planes,
+                offsets,
+                weights,
+                reach: self.reach(),
+                lines: &mut lines,
+            });
+            let rows = out.chunks_exact_mut(positions);
+            for (out, line) in rows.zip(lines.chunks_exact(self.extent())) {
+                let places = line.chunks(self.step());
+                for (out, line) in out.chunks_exact_mut(width).zip(places) {
+                    out.copy_from_slice(&line[..width]);
+                }
+            }
+        }
+    }
+
+    /// Weights in the order in which they are read: ROWS outputs' at each place of all windows; zeros for outputs that there are not.
+    fn pack(self, weight: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
+        let places = self.sizes.kernel[0] * self.sizes.kernel[1];
+        let window = self.sizes.channels * places;
+        let mut packed = vec![0.0; self.sizes.outputs.next_multiple_of(ROWS) * window];
+        for output in 0..self.sizes.outputs {
+            let tile = &mut packed[output / ROWS * window * ROWS..];
+            for at in 0..window {
+                tile[at * ROWS + output % ROWS] = weight(output, at / places, at % places);
+            }
+        }
+        packed
+    }
+
+    /// Elements from one line of a plane to the next.
+    fn step(self) -> usize {
+        self.sizes.input[1] + self.sizes.padding[1]
+    }
+
+    /// Elements of one image's planes.
+    fn image(self) -> usize {
+        self.sizes.channels * self.plane()
+    }
+
+    fn plane(self) -> usize {
+        let [height, _] = self.sizes.input;
+        let [above, before] = self.sizes.padding;
+        (height + 2 * above) * self.step() + before
+    }
+
+    /// Elements from the first output to behind the last one, in lines as far apart as those of a plane.
+    fn reach(self) -> usize {
+        let [height, width] = self.sizes.output;
+        (height - 1) * self.step() + width
+    }
+
+    /// The same in whole vectors.
+    fn extent(self) -> usize {
+        self.reach().next_multiple_of(LANES)
+    }
+
+    /// Where in an image's planes each element of the first window lies.
+    fn offsets(self) -> Vec<usize> {
+        let [kh, kw] = self.sizes.kernel;
+        let of_channel = |channel| {
+            (0..kh * kw).map(move |at| channel * self.plane() + at / kw * self.step() + at % kw)
+        };
+        (0..self.sizes.channels).flat_map(of_channel).collect()
+    }
+
+    /// The planes of all images, and some zeros behind them.
+    fn pad(self, x: &[f32]) -> Vec<f32> {
+        let [height, width] = self.sizes.input;
+        let [above, before] = self.sizes.padding;
+        let channels = x.len() / (height * width);
+        let mut planes = vec![0.0; channels * self.plane() + LANES];
+        planes
+            .par_chunks_exact_mut(self.plane())
+            .zip(x.par_chunks_exact(height * width))
+            .for_each(|(plane, x)| {
+                let lines = plane.chunks_mut(self.step()).skip(above);
+                for (line, x) in lines.zip(x.chunks_exact(width)) {
+                    line[before..].copy_from_slice(x);
+                }
+            });
+        planes
+    }
+
+    /// An image's gradients in lines as far apart as those of a plane; what lies between stays as it is.
+    fn spread(self, g: &[f32], lines: &mut [f32]) {
+        let [height, width] = self.sizes.output;
+        for (line, g) in lines
+            .chunks_exact_mut(self.extent())
+            .zip(g.chunks_exact(height * width))
+        {
+            for (line, g) in line.chunks_mut(self.step()).zip(g.chunks_exact(width)) {
+                line[..width].copy_from_slice(g);
+            }
+        }
+    }
+}
+
+/// ROWS outputs of one image.
+struct Correlate<'a> {
+    planes: &'a [f32],
+    offsets: &'a [usize],
+    weights: &'a [f32],
+    reach: usize,
+    lines: &'a mut [f32],
+}
+
+impl WithSimd for Correlate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let lanes = S::F32_LANES;
+        let widest = if lanes == LANES { WIDEST } else { WIDE };
+        let mut at = 0;
+        while at < self.reach {
+            let vectors = (self.reach - at).div_ceil(lanes).min(widest);
+            let span = at..at + vectors * lanes;
+            match vectors {
+                1 => self.span::<S, 1>(simd, span.clone()),
+                2 => self.span::<S, 2>(simd, span.clone()),
+                3 => self.span::<S, 3>(simd, span.clone()),
+                _ => self.span::<S, WIDEST>(simd, span.clone()),
+            }
+            at = span.end;
+        }
+    }
+}
+
+impl Correlate<'_> {
+    #[inline(always)]
+    fn span<S: Simd, const V: usize>(&mut self, simd: S, span: Range<usize>) {
+        let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
+        let (weights, _) = self.weights.as_chunks::<ROWS>();
+        for (&offset, weights) in self.offsets.iter().zip(weights) {
+            let (x, _) = S::as_simd_f32s(&self.planes[offset + span.start..offset + span.end]);
+            let x: [S::f32s; V] = std::array::from_fn(|v| x[v]);
+            for (sums, &weight) in sums.iter_mut().zip(weights) {
+                let weight = simd.splat_f32s(weight);
+                for (sum, &x) in sums.iter_mut().zip(&x) {
+                    *sum = simd.mul_add_e_f32s(weight, x, *sum);
+                }
+            }
+        }
+        // Element by element: a copy of the array would keep it in memory, and every product with it.
+        let extent = self.lines.len() / ROWS;
+        for row in 0..ROWS {
+            let line = &mut self.lines[row * extent..][span.clone()];
+            let (line, _) = S::as_mut_simd_f32s(line);
+            for v in 0..V {
+                line[v] = sums[row][v];
+            }
+        }
+    }
+}
+
+/// Adds one image's part of a weight's gradient to `total`.
+struct WeightGradient<'a> {
+    planes: &'a [f32],
+    offsets: &'a [usize],
+    /// The outputs' gradients, `extent` elements each.
+    lines: &'a [f32],
+    extent: usize,
+    total: &'a mut [f32],
+}
+
+impl WithSimd for WeightGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        if S::F32_LANES == LANES {
+            self.all::<S, WIDEST>(simd);
+        } else {
+            self.all::<S, WIDE>(simd);
+        }
+    }
+}
+
+impl WeightGradient<'_> {
+    #[inline(always)]
+    fn all<S: Simd, const V: usize>(&mut self, simd: S) {
+        let (outputs, window) = (self.lines.len() / self.extent, self.offsets.len());
+        for output in (0..outputs).step_by(ROWS) {
+            for first in (0..window).step_by(V) {
+                // What lies past the end repeats the last one and is not kept.
+                let lines: [&[S::f32s]; ROWS] = std::array::from_fn(|row| {
+                    let row = (output + row).min(outputs - 1);
+                    S::as_simd_f32s(&self.lines[row * self.extent..][..self.extent]).0
+                });
+                let planes: [&[S::f32s]; V] = std::array::from_fn(|v| {
+                    let offset = self.offsets[(first + v).min(window - 1)];
+                    S::as_simd_f32s(&self.planes[offset..][..self.extent]).0
+                });
+                let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
+                for i in 0..lines[0].len() {
+                    let x: [S::f32s; V] = std::array::from_fn(|v| planes[v][i]);
+                    for (sums, line) in sums.iter_mut().zip(&lines) {
+                        for (sum, &x) in sums.iter_mut().zip(&x) {
+                            *sum = simd.mul_add_e_f32s(line[i], x, *sum);
+                        }
+                    }
+                }
+                let mut whole = [[0.0; V]; ROWS];
+                for row in 0..ROWS {
+                    for v in 0..V {
+                        whole[row][v] = simd.reduce_sum_f32s(sums[row][v]);
+                    }
+                }
+                let rows = self.total.chunks_exact_mut(window).skip(output);
+                for (total, sums) in rows.zip(&whole) {
+                    for (total, &sum) in total[first..].iter_mut().zip(sums) {
+                        *total += sum;
+                    }
+                }
+            }
+        }
+    }
+}
