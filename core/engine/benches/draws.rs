@@ -1,5 +1,5 @@
 //! Draws per second: one feedback call with the denoisers of the examples, frozen, as the examples make it.
-//! `tests/reference/draws_per_second.py` measures the classification step in PyTorch. `DTTA_BENCH_DEVICE` names another device than
+//! `tests/reference/draws_per_second.py` measures the same steps in PyTorch. `DTTA_BENCH_DEVICE` names another device than
 //! `cpu`.
 
 use std::path::Path;
@@ -15,6 +15,9 @@ use dtta_tensor::{Device, Tensor};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    const PURGE_DELAY: i32 = 15;
+    // SAFETY: sets a number that any thread may set at any time.
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 10_000) };
     divan::main();
 }
 
