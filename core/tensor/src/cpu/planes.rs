@@ -264,6 +264,11 @@ impl WithSimd for Correlate<'_> {
 }
 
 impl Correlate<'_> {
+    #[expect(
+        clippy::manual_memcpy,
+        clippy::needless_range_loop,
+        reason = "a copy of an array would keep it in memory instead of registers"
+    )]
     #[inline(always)]
     fn span<S: Simd, const V: usize>(&mut self, simd: S, span: Range<usize>) {
         let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
@@ -278,7 +283,6 @@ impl Correlate<'_> {
                 }
             }
         }
-        // Element by element: a copy of the array would keep it in memory, and every product with it.
         let extent = self.lines.len() / ROWS;
         for row in 0..ROWS {
             let line = &mut self.lines[row * extent..][span.clone()];
