@@ -23,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn keep_freed_memory() {
     /// `mi_option_purge_delay` in mimalloc.h, whose numbers stay.
     const PURGE_DELAY: i32 = 15;
-    // SAFETY: sets a number that any thread may set at any time.
+    // SAFETY: sets one number, before there is another thread.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 10_000) };
 }
 

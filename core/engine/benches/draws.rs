@@ -15,8 +15,9 @@ use dtta_tensor::{Device, Tensor};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    // As in the `dtta` command, too.
     const PURGE_DELAY: i32 = 15;
-    // SAFETY: sets a number that any thread may set at any time.
+    // SAFETY: sets one number, before there is another thread.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 10_000) };
     divan::main();
 }

@@ -48,7 +48,7 @@ fn a_thousand_traps_leave_no_memory_behind() {
         })
         .collect();
     assert!(
-        growth.iter().any(|&kib| kib < 1024),
+        growth.iter().filter(|&&kib| kib < 1024).count() >= 2,
         "each thousand traps left KiB: {growth:?}"
     );
 }

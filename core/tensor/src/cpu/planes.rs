@@ -357,3 +357,84 @@ impl WeightGradient<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(n: usize) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * 0.37).sin()).collect()
+    }
+
+    fn close(found: &[f32], expected: &[f32]) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-4, "{found} for {expected}");
+        }
+    }
+
+    /// Both loops in one set of registers, against plain sums.
+    fn agrees_with_plain_sums<S: Simd>(simd: S) {
+        let offsets = [0, 1, 2, 7, 8, 9, 40];
+        for reach in [1usize, 8, 20, 61, 130] {
+            let extent = reach.next_multiple_of(LANES);
+            let planes = ramp(40 + extent);
+            let weights = ramp(offsets.len() * ROWS);
+            let mut lines = vec![0.0; ROWS * extent];
+            let correlate = Correlate {
+                planes: &planes,
+                offsets: &offsets,
+                weights: &weights,
+                reach,
+                lines: &mut lines,
+            };
+            correlate.with_simd(simd);
+            for (row, line) in lines.chunks(extent).enumerate() {
+                let expected: Vec<f32> = (0..reach)
+                    .map(|at| {
+                        let terms = offsets.iter().enumerate();
+                        terms
+                            .map(|(n, offset)| weights[n * ROWS + row] * planes[offset + at])
+                            .sum()
+                    })
+                    .collect();
+                close(line, &expected);
+            }
+
+            // One output more than fits a tile.
+            let gradients = ramp((ROWS + 1) * extent);
+            let mut total = vec![0.0; (ROWS + 1) * offsets.len()];
+            let gradient = WeightGradient {
+                planes: &planes,
+                offsets: &offsets,
+                lines: &gradients,
+                extent,
+                total: &mut total,
+            };
+            gradient.with_simd(simd);
+            let expected: Vec<f32> = gradients
+                .chunks(extent)
+                .flat_map(|line| {
+                    offsets.map(|offset| {
+                        let terms = line.iter().zip(&planes[offset..]);
+                        terms.map(|(g, x)| g * x).sum()
+                    })
+                })
+                .collect();
+            close(&total, &expected);
+        }
+    }
+
+    #[test]
+    fn every_width_of_registers_gives_the_same_sums() {
+        agrees_with_plain_sums(pulp::Scalar::new());
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(simd) = pulp::x86::V3::try_new() {
+                agrees_with_plain_sums(simd);
+            }
+            if let Some(simd) = pulp::x86::V4::try_new() {
+                agrees_with_plain_sums(simd);
+            }
+        }
+    }
+}
