@@ -23,12 +23,23 @@ fn main() {
 }
 
 /// Draws through the class-conditional DiT, forward and backward to the slot, by micro-batch: 20 images, 16 draws each.
-#[divan::bench(args = [64, 160, 320], sample_count = 10)]
+#[divan::bench(args = [8, 16, 32, 64, 160, 320], sample_count = 10)]
 fn feedback(bencher: Bencher<'_, '_>, micro_batch: usize) {
     measure(
         bencher,
         "fashion/models/denoiser.json",
         (20, 16),
+        micro_batch,
+    );
+}
+
+/// The same through the U-Net that is told a mask, by micro-batch: 10 images, 8 draws each.
+#[divan::bench(args = [4, 8, 16, 40, 80], sample_count = 10)]
+fn spatial(bencher: Bencher<'_, '_>, micro_batch: usize) {
+    measure(
+        bencher,
+        "doom/models/mask-denoiser.json",
+        (10, 8),
         micro_batch,
     );
 }

@@ -121,6 +121,27 @@ impl Learner {
             optimizer: Optimizer::new(movement.optimizer, movement.parameters.len()),
         }
     }
+
+    /// One update of the parameters by what feedback and objectives say of a group's images.
+    fn follow(
+        &mut self,
+        pass: &Pass,
+        parameters: &[ParameterId],
+        feedback: Option<&Conditioning>,
+        range: &Range<usize>,
+    ) -> Result<()> {
+        let gradients = pull_back(pass, feedback, range)?;
+        let gradients: Vec<_> = parameters
+            .iter()
+            .map(|&id| gradients.as_ref()?.of(pass.leaves.get(id)))
+            .collect();
+        self.optimizer
+            .step(&mut self.weights, parameters, &gradients)?;
+        for (id, buffer) in &pass.updates {
+            self.weights.set(*id, buffer.clone())?;
+        }
+        Ok(())
+    }
 }
 
 impl Adapter {
@@ -243,10 +264,7 @@ impl Adapter {
         let mut losses = vec![Vec::with_capacity(self.settings.steps); batch.ids.len()];
         let parameters = self.settings.task.parameters.clone();
         for step in 0..self.settings.steps {
-            let mut passes = Vec::with_capacity(groups.len());
-            for (range, learner) in groups.iter() {
-                passes.push(self.pass(learner, &parameters, &rows(&batch.task, range)?)?);
-            }
+            let passes = self.passes(groups, &parameters, &batch.task)?;
             let answer = if self.settings.feedback.draws.count == 0 {
                 None
             } else {
@@ -260,23 +278,13 @@ impl Adapter {
                 (Some(answer), None) => Some(answer.gradients.clone()),
                 (None, _) => None,
             };
-            for ((range, learner), pass) in groups.iter_mut().zip(&passes) {
-                let gradients = pull_back(pass, feedback.as_ref(), range)?;
-                let gradients: Vec<_> = parameters
-                    .iter()
-                    .map(|&id| {
-                        gradients
-                            .as_ref()
-                            .and_then(|gradients| gradients.of(pass.leaves.get(id)))
-                    })
-                    .collect();
-                learner
-                    .optimizer
-                    .step(&mut learner.weights, &parameters, &gradients)?;
-                for (id, buffer) in &pass.updates {
-                    learner.weights.set(*id, buffer.clone())?;
-                }
-            }
+            let moved = batch.task.device().each(
+                groups.iter_mut().zip(&passes),
+                |((range, learner), pass)| {
+                    learner.follow(pass, &parameters, feedback.as_ref(), range)
+                },
+            );
+            moved.into_iter().collect::<Result<()>>()?;
             if let (Some(answer), Some(learner), Some(movement)) =
                 (&answer, &mut self.denoiser_learner, &self.settings.denoiser)
             {
@@ -299,25 +307,48 @@ impl Adapter {
         Ok(losses)
     }
 
-    /// The way of some images from θ to conditioning and objectives, on the tape.
-    fn pass(
+    /// The way of each group's images from θ to conditioning and objectives, on the tape.
+    fn passes(
         &mut self,
-        learner: &Learner,
+        groups: &[(Range<usize>, Learner)],
         parameters: &[ParameterId],
         images: &Tensor,
-    ) -> Result<Pass> {
-        let leaves = learner.weights.to_leaves(parameters)?;
-        let outputs = self.task.outputs(&leaves, images)?;
-        let conditioning = match self.settings.feedback.draws.count {
-            0 => Conditioning::default(),
-            _ => self.task.condition(&leaves, &outputs)?,
-        };
-        Ok(Pass {
-            objective: self.task.objective(&outputs, images.shape()[0])?,
-            updates: self.task.take_updates(),
-            conditioning,
-            leaves,
-        })
+    ) -> Result<Vec<Pass>> {
+        let leaves = groups
+            .iter()
+            .map(|(_, learner)| Ok(learner.weights.to_leaves(parameters)?))
+            .collect::<Result<Vec<_>>>()?;
+        let features = self.features(groups, leaves.iter(), images)?;
+        let mut passes = Vec::with_capacity(groups.len());
+        for (((range, _), leaves), features) in groups.iter().zip(leaves).zip(features) {
+            let outputs = self.task.finish(&leaves, &features)?;
+            let conditioning = match self.settings.feedback.draws.count {
+                0 => Conditioning::default(),
+                _ => self.task.condition(&leaves, &outputs)?,
+            };
+            passes.push(Pass {
+                objective: self.task.objective(&outputs, range.len())?,
+                updates: self.task.take_updates(),
+                conditioning,
+                leaves,
+            });
+        }
+        Ok(passes)
+    }
+
+    /// What the backbone answers to each group's images under its weights.
+    fn features<'a>(
+        &self,
+        groups: &[(Range<usize>, Learner)],
+        weights: impl Iterator<Item = &'a Weights>,
+        images: &Tensor,
+    ) -> Result<Vec<Named>> {
+        let inputs = groups
+            .iter()
+            .zip(weights)
+            .map(|((range, _), weights)| Ok((weights, rows(images, range)?)))
+            .collect::<Result<Vec<_>>>()?;
+        self.task.features(&inputs)
     }
 
     /// The denoiser's answer to a whole batch.
@@ -345,10 +376,10 @@ impl Adapter {
     ) -> Result<(Named, Vec<Prediction>)> {
         let mut named: Vec<Named> = Vec::with_capacity(groups.len());
         let mut list = Vec::with_capacity(batch.ids.len());
-        for (range, learner) in groups {
-            let outputs = self
-                .task
-                .outputs(&learner.weights, &rows(&batch.task, range)?)?;
+        let weights = groups.iter().map(|(_, learner)| &learner.weights);
+        let features = self.features(groups, weights, &batch.task)?;
+        for ((range, learner), features) in groups.iter().zip(&features) {
+            let outputs = self.task.finish(&learner.weights, features)?;
             let (tensors, predictions) = self.task.predict(&outputs, range.len())?;
             named.push(tensors);
             list.extend(predictions);

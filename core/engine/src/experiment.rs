@@ -214,7 +214,8 @@ pub struct AdaptationConfig {
     pub steps: usize,
     /// Draws of (t, ε) for each sample and step. 0 leaves the denoiser out: objectives alone move the weights.
     pub draws: usize,
-    /// Draws in one call of the denoiser. Changes speed and memory, not results.
+    /// Draws in one call of the denoiser at most. Changes speed and memory, not results: the CPU works on as many calls at once as
+    /// it has threads, so there smaller ones are faster; other devices take one after the other.
     #[serde(default = "default_micro_batch")]
     pub micro_batch: usize,
     /// Which timesteps are drawn.

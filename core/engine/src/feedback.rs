@@ -3,10 +3,13 @@
 //!
 //! The conditioning is cut from whatever computed it. Each micro-batch of draws adds its
 //! ∂L/∂c, so the task model is walked once per step and not once per micro-batch; since c does
-//! not depend on the draws, the sum is exact.
+//! not depend on the draws, the sum is exact. Micro-batches have tapes of their own, so the CPU
+//! works on several at once.
+
+use std::ops::Range;
 
 use dtta_models::{Conditioning, Denoiser, ParameterId, Weights};
-use dtta_tensor::{Device, Tensor};
+use dtta_tensor::Tensor;
 
 use crate::draws::Draws;
 use crate::error::Result;
@@ -17,7 +20,7 @@ use crate::experiment::LossKind;
 pub struct Feedback {
     /// Which (t, ε).
     pub draws: Draws,
-    /// Draws in one call of the denoiser; at least 1.
+    /// Draws in one call of the denoiser at most; at least 1.
     pub micro_batch: usize,
     /// How noise is compared.
     pub loss: LossKind,
@@ -45,6 +48,16 @@ pub struct Evaluation {
     pub denoiser_gradients: Vec<Option<Tensor>>,
 }
 
+/// What one micro-batch adds.
+struct Part {
+    rows: Range<usize>,
+    /// The loss of each row.
+    losses: Vec<f32>,
+    /// The gradient with respect to each slot, and to each of the denoiser's chosen parameters.
+    slots: Vec<Option<Tensor>>,
+    denoiser: Vec<Option<Tensor>>,
+}
+
 impl Feedback {
     /// Computes losses and gradients. `adapted` names the denoiser's parameters whose gradient is wanted too.
     ///
@@ -57,58 +70,31 @@ impl Feedback {
         adapted: &[ParameterId],
         request: &Request<'_>,
     ) -> Result<Evaluation> {
-        let count = self.draws.count;
-        let images = request.ids.len();
-        let weights = if adapted.is_empty() {
-            weights.clone()
-        } else {
-            weights.to_leaves(adapted)?
-        };
-        let leaves = each_slot(request.conditioning, |slot| Ok(slot.detach().to_leaf()?))?;
-        let timesteps: Vec<usize> = request
-            .ids
-            .iter()
-            .flat_map(|id| self.draws.timesteps(id, request.step))
-            .collect();
+        let draws = request.ids.len() * self.draws.count;
+        let device = request.images.device();
+        // As few calls as the micro-batch allows, of one size.
+        let calls = draws.div_ceil(self.micro_batch).max(1);
+        let size = draws.div_ceil(calls).max(1);
+        let parts = device.each((0..draws).step_by(size), |start| {
+            let rows = start..draws.min(start + size);
+            self.part(denoiser, weights, adapted, request, rows)
+        });
 
-        let mut losses = vec![0.0f32; images];
-        let mut slots: Vec<Option<Tensor>> = vec![None; leaves.iter().count()];
+        let mut losses = vec![0.0f32; request.ids.len()];
+        let mut slots: Vec<Option<Tensor>> = vec![None; request.conditioning.iter().count()];
         let mut denoiser_gradients: Vec<Option<Tensor>> = vec![None; adapted.len()];
-        let rows: Vec<usize> = (0..images * count).collect();
-        for rows in rows.chunks(self.micro_batch) {
-            let owners: Vec<i64> = rows.iter().map(|row| (row / count) as i64).collect();
-            let owners = Tensor::from_ints(&owners, &[rows.len()], request.images.device())?;
-            let x0 = request.images.detach().index_select(0, &owners)?;
-            let noise = self.noise(request, rows, &x0)?;
-            let timesteps = &timesteps[rows[0]..rows[0] + rows.len()];
-            let noisy = denoiser.schedule().add_noise(&x0, &noise, timesteps)?;
-            let conditioning = each_slot(&leaves, |slot| Ok(slot.index_select(0, &owners)?))?;
-            let predicted = denoiser.predict_noise(&weights, &noisy, timesteps, &conditioning)?;
-
-            let error = predicted.sub(&noise)?;
-            let distance = match self.loss {
-                LossKind::Mse => error.mul(&error)?,
-                LossKind::L1 => error.abs()?,
-            };
-            let per_draw = distance.mean(&[1, 2, 3], false)?;
-            for (row, loss) in rows.iter().zip(per_draw.to_floats()?) {
-                losses[row / count] += loss / count as f32;
+        for part in parts {
+            let part = part?;
+            for (row, loss) in part.rows.zip(part.losses) {
+                losses[row / self.draws.count] += loss / self.draws.count as f32;
             }
-            let gradients = per_draw
-                .sum(&[], false)?
-                .affine(1.0 / count as f64, 0.0)?
-                .backward()?;
-            for (sum, (_, leaf)) in slots.iter_mut().zip(leaves.iter()) {
-                accumulate(sum, gradients.of(leaf))?;
-            }
-            for (sum, &id) in denoiser_gradients.iter_mut().zip(adapted) {
-                accumulate(sum, gradients.of(weights.get(id)))?;
-            }
+            accumulate(&mut slots, part.slots)?;
+            accumulate(&mut denoiser_gradients, part.denoiser)?;
         }
         let mut slots = slots.into_iter();
-        let gradients = each_slot(&leaves, |leaf| match slots.next().flatten() {
+        let gradients = each_slot(request.conditioning, |slot| match slots.next().flatten() {
             Some(gradient) => Ok(gradient),
-            None => Ok(Tensor::full(&leaf.shape(), 0.0, leaf.device())?),
+            None => Ok(Tensor::full(&slot.shape(), 0.0, device)?),
         })?;
         Ok(Evaluation {
             losses,
@@ -117,17 +103,67 @@ impl Feedback {
         })
     }
 
-    fn noise(&self, request: &Request<'_>, rows: &[usize], x0: &Tensor) -> Result<Tensor> {
+    /// One micro-batch, with a tape of its own. Row r is draw r mod N of image r / N, where N is the number of draws for each.
+    fn part(
+        &self,
+        denoiser: &dyn Denoiser,
+        weights: &Weights,
+        adapted: &[ParameterId],
+        request: &Request<'_>,
+        rows: Range<usize>,
+    ) -> Result<Part> {
+        let count = self.draws.count;
+        let weights = if adapted.is_empty() {
+            weights.clone()
+        } else {
+            weights.to_leaves(adapted)?
+        };
+        let leaves = each_slot(request.conditioning, |slot| Ok(slot.detach().to_leaf()?))?;
+        let timesteps: Vec<usize> = (rows.start / count..=(rows.end - 1) / count)
+            .flat_map(|image| self.draws.timesteps(request.ids[image], request.step))
+            .skip(rows.start % count)
+            .take(rows.len())
+            .collect();
+        let owners: Vec<i64> = rows.clone().map(|row| (row / count) as i64).collect();
+        let owners = Tensor::from_ints(&owners, &[rows.len()], request.images.device())?;
+        let x0 = request.images.detach().index_select(0, &owners)?;
+        let noise = self.noise(request, rows.clone(), &x0)?;
+        let noisy = denoiser.schedule().add_noise(&x0, &noise, &timesteps)?;
+        let conditioning = each_slot(&leaves, |slot| Ok(slot.index_select(0, &owners)?))?;
+        let predicted = denoiser.predict_noise(&weights, &noisy, &timesteps, &conditioning)?;
+
+        let error = predicted.sub(&noise)?;
+        let distance = match self.loss {
+            LossKind::Mse => error.mul(&error)?,
+            LossKind::L1 => error.abs()?,
+        };
+        let per_draw = distance.mean(&[1, 2, 3], false)?;
+        let losses = per_draw.to_floats()?;
+        let gradients = per_draw
+            .sum(&[], false)?
+            .affine(1.0 / count as f64, 0.0)?
+            .backward()?;
+        Ok(Part {
+            rows,
+            losses,
+            slots: leaves.iter().map(|(_, leaf)| gradients.of(leaf)).collect(),
+            denoiser: adapted
+                .iter()
+                .map(|&id| gradients.of(weights.get(id)))
+                .collect(),
+        })
+    }
+
+    fn noise(&self, request: &Request<'_>, rows: Range<usize>, x0: &Tensor) -> Result<Tensor> {
         let shape = x0.shape();
         let elements: usize = shape[1..].iter().product();
         let mut noise = vec![0.0f32; rows.len() * elements];
-        for (row, noise) in rows.iter().zip(noise.chunks_mut(elements)) {
+        for (row, noise) in rows.zip(noise.chunks_mut(elements)) {
             let (image, draw) = (row / self.draws.count, row % self.draws.count);
             self.draws
                 .noise(request.ids[image], request.step, draw, noise);
         }
-        let device: &Device = x0.device();
-        Ok(Tensor::from_floats(&noise, &shape, device)?)
+        Ok(Tensor::from_floats(&noise, &shape, x0.device())?)
     }
 }
 
@@ -141,12 +177,14 @@ fn each_slot(
     Ok(Conditioning::new(slots.collect::<Result<_>>()?))
 }
 
-fn accumulate(sum: &mut Option<Tensor>, term: Option<Tensor>) -> Result<()> {
-    if let Some(term) = term {
-        *sum = Some(match sum.take() {
-            Some(sum) => sum.add(&term)?,
-            None => term,
-        });
+fn accumulate(sums: &mut [Option<Tensor>], terms: Vec<Option<Tensor>>) -> Result<()> {
+    for (sum, term) in sums.iter_mut().zip(terms) {
+        if let Some(term) = term {
+            *sum = Some(match sum.take() {
+                Some(sum) => sum.add(&term)?,
+                None => term,
+            });
+        }
     }
     Ok(())
 }

@@ -125,8 +125,31 @@ impl TaskModel {
     /// Whatever backbone or head refuse.
     pub fn outputs(&mut self, weights: &Weights, images: &Tensor) -> Result<Named> {
         let features = self.backbone.forward(weights, images, self.statistics)?;
+        self.finish(weights, &features)
+    }
+
+    /// What the backbone answers to several batches of images, each under weights of its own; the CPU works on several at once.
+    ///
+    /// # Errors
+    /// Whatever the backbone refuses.
+    pub fn features(&self, inputs: &[(&Weights, Tensor)]) -> Result<Vec<Named>> {
+        let Some((_, first)) = inputs.first() else {
+            return Ok(Vec::new());
+        };
+        let (backbone, statistics) = (&*self.backbone, self.statistics);
+        let each = first.device().each(inputs, |(weights, images)| {
+            backbone.forward(weights, images, statistics)
+        });
+        Ok(each.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Task outputs from the backbone's answer.
+    ///
+    /// # Errors
+    /// Whatever the head refuses.
+    pub fn finish(&mut self, weights: &Weights, features: &Named) -> Result<Named> {
         let mut kept = values::of(weights, &self.places[0]);
-        let outputs = self.head.forward(&features, &mut kept)?;
+        let outputs = self.head.forward(features, &mut kept)?;
         self.updates = values::updates(kept, &self.places[0]);
         Ok(outputs)
     }

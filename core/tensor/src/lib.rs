@@ -26,6 +26,7 @@ pub const BURN_VERSION: &str = "0.22.1";
 mod cpu;
 mod device;
 mod error;
+mod lanes;
 mod ops;
 mod optimize;
 mod session;
