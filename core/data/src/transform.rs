@@ -4,6 +4,7 @@
 //! were evaluated with it and lose accuracy otherwise.
 
 mod augment;
+mod colour;
 mod resize;
 
 use schemars::JsonSchema;

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, Issue, Result};
-use crate::experiment::{Experiment, Mode};
+use crate::experiment::{Experiment, Mode, Reset};
 
 /// An experiment with the file it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -203,6 +203,16 @@ fn contradictions(experiment: &Experiment) -> Vec<Issue> {
         issue(
             "/adaptation/centre",
             "a sample by itself has nothing in common with others; leave `centre` out",
+        );
+    }
+    if let Mode::Online {
+        reset: Reset::Every(every),
+    } = adaptation.mode
+        && !every.get().is_multiple_of(adaptation.batch.max(1))
+    {
+        issue(
+            "/adaptation/mode/reset/every",
+            "a batch shares its weights; make it a multiple of `/adaptation/batch`",
         );
     }
     if adaptation.draws == 0 && adaptation.steps > 0 && experiment.plugins.objectives.is_empty() {

@@ -2,6 +2,7 @@
 //! here are the schema's descriptions and the reference; `deny_unknown_fields` holds throughout,
 //! so a misspelt option is an error and never a silent default.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use dtta_data::{DatasetConfig, StreamConfig, Transform};
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 use crate::optimizer::OptimizerConfig;
 use crate::selection::SelectionConfig;
+use crate::standardize::Standardize;
 
 /// An experiment: data, models, plugins and how to adapt. Relative paths start at the folder of
 /// the file.
@@ -86,30 +88,6 @@ pub struct ModelSource {
     /// denoiser has never seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standardize: Option<Standardize>,
-}
-
-/// What each image is brought to: what the training images look like after preprocessing.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Standardize {
-    /// A mean and a deviation.
-    Moments {
-        /// Mean over all pixels and channels.
-        mean: f32,
-        /// Standard deviation over all pixels and channels, above 0.
-        #[schemars(extend("exclusiveMinimum" = 0))]
-        deviation: f32,
-    },
-    /// A range: the darkest and the brightest pixels, but for a share of outliers, come to its ends. Pixels beyond are cut off.
-    Stretch {
-        /// The share of pixels that count as outliers, at each end.
-        #[schemars(range(min = 0, max = 0.49))]
-        outliers: f32,
-        /// Where the darkest pixels come.
-        low: f32,
-        /// Where the brightest pixels come.
-        high: f32,
-    },
 }
 
 /// Which plugins serve which role.
@@ -278,6 +256,20 @@ pub enum Mode {
     },
 }
 
+impl Mode {
+    /// Whether carried weights are reset before the sample that comes after so many of its domain.
+    pub(crate) fn resets_after(self, samples: usize) -> bool {
+        match self {
+            Self::SingleSample {} => false,
+            Self::Online { reset } => match reset {
+                Reset::Domain => samples == 0,
+                Reset::Every(every) => samples.is_multiple_of(every.get()),
+                Reset::Never => false,
+            },
+        }
+    }
+}
+
 /// When online adaptation starts afresh.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -285,6 +277,9 @@ pub enum Reset {
     /// At the beginning of each domain.
     #[default]
     Domain,
+    /// At the beginning of each domain, and in it after every so many samples, a multiple of the batch (RDumb, Press et al. 2023): what
+    /// is right for one sample wears off before what is wrong for all of them adds up.
+    Every(NonZeroUsize),
     /// Never.
     Never,
 }

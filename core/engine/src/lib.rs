@@ -22,6 +22,7 @@ mod record;
 mod run;
 mod score;
 mod selection;
+mod standardize;
 mod task;
 mod values;
 
@@ -40,6 +41,7 @@ pub use record::{
 };
 pub use run::{Observer, Progress, RunOptions, device};
 pub use selection::{ParameterGroup, SelectionConfig};
+pub use standardize::Standardize;
 pub use task::{Prediction, TaskKind, TaskModel};
 
 /// The README's examples compile.

@@ -14,11 +14,10 @@ use crate::adapt::{Adapter, Batch, Movement, Settings};
 use crate::document::Document;
 use crate::draws::Draws;
 use crate::error::{Error, Issue, Result};
-use crate::experiment::{
-    BatchNormStatistics, Experiment, Mode, ModelSource, PluginSource, Standardize,
-};
+use crate::experiment::{BatchNormStatistics, Experiment, Mode, ModelSource, PluginSource};
 use crate::feedback::Feedback;
 use crate::score::Scorer;
+use crate::standardize::Standardize;
 use crate::task::{TaskKind, TaskModel};
 use crate::values;
 
@@ -362,54 +361,10 @@ impl View {
         }
         let mut pixels = seen.into_data();
         if let Some(target) = self.standardize {
-            standardize(&mut pixels, target);
+            target.apply(&mut pixels);
         }
         Ok(pixels)
     }
-}
-
-/// Brings the pixels of one image where they are wanted. An image of one value stays flat.
-fn standardize(pixels: &mut [f32], target: Standardize) {
-    match target {
-        Standardize::Moments { mean, deviation } => {
-            let count = pixels.len() as f64;
-            let centre = pixels.iter().map(|&p| f64::from(p)).sum::<f64>() / count;
-            let variance = pixels
-                .iter()
-                .map(|&p| (f64::from(p) - centre).powi(2))
-                .sum::<f64>()
-                / count;
-            let scale = f64::from(deviation) / variance.sqrt().max(1e-6);
-            for pixel in pixels {
-                *pixel = ((f64::from(*pixel) - centre) * scale + f64::from(mean)) as f32;
-            }
-        }
-        Standardize::Stretch {
-            outliers,
-            low,
-            high,
-        } => {
-            let mut sorted = pixels.to_vec();
-            sorted.sort_unstable_by(f32::total_cmp);
-            let (dark, bright) = (
-                quantile(&sorted, outliers),
-                quantile(&sorted, 1.0 - outliers),
-            );
-            // A twentieth of the range at least, so that the noise of a flat image is not blown up.
-            let scale = (high - low) / (bright - dark).max(0.025 * (high - low));
-            for pixel in pixels {
-                *pixel = ((*pixel - dark) * scale + low).clamp(low.min(high), low.max(high));
-            }
-        }
-    }
-}
-
-/// A quantile of sorted values, linear between neighbours.
-fn quantile(sorted: &[f32], share: f32) -> f32 {
-    let position = share * (sorted.len() - 1) as f32;
-    let below = position.floor() as usize;
-    let above = (below + 1).min(sorted.len() - 1);
-    sorted[below] + (position - below as f32) * (sorted[above] - sorted[below])
 }
 
 fn settings(
@@ -465,57 +420,4 @@ fn digest(path: &Path) -> Result<String> {
         source,
     })?;
     Ok(sha256(&bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn standardizes_to_the_given_mean_and_deviation() {
-        // 1, 3 has mean 2 and deviation 1; at mean -1 and deviation 0.5 it is -1.5, -0.5.
-        let mut pixels = [1.0, 3.0];
-        standardize(
-            &mut pixels,
-            Standardize::Moments {
-                mean: -1.0,
-                deviation: 0.5,
-            },
-        );
-        assert_eq!(pixels, [-1.5, -0.5]);
-        let mut flat = [0.3; 4];
-        standardize(
-            &mut flat,
-            Standardize::Moments {
-                mean: 0.0,
-                deviation: 1.0,
-            },
-        );
-        assert!(flat.iter().all(|p| p.abs() < 1e-2));
-    }
-
-    #[test]
-    fn stretches_to_the_given_range_but_for_outliers() {
-        // The quartiles of 0, 1, 2, 3, 4 are 1 and 3: they come to -1 and 1, and what is beyond is cut off.
-        let mut pixels = [4.0, 0.0, 1.0, 2.0, 3.0];
-        standardize(
-            &mut pixels,
-            Standardize::Stretch {
-                outliers: 0.25,
-                low: -1.0,
-                high: 1.0,
-            },
-        );
-        assert_eq!(pixels, [1.0, -1.0, -1.0, 0.0, 1.0]);
-        let mut flat = [0.3; 4];
-        standardize(
-            &mut flat,
-            Standardize::Stretch {
-                outliers: 0.02,
-                low: -1.0,
-                high: 1.0,
-            },
-        );
-        assert_eq!(flat, [-1.0; 4]);
-    }
 }

@@ -116,7 +116,7 @@ pub struct Pair {
 /// What has to be said with a number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Protocol {
-    /// When weights are reset: `sample`, `domain` or `never`.
+    /// When weights are reset: `sample`, `domain`, `every N samples` or `never`.
     pub reset: String,
     /// Draws for each sample and step.
     pub draws: usize,

@@ -129,15 +129,7 @@ impl Prepared {
                 });
             }
             let (domain, start) = self.domain_at(state.position);
-            let fresh = state.position == start;
-            if fresh
-                && matches!(
-                    mode,
-                    Mode::Online {
-                        reset: Reset::Domain
-                    }
-                )
-            {
+            if mode.resets_after(state.position - start) {
                 self.adapter.reset();
             }
             let end = (start + self.stream.domains()[domain].len()).min(state.position + size);
@@ -387,16 +379,15 @@ impl Prepared {
         let samples = (state.position - state.skipped).max(1);
         let drawn = samples * adaptation.draws * adaptation.steps;
         let reset = match adaptation.mode {
-            Mode::SingleSample {} => "sample",
-            Mode::Online {
-                reset: Reset::Domain,
-            } => "domain",
-            Mode::Online {
-                reset: Reset::Never,
-            } => "never",
+            Mode::SingleSample {} => "sample".into(),
+            Mode::Online { reset } => match reset {
+                Reset::Domain => "domain".into(),
+                Reset::Every(every) => format!("every {every} samples"),
+                Reset::Never => "never".into(),
+            },
         };
         let protocol = Protocol {
-            reset: reset.into(),
+            reset,
             draws: adaptation.draws,
             steps: adaptation.steps,
             batch: adaptation.batch,

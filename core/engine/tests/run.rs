@@ -187,6 +187,26 @@ fn never_resetting_differs_from_resetting_by_domain_only_after_the_first() {
 }
 
 #[test]
+fn resetting_every_so_many_samples_cuts_a_domain_into_streams_of_their_own() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    let batch = experiment["adaptation"]["batch"].as_u64().unwrap();
+    fixture.run(&experiment, "domain").unwrap();
+    experiment["adaptation"]["mode"]["reset"] = json!({ "every": batch });
+    let summary = fixture.run(&experiment, "every").unwrap();
+    let (domain, every) = (fixture.records("domain"), fixture.records("every"));
+    let batch = batch as usize;
+    assert_eq!(domain[..batch], every[..batch]);
+    let second = batch..2 * batch;
+    assert!(domain[second.clone()] != every[second]);
+    assert_eq!(summary.protocol.reset, format!("every {batch} samples"));
+
+    experiment["adaptation"]["mode"]["reset"] = json!({ "every": batch + 1 });
+    let error = fixture.run(&experiment, "uneven").unwrap_err().to_string();
+    assert!(error.contains("/adaptation/mode/reset/every"), "{error}");
+}
+
+#[test]
 fn centred_feedback_of_equal_samples_leaves_the_first_batch_where_it_was() {
     // With one sample in the batch, the common part of the first step is the sample's own feedback.
     let fixture = Fixture::new();

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dtta::{Issue, OptimizerConfig, TimestepsConfig};
+use dtta::{Issue, OptimizerConfig, Standardize, TimestepsConfig};
 use dtta_data::{Augmentation, DatasetConfig, DepthRange, Transform};
 use dtta_models::Precision;
 use schemars::JsonSchema;
@@ -144,6 +144,10 @@ pub struct DataConfig {
     /// Steps from an image in [0, 1] to the model's input, as in an experiment.
     #[serde(default)]
     pub preprocess: Vec<Transform>,
+    /// After preprocessing, changes the contrast of each image by itself, as in an experiment. A denoiser that is trained so knows
+    /// what an experiment's `standardize` makes of any image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standardize: Option<Standardize>,
 }
 
 /// How the weights move.

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use dtta_data::{
-    Augmentation, DataError, Dataset, DatasetConfig, Image, Maps, Selection, Transform, augment,
-    keyed_rng, transform,
+    DataError, Dataset, DatasetConfig, Image, Maps, Selection, Transform, augment, keyed_rng,
+    transform,
 };
 use dtta_tensor::{Device, Tensor};
 use rand_distr::{Distribution, Uniform};
 
+use crate::config::DataConfig;
 use crate::error::{Error, Result};
 
 /// Some images with what is known about them.
@@ -24,11 +25,10 @@ pub(crate) struct Batch {
 
 /// Training images. Sample `n` of the run is the same whatever came before: each pass over the dataset has a shuffle of its own.
 pub(crate) struct TrainingData {
+    config: DataConfig,
     dataset: Dataset,
     labels: Vec<usize>,
     takes: Takes,
-    augmentation: Vec<Augmentation>,
-    preprocess: Vec<Transform>,
     seed: u64,
     /// A pass and its order; the last one used.
     order: (u64, Vec<usize>),
@@ -53,21 +53,14 @@ pub(crate) enum Target {
 }
 
 impl TrainingData {
-    pub fn open(
-        config: &DatasetConfig,
-        base: &Path,
-        (augmentation, preprocess): (&[Augmentation], &[Transform]),
-        takes: Takes,
-        seed: u64,
-    ) -> Result<Self> {
-        let (dataset, labels) = open(config, base, preprocess, takes, "/data/training")?;
+    pub fn open(config: &DataConfig, base: &Path, takes: Takes, seed: u64) -> Result<Self> {
+        let (dataset, labels) = open(&config.training, base, config, takes, "/data/training")?;
         let order = (0, shuffled(dataset.len(), seed, 0));
         Ok(Self {
+            config: config.clone(),
             dataset,
             labels,
             takes,
-            augmentation: augmentation.to_vec(),
-            preprocess: preprocess.to_vec(),
             seed,
             order,
         })
@@ -85,13 +78,18 @@ impl TrainingData {
         for n in 0..size {
             let index = self.index(step as u64 * size as u64 + n as u64);
             let sample = self.dataset.sample(index)?;
-            let (image, maps) = augment(&self.augmentation, sample.image, sample.maps, &mut rng);
+            let (image, maps) = augment(
+                &self.config.augmentation,
+                sample.image,
+                sample.maps,
+                &mut rng,
+            );
             let label = self.labels.get(index).copied();
             collected.add(
                 image,
                 maps,
                 label,
-                &self.preprocess,
+                &self.config,
                 self.takes,
                 "/data/training",
             )?;
@@ -112,15 +110,15 @@ impl TrainingData {
 
 /// Held-out images: a selection fixed by the seed, with as many of each class as of any other where images have classes.
 pub(crate) fn held_out(
-    config: &DatasetConfig,
+    dataset: &DatasetConfig,
     base: &Path,
-    preprocess: &[Transform],
+    config: &DataConfig,
     takes: Takes,
     (samples, seed): (Option<usize>, u64),
     device: &Device,
 ) -> Result<Batch> {
     let pointer = "/data/held_out";
-    let (dataset, labels) = open(config, base, preprocess, takes, pointer)?;
+    let (dataset, labels) = open(dataset, base, config, takes, pointer)?;
     let selection = Selection {
         samples,
         offset: 0,
@@ -131,7 +129,7 @@ pub(crate) fn held_out(
     for &index in &chosen {
         let sample = dataset.sample(index)?;
         let label = labels.get(index).copied();
-        collected.add(sample.image, sample.maps, label, preprocess, takes, pointer)?;
+        collected.add(sample.image, sample.maps, label, config, takes, pointer)?;
     }
     collected.finish(takes.shape, device)
 }
@@ -150,13 +148,17 @@ impl Collected {
         image: Image,
         maps: Maps,
         label: Option<usize>,
-        preprocess: &[Transform],
+        config: &DataConfig,
         takes: Takes,
         pointer: &str,
     ) -> Result<()> {
-        let image = transform(preprocess, image)?;
+        let image = transform(&config.preprocess, image)?;
         takes.expect(image.shape(), &maps, pointer)?;
-        self.values.extend_from_slice(image.data());
+        let mut pixels = image.into_data();
+        if let Some(target) = config.standardize {
+            target.apply(&mut pixels);
+        }
+        self.values.extend(pixels);
         self.labels.extend(label);
         self.maps.push(maps);
         Ok(())
@@ -210,23 +212,23 @@ impl Takes {
 }
 
 fn open(
-    config: &DatasetConfig,
+    dataset: &DatasetConfig,
     base: &Path,
-    preprocess: &[Transform],
+    config: &DataConfig,
     takes: Takes,
     pointer: &str,
 ) -> Result<(Dataset, Vec<usize>)> {
-    let dataset = Dataset::open(config, base)?;
+    let dataset = Dataset::open(dataset, base)?;
     let labels = match takes.target {
         Target::Classes(classes) => class_labels(&dataset, classes, pointer)?,
         Target::Masks { .. } | Target::Depths { .. } => {
-            expect_maps(&dataset, preprocess, takes.target, pointer)?;
+            expect_maps(&dataset, &config.preprocess, takes.target, pointer)?;
             Vec::new()
         }
     };
     // One look, so that a wrong shape is told before the run starts.
     let sample = dataset.sample(0)?;
-    let image = transform(preprocess, sample.image)?;
+    let image = transform(&config.preprocess, sample.image)?;
     takes.expect(image.shape(), &sample.maps, pointer)?;
     Ok((dataset, labels))
 }

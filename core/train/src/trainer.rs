@@ -116,13 +116,7 @@ impl Trainer {
         let model = ModelConfig::load(&model_path)?;
         let digest = digest(&config, &model);
         let task = task(&config, model, &model_path)?;
-        let data = TrainingData::open(
-            &common.data.training,
-            base,
-            (&common.data.augmentation, &common.data.preprocess),
-            task.takes(),
-            common.seed,
-        )?;
+        let data = TrainingData::open(common.data, base, task.takes(), common.seed)?;
         let samples = match &config {
             TrainingConfig::Denoiser(config) => config.evaluate.as_ref().map(|e| Some(e.samples)),
             TrainingConfig::Classifier(config) => config.evaluate.as_ref().map(|e| e.samples),
@@ -132,7 +126,7 @@ impl Trainer {
             Some((samples, dataset)) => Some(held_out(
                 dataset,
                 base,
-                &common.data.preprocess,
+                common.data,
                 task.takes(),
                 (samples, common.seed),
                 &device,

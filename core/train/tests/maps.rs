@@ -192,6 +192,29 @@ fn denoisers_learn_to_tell_an_images_own_map_from_anothers() {
 }
 
 #[test]
+fn standardised_frames_look_the_same_however_dark_they_were() {
+    let loss = |deviation: f64, standardize: bool| {
+        let packed = json!({ "kind": "packed", "path": "tiny.safetensors" });
+        let mut data = json!({
+            "training": packed, "held_out": packed,
+            "preprocess": [
+                { "kind": "resize", "height": 4, "width": 4 },
+                { "kind": "normalise", "mean": [0.2], "std": [deviation] },
+            ],
+        });
+        if standardize {
+            data["standardize"] =
+                json!({ "kind": "stretch", "outliers": 0.02, "low": -1.0, "high": 1.0 });
+        }
+        let changes = json!({ "data": data, "evaluate": { "samples": 16, "draws": 2 } });
+        learned("denoiser", "mask-unet", 3, changes).loss
+    };
+    let apart = |standardize| (loss(0.5, standardize) - loss(2.0, standardize)).abs();
+    assert!(apart(true) < 1e-4, "{}", apart(true));
+    assert!(apart(false) > 1e-3, "{}", apart(false));
+}
+
+#[test]
 fn a_continued_run_ends_with_the_same_weights_bit_for_bit() {
     let folder = folder();
     for (kind, model, changes) in [

@@ -4,7 +4,8 @@ use rand_chacha::rand_core::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::random::{unit, up_to};
+use super::colour::Jitter;
+use crate::random::{between, unit, up_to};
 use crate::{Image, Maps};
 
 /// One random change of a training image.
@@ -17,6 +18,26 @@ pub enum Augmentation {
     RandomCrop {
         /// The largest shift, in pixels.
         border: usize,
+    },
+    /// Changes brightness, contrast, saturation and hue, in this order, each by an amount drawn uniformly (torchvision's `ColorJitter`,
+    /// which draws the order too). Saturation and hue need three channels.
+    ColorJitter {
+        /// The factor is drawn from 1 - this to 1 + this.
+        #[serde(default)]
+        #[schemars(range(min = 0, max = 1))]
+        brightness: f64,
+        /// The factor of the distance from the image's mean grey, drawn likewise.
+        #[serde(default)]
+        #[schemars(range(min = 0, max = 1))]
+        contrast: f64,
+        /// The factor of the distance from each pixel's grey, drawn likewise.
+        #[serde(default)]
+        #[schemars(range(min = 0, max = 1))]
+        saturation: f64,
+        /// The turn is drawn from -this to this; 0.5 is half of the circle.
+        #[serde(default)]
+        #[schemars(range(min = 0, max = 0.5))]
+        hue: f64,
     },
 }
 
@@ -49,6 +70,22 @@ pub fn augment(
                     let row = row.saturating_add(down).checked_sub(*border)?;
                     Some((row, column.saturating_add(right).checked_sub(*border)?))
                 });
+            }
+            Augmentation::ColorJitter {
+                brightness,
+                contrast,
+                saturation,
+                hue,
+            } => {
+                let mut around =
+                    |middle: f64, most: f64| between(rng, middle - most, middle + most) as f32;
+                let jitter = Jitter {
+                    brightness: around(1.0, *brightness),
+                    contrast: around(1.0, *contrast),
+                    saturation: around(1.0, *saturation),
+                    hue: around(0.0, *hue),
+                };
+                jitter.apply(&mut image);
             }
         }
     }
