@@ -2,14 +2,16 @@
 //! denoiser is conditioned on (Diffusion-TTA, section 3.2), and the usual scores.
 
 mod class_map;
+mod class_prior;
 mod confusion;
 mod pixel_head;
 
 pub use class_map::{ClassMap, ClassMapConfig};
+pub use class_prior::{ClassPrior, ClassPriorConfig};
 pub use confusion::{Confusion, Segmentation, SegmentationConfig};
 pub use pixel_head::{PixelHead, PixelHeadConfig};
 
-dtta_sdk::export_plugin! { head: PixelHead, mapper: ClassMap, metric: Segmentation }
+dtta_sdk::export_plugin! { head: PixelHead, mapper: ClassMap, objective: ClassPrior, metric: Segmentation }
 
 #[cfg(test)]
 mod tests {
@@ -27,6 +29,10 @@ mod tests {
         ] {
             Kit::linked("segmentation", super::plugin_entry)
                 .config(Role::Head, head)
+                .config(
+                    Role::Objective,
+                    json!({"shares": [0.64, 0.22, 0.09, 0.03, 0.02]}),
+                )
                 .config(Role::Metric, metric)
                 .check()
                 .expect_passed();

@@ -128,6 +128,30 @@ fn predicts_the_most_likely_class_of_each_pixel() {
 }
 
 #[test]
+fn a_rare_class_costs_the_logarithm_of_its_share() {
+    let mut objective = plugin()
+        .objective(&json!({"shares": [3, 1]}), &Environment::default())
+        .unwrap();
+    // Two images of two pixels: all of class 0; then a half of each class, and all of class 1.
+    let probabilities = [1.0, 1.0, 0.0, 0.0, 0.5, 0.0, 0.5, 1.0];
+    let outputs = floats("probabilities", &[2, 2, 1, 2], &probabilities);
+    let loss = objective.loss(&outputs).unwrap().to_floats().unwrap();
+    let (common, rare) = (-(0.75_f32.ln()), -(0.25_f32.ln()));
+    let expected = [common, (0.5 * common + 0.5 * rare + rare) / 2.0];
+    for (found, expected) in loss.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-6, "{loss:?}");
+    }
+    let other = floats("probabilities", &[1, 3, 1, 1], &[0.2, 0.3, 0.5]);
+    let error = objective.loss(&other).unwrap_err();
+    assert_eq!(error.code(), "shape-mismatch", "{error}");
+    for shares in [json!([1]), json!([1, 0]), json!([1, -1])] {
+        let error = plugin().objective(&json!({"shares": shares}), &Environment::default());
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains("shares"), "{error}");
+    }
+}
+
+#[test]
 fn mixes_class_embeddings_over_each_cell() {
     // Two classes, an image of 2 x 4, two cells: the first is class 0 in 3 of 4 pixels, the second class 1 all over.
     let of_one = [0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0];

@@ -48,6 +48,7 @@ fn config(name: &str, role: Role) -> Value {
         ("linear", _) => json!({"features": 8, "classes": 5, "momentum": 0.5}),
         ("depth", _) => json!({"range": {"scale": "log", "maximum": 10.0}}),
         ("segmentation", Role::Metric) => json!({"classes": 5}),
+        ("segmentation", Role::Objective) => json!({"shares": [0.64, 0.22, 0.09, 0.03, 0.02]}),
         _ => json!({}),
     }
 }
