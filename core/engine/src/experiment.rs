@@ -277,8 +277,7 @@ pub enum Reset {
     /// At the beginning of each domain.
     #[default]
     Domain,
-    /// At the beginning of each domain, and in it after every so many samples, a multiple of the batch (RDumb, Press et al. 2023): what
-    /// is right for one sample wears off before what is wrong for all of them adds up.
+    /// At the beginning of each domain, and in it after every so many samples, a multiple of the batch (RDumb, Press et al. 2023).
     Every(NonZeroUsize),
     /// Never.
     Never,

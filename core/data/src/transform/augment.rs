@@ -171,6 +171,32 @@ mod tests {
     }
 
     #[test]
+    fn colours_change_by_the_key_within_bounds_and_leave_maps_alone() {
+        let steps =
+            r#"[{ "kind": "color_jitter", "brightness": 0.5, "saturation": 0.5, "hue": 0.5 }]"#;
+        let steps: Vec<Augmentation> = serde_json::from_str(steps).unwrap();
+        let colour = Image::new(3, 1, 2, vec![0.9, 0.2, 0.3, 0.8, 0.1, 0.4]).unwrap();
+        let changed = |key: u64| {
+            let mut rng = keyed_rng("colour", &[&key.to_le_bytes()]);
+            let mask = Mask::new(1, 2, vec![1, 2]).unwrap();
+            let maps = Maps {
+                mask: Some(mask.clone()),
+                depth: None,
+            };
+            let (image, maps) = augment(&steps, colour.clone(), maps, &mut rng);
+            assert_eq!(maps.mask, Some(mask));
+            image
+        };
+        assert_eq!(changed(0), changed(0));
+        for key in 0..100 {
+            let image = changed(key);
+            assert!(image.data().iter().all(|value| (0.0..=1.0).contains(value)));
+            assert_ne!(image, colour);
+            assert_ne!(image, changed(key + 1));
+        }
+    }
+
+    #[test]
     fn crops_reach_every_offset() {
         let steps = [Augmentation::RandomCrop { border: 1 }];
         let mut seen = std::collections::HashSet::new();
