@@ -10,7 +10,7 @@ use dtta_models::{Conditioning, Denoiser, ParameterId, Weights};
 use dtta_plugin::Named;
 use dtta_tensor::Tensor;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::feedback::{Evaluation, Feedback, Request};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::task::{Prediction, TaskModel};
@@ -39,6 +39,8 @@ pub struct Settings {
     pub denoiser: Option<Movement>,
     /// The rate at which a running mean of ∂L/∂c follows the stream, where it is subtracted.
     pub centre: Option<f64>,
+    /// The share of its diffusion loss that a source prediction has to explain to be left as it is, where any is.
+    pub gate: Option<f64>,
 }
 
 /// Images to adapt to.
@@ -57,8 +59,23 @@ pub struct Adapted {
     pub source: (Named, Vec<Prediction>),
     /// Predictions after the last step.
     pub adapted: (Named, Vec<Prediction>),
-    /// The loss of each image in each step.
+    /// The loss of each image in each step; empty for one that was left as it is.
     pub losses: Vec<Vec<f32>>,
+    /// The share of each image's diffusion loss that the source model's prediction explains, where a gate asks.
+    pub explained: Option<Vec<f32>>,
+}
+
+impl<'a> Batch<'a> {
+    /// Some of its images, in the order of `places`.
+    fn select(&self, places: &[usize]) -> Result<Batch<'a>> {
+        let rows: Vec<i64> = places.iter().map(|&place| place as i64).collect();
+        let rows = Tensor::from_ints(&rows, &[rows.len()], self.task.device())?;
+        Ok(Batch {
+            ids: places.iter().map(|&place| self.ids[place]).collect(),
+            task: self.task.index_select(0, &rows)?,
+            denoiser: self.denoiser.index_select(0, &rows)?,
+        })
+    }
 }
 
 /// A task model that learns from a denoiser, one batch after the other.
@@ -227,32 +244,81 @@ impl Adapter {
                 adapted: source.clone(),
                 source,
                 losses: vec![Vec::new(); images],
+                explained: None,
             });
         }
         if self.settings.single_sample {
             self.reset();
-            let mut groups: Vec<(Range<usize>, Learner)> = (0..images)
-                .map(|image| (image..image + 1, self.carried.clone()))
-                .collect();
-            let losses = self.learn(batch, &mut groups)?;
-            let adapted = self.predict(batch, &groups)?;
-            Ok(Adapted {
-                source,
-                adapted,
-                losses,
-            })
-        } else {
-            let mut groups = [(0..images, self.carried.clone())];
-            let losses = self.learn(batch, &mut groups)?;
-            let adapted = self.predict(batch, &groups)?;
-            let [(_, learner)] = groups;
-            self.carried = learner;
-            Ok(Adapted {
-                source,
-                adapted,
-                losses,
-            })
         }
+        let (open, explained) = self.open(batch)?;
+        let mut losses = vec![Vec::new(); images];
+        if open.is_empty() {
+            return Ok(Adapted {
+                adapted: source.clone(),
+                source,
+                losses,
+                explained,
+            });
+        }
+        let chosen = batch.select(&open)?;
+        let group = |start: usize, end: usize| (start..end, self.carried.clone());
+        let mut groups: Vec<(Range<usize>, Learner)> = match self.settings.single_sample {
+            true => (0..open.len()).map(|n| group(n, n + 1)).collect(),
+            false => vec![group(0, open.len())],
+        };
+        for (&place, of_image) in open.iter().zip(self.learn(&chosen, &mut groups)?) {
+            losses[place] = of_image;
+        }
+        let adapted = self.predict(&chosen, &groups)?;
+        if let (false, Some((_, learner))) = (self.settings.single_sample, groups.pop()) {
+            self.carried = learner;
+        }
+        Ok(Adapted {
+            adapted: replaced(&source, adapted, &open)?,
+            source,
+            losses,
+            explained,
+        })
+    }
+
+    /// Which images of a batch are to be adapted to, in order; and, where a gate asks, the share of its diffusion loss that what the
+    /// source model says of each one explains: 1 - L(c) / L(no condition), with the draws of the first step.
+    fn open(&mut self, batch: &Batch<'_>) -> Result<(Vec<usize>, Option<Vec<f32>>)> {
+        let images = batch.ids.len();
+        let Some(gate) = self.settings.gate else {
+            return Ok(((0..images).collect(), None));
+        };
+        let outputs = self.source_outputs(&batch.task)?;
+        let told = self.source_condition(&outputs)?;
+        // What plugins would change in their buffers belongs to a step, and this is none.
+        self.task.take_updates();
+        let denoising = match &self.denoiser_learner {
+            Some(learner) => &learner.weights,
+            None => &self.frozen,
+        };
+        let Some(nothing) = self.denoiser.unconditional(denoising)? else {
+            return Err(Error::Unconditional);
+        };
+        let everywhere = nothing.iter().map(|(name, slot)| {
+            let mut shape = slot.shape().to_vec();
+            shape[0] = images;
+            Ok((name.to_owned(), slot.expand(&shape)?))
+        });
+        let nothing = Conditioning::new(everywhere.collect::<Result<_>>()?);
+        let look = |conditioning| {
+            let request = Request {
+                ids: &batch.ids,
+                images: &batch.denoiser,
+                conditioning,
+                step: 0,
+            };
+            let feedback = &self.settings.feedback;
+            feedback.losses(&*self.denoiser, denoising, &request)
+        };
+        let losses = look(&told)?.into_iter().zip(look(&nothing)?);
+        let explained: Vec<f32> = losses.map(|(told, nothing)| 1.0 - told / nothing).collect();
+        let open = (0..images).filter(|&n| f64::from(explained[n]) < gate);
+        Ok((open.collect(), Some(explained)))
     }
 
     /// Moves each group's weights by the settings' number of steps; gives the losses of each image.
@@ -395,6 +461,26 @@ impl Adapter {
         }
         Ok((together, list))
     }
+}
+
+/// Predictions for a whole batch, with those for the images at `places` replaced.
+fn replaced(
+    (all, list): &(Named, Vec<Prediction>),
+    (some, of_places): (Named, Vec<Prediction>),
+    places: &[usize],
+) -> Result<(Named, Vec<Prediction>)> {
+    let mut list = list.clone();
+    let mut rows: Vec<i64> = (0..list.len() as i64).collect();
+    for (n, (&place, prediction)) in places.iter().zip(of_places).enumerate() {
+        rows[place] = (list.len() + n) as i64;
+        list[place] = prediction;
+    }
+    let named = all.iter().zip(&some).map(|((name, all), (_, some))| {
+        let rows = Tensor::from_ints(&rows, &[rows.len()], all.device())?;
+        let both = Tensor::cat(&[all, some], 0)?;
+        Ok((name.clone(), both.index_select(0, &rows)?))
+    });
+    Ok((named.collect::<Result<_>>()?, list))
 }
 
 /// What a group's images came to in a step.

@@ -205,6 +205,12 @@ fn contradictions(experiment: &Experiment) -> Vec<Issue> {
             "a sample by itself has nothing in common with others; leave `centre` out",
         );
     }
+    if adaptation.gate.is_some() && adaptation.draws == 0 {
+        issue(
+            "/adaptation/gate",
+            "what a prediction explains is found by draws; set `/adaptation/draws` or leave `gate` out",
+        );
+    }
     if let Mode::Online {
         reset: Reset::Every(every),
     } = adaptation.mode

@@ -90,6 +90,11 @@ pub enum Error {
         /// What was needed.
         expected: String,
     },
+    /// A gate asks what the denoiser makes of an image without a condition, and it never was without one.
+    #[error(
+        "the denoiser was never trained without a condition, so what a prediction explains is unknown"
+    )]
+    Unconditional,
     /// An output folder holds another run.
     #[error("`{path}` holds the records of a run; choose another folder with `--out`, remove it, or continue it with `--resume`", path = path.display())]
     OutputExists {

@@ -210,6 +210,9 @@ pub struct AdaptationConfig {
     /// `online` mode: a sample by itself has nothing in common with others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub centre: Option<Centre>,
+    /// Leaves samples as they are whose prediction is good already, as the denoiser sees it. Not in the paper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
     /// How the task model's parameters move.
     pub optimizer: OptimizerConfig,
     /// Which of the task model's parameters move.
@@ -346,6 +349,17 @@ pub struct Centre {
     /// How much the newest batch counts, in (0, 1]: after `n` steps it is the larger of this and 1 / (n + 1).
     #[schemars(range(min = 0, max = 1))]
     pub rate: f64,
+}
+
+/// Which samples are left as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// Those of which the source model's prediction explains this share of the diffusion loss or more: 1 - L(c) / L(no condition), with
+    /// the draws of the first step. They keep that prediction, and no weights move by them. Needs a denoiser whose training left the
+    /// condition out now and then.
+    #[schemars(range(min = 0, max = 1))]
+    pub explained: f64,
 }
 
 /// How the denoiser moves.

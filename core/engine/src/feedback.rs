@@ -70,13 +70,8 @@ impl Feedback {
         adapted: &[ParameterId],
         request: &Request<'_>,
     ) -> Result<Evaluation> {
-        let draws = request.ids.len() * self.draws.count;
         let device = request.images.device();
-        // As few calls as the micro-batch allows, of one size.
-        let calls = draws.div_ceil(self.micro_batch).max(1);
-        let size = draws.div_ceil(calls).max(1);
-        let parts = device.each((0..draws).step_by(size), |start| {
-            let rows = start..draws.min(start + size);
+        let parts = device.each(self.micro_batches(request), |rows| {
             self.part(denoiser, weights, adapted, request, rows)
         });
 
@@ -85,9 +80,7 @@ impl Feedback {
         let mut denoiser_gradients: Vec<Option<Tensor>> = vec![None; adapted.len()];
         for part in parts {
             let part = part?;
-            for (row, loss) in part.rows.zip(part.losses) {
-                losses[row / self.draws.count] += loss / self.draws.count as f32;
-            }
+            self.share_out(&mut losses, part.rows, part.losses);
             accumulate(&mut slots, part.slots)?;
             accumulate(&mut denoiser_gradients, part.denoiser)?;
         }
@@ -103,7 +96,52 @@ impl Feedback {
         })
     }
 
-    /// One micro-batch, with a tape of its own. Row r is draw r mod N of image r / N, where N is the number of draws for each.
+    /// The losses alone, as [`evaluate`](Self::evaluate) answers them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn losses(
+        &self,
+        denoiser: &dyn Denoiser,
+        weights: &Weights,
+        request: &Request<'_>,
+    ) -> Result<Vec<f32>> {
+        let device = request.images.device();
+        let conditioning = each_slot(request.conditioning, |slot| Ok(slot.detach()))?;
+        let parts: Vec<Result<_>> = device.each(self.micro_batches(request), |rows| {
+            let per_draw = self.distances(denoiser, weights, &conditioning, request, &rows)?;
+            Ok((rows, per_draw.to_floats()?))
+        });
+        let mut losses = vec![0.0f32; request.ids.len()];
+        for part in parts {
+            let (rows, part) = part?;
+            self.share_out(&mut losses, rows, part);
+        }
+        Ok(losses)
+    }
+
+    /// As few calls as the micro-batch allows, of one size. Row r is draw r mod N of image r / N, where N is the number of draws for
+    /// each.
+    fn micro_batches(
+        &self,
+        request: &Request<'_>,
+    ) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+        let draws = request.ids.len() * self.draws.count;
+        let calls = draws.div_ceil(self.micro_batch).max(1);
+        let size = draws.div_ceil(calls).max(1);
+        (0..draws)
+            .step_by(size)
+            .map(move |start| start..draws.min(start + size))
+    }
+
+    /// Adds what some draws cost to the losses of their images.
+    fn share_out(&self, losses: &mut [f32], rows: Range<usize>, part: Vec<f32>) {
+        for (row, loss) in rows.zip(part) {
+            losses[row / self.draws.count] += loss / self.draws.count as f32;
+        }
+    }
+
+    /// One micro-batch, with a tape of its own.
     fn part(
         &self,
         denoiser: &dyn Denoiser,
@@ -112,36 +150,17 @@ impl Feedback {
         request: &Request<'_>,
         rows: Range<usize>,
     ) -> Result<Part> {
-        let count = self.draws.count;
         let weights = if adapted.is_empty() {
             weights.clone()
         } else {
             weights.to_leaves(adapted)?
         };
         let leaves = each_slot(request.conditioning, |slot| Ok(slot.detach().to_leaf()?))?;
-        let timesteps: Vec<usize> = (rows.start / count..=(rows.end - 1) / count)
-            .flat_map(|image| self.draws.timesteps(request.ids[image], request.step))
-            .skip(rows.start % count)
-            .take(rows.len())
-            .collect();
-        let owners: Vec<i64> = rows.clone().map(|row| (row / count) as i64).collect();
-        let owners = Tensor::from_ints(&owners, &[rows.len()], request.images.device())?;
-        let x0 = request.images.detach().index_select(0, &owners)?;
-        let noise = self.noise(request, rows.clone(), &x0)?;
-        let noisy = denoiser.schedule().add_noise(&x0, &noise, &timesteps)?;
-        let conditioning = each_slot(&leaves, |slot| Ok(slot.index_select(0, &owners)?))?;
-        let predicted = denoiser.predict_noise(&weights, &noisy, &timesteps, &conditioning)?;
-
-        let error = predicted.sub(&noise)?;
-        let distance = match self.loss {
-            LossKind::Mse => error.mul(&error)?,
-            LossKind::L1 => error.abs()?,
-        };
-        let per_draw = distance.mean(&[1, 2, 3], false)?;
+        let per_draw = self.distances(denoiser, &weights, &leaves, request, &rows)?;
         let losses = per_draw.to_floats()?;
         let gradients = per_draw
             .sum(&[], false)?
-            .affine(1.0 / count as f64, 0.0)?
+            .affine(1.0 / self.draws.count as f64, 0.0)?
             .backward()?;
         Ok(Part {
             rows,
@@ -152,6 +171,37 @@ impl Feedback {
                 .map(|&id| gradients.of(weights.get(id)))
                 .collect(),
         })
+    }
+
+    /// How far predicted noise is from drawn noise in each row, under the conditioning of each image.
+    fn distances(
+        &self,
+        denoiser: &dyn Denoiser,
+        weights: &Weights,
+        conditioning: &Conditioning,
+        request: &Request<'_>,
+        rows: &Range<usize>,
+    ) -> Result<Tensor> {
+        let count = self.draws.count;
+        let timesteps: Vec<usize> = (rows.start / count..=(rows.end - 1) / count)
+            .flat_map(|image| self.draws.timesteps(request.ids[image], request.step))
+            .skip(rows.start % count)
+            .take(rows.len())
+            .collect();
+        let owners: Vec<i64> = rows.clone().map(|row| (row / count) as i64).collect();
+        let owners = Tensor::from_ints(&owners, &[rows.len()], request.images.device())?;
+        let x0 = request.images.detach().index_select(0, &owners)?;
+        let noise = self.noise(request, rows.clone(), &x0)?;
+        let noisy = denoiser.schedule().add_noise(&x0, &noise, &timesteps)?;
+        let conditioning = each_slot(conditioning, |slot| Ok(slot.index_select(0, &owners)?))?;
+        let predicted = denoiser.predict_noise(weights, &noisy, &timesteps, &conditioning)?;
+
+        let error = predicted.sub(&noise)?;
+        let distance = match self.loss {
+            LossKind::Mse => error.mul(&error)?,
+            LossKind::L1 => error.abs()?,
+        };
+        Ok(distance.mean(&[1, 2, 3], false)?)
     }
 
     fn noise(&self, request: &Request<'_>, rows: Range<usize>, x0: &Tensor) -> Result<Tensor> {

@@ -80,6 +80,10 @@ impl Prepared {
                 format!("the denoiser's timesteps end at {last}"),
             ));
         }
+        if experiment.adaptation.gate.is_some() && denoiser.unconditional(&phi)?.is_none() {
+            let message = "the denoiser was never trained without a condition, so it cannot tell what a prediction explains";
+            return Err(invalid("/adaptation/gate", message.into()));
+        }
         let constants = denoiser.constants(&phi)?;
         let classes = backbone.outputs();
         for (name, constant) in &constants {
@@ -404,6 +408,7 @@ fn settings(
         },
         denoiser: movement.transpose()?,
         centre: adaptation.centre.map(|centre| centre.rate),
+        gate: adaptation.gate.map(|gate| gate.explained),
     })
 }
 

@@ -23,8 +23,11 @@ pub struct Record {
     pub source: Guess,
     /// What the adapted model said.
     pub adapted: Guess,
-    /// The diffusion loss in each step, before its update.
+    /// The diffusion loss in each step, before its update; empty for a sample that a gate left as it is.
     pub loss: Vec<f32>,
+    /// Where a gate asks: the share of its diffusion loss that the source model's prediction explains.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub explained: Option<f32>,
     /// Wall time of its batch, divided by the batch's samples. The only field that differs between equal runs.
     pub milliseconds: f64,
 }

@@ -251,10 +251,12 @@ impl Prepared {
             .iter()
             .zip(source.1.iter().zip(&after.1))
             .zip(scores)
-            .zip(adapted.losses);
+            .zip(adapted.losses)
+            .enumerate();
+        let explained = adapted.explained;
         Ok(records
             .map(
-                |(((item, (source, adapted)), [before, after]), loss)| Record {
+                |(row, (((item, (source, adapted)), [before, after]), loss))| Record {
                     position: item.position,
                     id: item.id.clone(),
                     domain: domain.name.clone(),
@@ -262,6 +264,7 @@ impl Prepared {
                     source: guess(source, before),
                     adapted: guess(adapted, after),
                     loss,
+                    explained: explained.as_ref().map(|explained| explained[row]),
                     milliseconds: 0.0,
                 },
             )

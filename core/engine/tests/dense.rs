@@ -73,6 +73,7 @@ fn adapter(fixture: &Fixture, task: &str) -> (Adapter, Weights) {
         },
         denoiser: None,
         centre: None,
+        gate: None,
     };
     let task = TaskModel::new(backbone, head, mapper, slots, Statistics::Running);
     (
@@ -335,6 +336,56 @@ fn pictures_show_input_target_predictions_and_error() {
 }
 
 #[test]
+fn a_gate_leaves_the_samples_whose_prediction_explains_enough_and_no_others() {
+    for task in TASKS {
+        let fixture = Fixture::dense();
+        let run = |out: &str, gate: Option<f64>, mode: &str| {
+            let mut experiment = Fixture::dense_experiment(task);
+            experiment["adaptation"]["mode"] = json!({ "kind": mode });
+            if let Some(explained) = gate {
+                experiment["adaptation"]["gate"] = json!({ "explained": explained });
+            }
+            fixture.run(&experiment, out).unwrap();
+            fixture.records(out)
+        };
+        let free = run("free", None, "single_sample");
+        let all = run("all", Some(1.0), "single_sample");
+        let mut explained: Vec<f32> = all.iter().map(|r| r.explained.unwrap()).collect();
+        explained.sort_by(f32::total_cmp);
+        let middle = f64::from(explained[explained.len() / 2]).clamp(0.0, 1.0);
+        let some = run("some", Some(middle), "single_sample");
+        let mut left = 0;
+        for ((free, all), some) in free.iter().zip(&all).zip(&some) {
+            assert_eq!(
+                (&free.adapted, &free.loss),
+                (&all.adapted, &all.loss),
+                "{task}"
+            );
+            assert_eq!(some.explained, all.explained);
+            if f64::from(some.explained.unwrap()) < middle {
+                assert_eq!(
+                    (&some.adapted, &some.loss),
+                    (&all.adapted, &all.loss),
+                    "{task}"
+                );
+            } else {
+                assert_eq!(some.adapted, some.source, "{task}");
+                assert!(some.loss.is_empty());
+                left += 1;
+            }
+        }
+        assert!(left > 0, "{task}: nothing was left as it is: {explained:?}");
+        for (online, some) in run("online", Some(middle), "online").iter().zip(&some) {
+            assert_eq!(online.explained, some.explained);
+            if some.loss.is_empty() {
+                assert_eq!(online.adapted, online.source, "{task}");
+                assert!(online.loss.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
 fn refuses_parts_that_do_not_fit() {
     let fixture = Fixture::dense();
     let refused = |task: &str, change: &dyn Fn(&mut Value), pointer: &str| {
@@ -365,6 +416,17 @@ fn refuses_parts_that_do_not_fit() {
             e["models"]["backbone"]["preprocess"] = grown.clone();
         },
         "/models/backbone",
+    );
+    // What a prediction explains is found by draws, from a denoiser that knows what no condition is.
+    let gate = json!({ "explained": 0.1 });
+    refused(
+        "segmentation",
+        &|e| {
+            e["adaptation"]["gate"] = gate.clone();
+            e["adaptation"]["steps"] = json!(0);
+            e["adaptation"]["draws"] = json!(0);
+        },
+        "/adaptation/gate",
     );
     // A depth model where a segmenter should be: one class for three names.
     refused(

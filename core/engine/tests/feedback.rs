@@ -196,6 +196,15 @@ fn losses_of_an_image_do_not_depend_on_its_neighbours() {
             .losses
     };
     let together = evaluate(0..3);
+    let conditioning = Conditioning::one(CLASS_EMBEDDING, condition.clone());
+    let request = Request {
+        ids: &IDS,
+        images: &images(),
+        conditioning: &conditioning,
+        step: 1,
+    };
+    let without_gradients = feedback(5, LossKind::Mse).losses(&*denoiser, &weights, &request);
+    assert_eq!(without_gradients.unwrap(), together);
     for (index, loss) in together.iter().enumerate() {
         let alone = evaluate(index..index + 1)[0];
         assert!(

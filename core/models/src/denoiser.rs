@@ -131,6 +131,13 @@ pub trait Denoiser: Send + Sync {
     /// # Errors
     /// [`ModelError::Tensor`] if the device refuses.
     fn constants(&self, weights: &Weights) -> Result<Vec<(String, Tensor)>>;
+
+    /// What each slot holds where training left the condition out (Ho & Salimans, Classifier-Free Diffusion Guidance, 2022), one row
+    /// for all images; `None` unless it left out every slot's.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device refuses.
+    fn unconditional(&self, weights: &Weights) -> Result<Option<Conditioning>>;
 }
 
 /// Checks the shape of a batch of images and answers its batch size.

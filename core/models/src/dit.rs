@@ -423,6 +423,17 @@ impl Denoiser for Dit {
         constants.extend(spatial.flat_map(|spatial| spatial.constants(weights)));
         Ok(constants)
     }
+
+    fn unconditional(&self, weights: &Weights) -> Result<Option<Conditioning>> {
+        if let Some(spatial) = &self.config.spatial {
+            return SpatialSlot::nothing(spatial, self.config.image, weights);
+        }
+        let (Some(table), Some(row)) = (self.label_table(weights), self.null_label()) else {
+            return Ok(None);
+        };
+        let row = table.narrow(0, row, 1)?;
+        Ok(Some(Conditioning::one(CLASS_EMBEDDING, row)))
+    }
 }
 
 impl Block {

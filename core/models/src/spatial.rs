@@ -98,6 +98,21 @@ impl SpatialSlot {
         Ok(Tensor::cat(&[image, &map], 1)?)
     }
 
+    /// The map that training puts in the place of one it leaves out: zeros, for images of those extents.
+    pub fn nothing(
+        config: &SpatialConfig,
+        [_, height, width]: [usize; 3],
+        weights: &Weights,
+    ) -> Result<Option<Conditioning>> {
+        let Some((_, _, beside)) = weights.iter().next().filter(|_| config.dropout_prob > 0.0)
+        else {
+            return Ok(None);
+        };
+        let shape = [1, config.channels, height, width];
+        let zeros = Tensor::full(&shape, 0.0, beside.device())?;
+        Ok(Some(Conditioning::one(SPATIAL, zeros)))
+    }
+
     /// The categories' embeddings, where there are any.
     pub fn constants(&self, weights: &Weights) -> Vec<(String, Tensor)> {
         let table = self.table.map(|id| weights.get(id).clone());

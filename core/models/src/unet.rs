@@ -447,6 +447,13 @@ impl Denoiser for UNet {
         let spatial = self.spatial.as_ref();
         Ok(spatial.map_or_else(Vec::new, |spatial| spatial.constants(weights)))
     }
+
+    fn unconditional(&self, weights: &Weights) -> Result<Option<Conditioning>> {
+        match (&self.config.spatial, &self.config.tokens) {
+            (Some(spatial), None) => SpatialSlot::nothing(spatial, self.config.image, weights),
+            _ => Ok(None),
+        }
+    }
 }
 
 impl Level {

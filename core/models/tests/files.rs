@@ -486,7 +486,38 @@ fn labels_and_constants_come_from_the_same_table() {
     );
     assert_eq!(dit.null_label(), Some(10));
     let null = Tensor::from_ints(&[10], &[1], &Device::cpu()).unwrap();
-    assert!(dit.embed_labels(&weights, &null).is_ok());
+    // Without a class, the denoiser is told the last row.
+    let nothing = dit.unconditional(&weights).unwrap().unwrap();
+    assert_eq!(
+        nothing.get("class-embedding").unwrap().to_floats().unwrap(),
+        dit.embed_labels(&weights, &null)
+            .unwrap()
+            .to_floats()
+            .unwrap()
+    );
+}
+
+#[test]
+fn a_map_that_training_left_out_is_zeros_and_one_that_it_never_did_is_unknown() {
+    let device = Device::cpu();
+    for (dropout, known) in [(0.1, true), (0.0, false)] {
+        let config = json!({
+            "kind": "unet", "image": [1, 4, 6], "block_out_channels": [4], "down_block_types": ["DownBlock2D"],
+            "layers_per_block": 1, "attention_head_dim": 4, "norm_num_groups": 2, "spatial": { "channels": 2, "dropout_prob": dropout }
+        });
+        let path = Path::new("unet.json");
+        let denoiser = serde_json::from_value::<ModelConfig>(config)
+            .unwrap()
+            .into_denoiser(path)
+            .unwrap();
+        let weights = Weights::initialise(denoiser.parameters(), 0, &device).unwrap();
+        let nothing = denoiser.unconditional(&weights).unwrap();
+        assert_eq!(nothing.is_some(), known);
+        for (_, map) in nothing.iter().flat_map(|nothing| nothing.iter()) {
+            assert_eq!(*map.shape(), [1, 2, 4, 6]);
+            assert!(map.to_floats().unwrap().iter().all(|&value| value == 0.0));
+        }
+    }
 }
 
 #[test]
