@@ -2,16 +2,16 @@
 //! denoiser is conditioned on (Diffusion-TTA, section 3.2), and the usual scores.
 
 mod class_map;
-mod class_prior;
+mod class_ratio;
 mod confusion;
 mod pixel_head;
 
 pub use class_map::{ClassMap, ClassMapConfig};
-pub use class_prior::{ClassPrior, ClassPriorConfig};
+pub use class_ratio::{ClassRatio, ClassRatioConfig};
 pub use confusion::{Confusion, Segmentation, SegmentationConfig};
 pub use pixel_head::{PixelHead, PixelHeadConfig};
 
-dtta_sdk::export_plugin! { head: PixelHead, mapper: ClassMap, objective: ClassPrior, metric: Segmentation }
+dtta_sdk::export_plugin! { head: PixelHead, mapper: ClassMap, objective: ClassRatio, metric: Segmentation }
 
 #[cfg(test)]
 mod tests {
