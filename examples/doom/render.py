@@ -19,20 +19,26 @@ import numpy
 import vizdoom
 from safetensors.numpy import save as serialized
 
-CLASSES = ["wall", "floor", "ceiling", "character", "thing"]
-WALL, FLOOR, CEILING, CHARACTER, THING = range(len(CLASSES))
+CLASSES = ["wall", "floor", "ceiling", "sky", "character", "thing"]
+WALL, FLOOR, CEILING, SKY, CHARACTER, THING = range(len(CLASSES))
 HEIGHT, WIDTH, BLOCK = 48, 64, 5  # rendered at 240 x 320; one stored pixel is a block of 5 x 5
 GAMMA = 0.6  # the game is dark: mean 0.14 before, about 0.29 after
 FLAT = 1  # ViZDoom's label of floors and ceilings; 0 is walls and sky; objects count down from 255
+FARTHEST = 127  # the depth of the sky; no wall is that far but for a few
 CHARACTERS = {"Monster", "Player"}
 
-FREEDOOM2 = [f"MAP{number:02}" for number in range(1, 33)]
-FREEDOOM1 = [f"E{episode}M{number}" for episode in range(1, 5) for number in range(1, 10)]
-SPLITS = {  # name: (game, maps, frames of one map at most)
-    "train": ("freedoom2", FREEDOOM2[:27], 420),
-    "validation": ("freedoom2", FREEDOOM2[27:], 84),
-    "test": ("freedoom1", FREEDOOM1, 17),
-}
+# Split by map, in both games alike: (game, map, number within its game or episode).
+MAPS = [("freedoom2", f"MAP{number:02}", number) for number in range(1, 33)]
+MAPS += [("freedoom1", f"E{episode}M{number}", number) for episode in range(1, 5) for number in range(1, 10)]
+TEST = {"freedoom2": {3, 9, 15, 21, 27}, "freedoom1": {2, 5, 8}}
+VALIDATION = {"freedoom2": {6, 12, 18, 24, 30}, "freedoom1": {4}}
+FRAMES = {"train": 840, "validation": 84, "test": 36}  # of one map at most
+
+
+def split_of(game, number):
+    return "test" if number in TEST[game] else "validation" if number in VALIDATION[game] else "train"
+
+
 PROVENANCE = {
     "source": "Freedoom (https://freedoom.github.io) as shipped with ViZDoom 1.3.2, rendered with ViZDoom (https://vizdoom.farama.org)",
     "licence": "BSD-3-Clause",
@@ -96,6 +102,7 @@ def classes(state):
     rows = numpy.arange(labels.shape[0])[:, None]
     output[(labels == FLAT) & (rows >= labels.shape[0] // 2)] = FLOOR
     output[(labels == FLAT) & (rows < labels.shape[0] // 2)] = CEILING
+    output[(labels == 0) & (state.depth_buffer == FARTHEST)] = SKY
     for label in state.labels:
         output[labels == label.value] = CHARACTER if label.object_category in CHARACTERS else THING
     return output
@@ -195,7 +202,7 @@ def save(path, images, masks, depths, ids):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder of train, validation and test.safetensors")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
+    parser.add_argument("--splits", nargs="+", choices=FRAMES, default=list(FRAMES))
     parser.add_argument("--sample", type=int, metavar="N", help="also write N test frames, spread over all maps, to test-sample.safetensors")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
@@ -203,8 +210,8 @@ def main():
     arguments.output.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(arguments.processes, maxtasksperchild=1) as pool:
         for split in arguments.splits:
-            game_name, levels, count = SPLITS[split]
-            tasks = [(game_name, level, count, arguments.seed) for level in levels]
+            count = FRAMES[split]
+            tasks = [(game, level, count, arguments.seed) for game, level, number in MAPS if split_of(game, number) == split]
             frames, faults = [], {}
             for images, masks, depths, ids, rejected in pool.imap(render, tasks):
                 frames.append(list(zip(images, masks, depths, ids)))
@@ -212,7 +219,7 @@ def main():
                     faults[reason] = faults.get(reason, 0) + number
             everything = [frame for level in frames for frame in level]
             save(arguments.output / f"{split}.safetensors", *map(list, zip(*everything)))
-            print(f"{split}: {len(everything)} frames of {len(levels)} maps; left out: {faults}", flush=True)
+            print(f"{split}: {len(everything)} frames of {len(tasks)} maps; left out: {faults}", flush=True)
             if split == "test" and arguments.sample:
                 # The first frames of every map in turn, until there are enough.
                 rounds = [level[place] for place in range(count) for level in frames if place < len(level)]
