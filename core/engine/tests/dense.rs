@@ -428,6 +428,14 @@ fn refuses_parts_that_do_not_fit() {
         },
         "/adaptation/gate",
     );
+    let config = fixture.path().join("mask-denoiser.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let mut always_told: Value = serde_json::from_str(&text).unwrap();
+    always_told["spatial"]["dropout_prob"] = json!(0.0);
+    fs::write(&config, always_told.to_string()).unwrap();
+    let gated = |e: &mut Value| e["adaptation"]["gate"] = gate.clone();
+    refused("segmentation", &gated, "/adaptation/gate");
+    fs::write(&config, text).unwrap();
     // A depth model where a segmenter should be: one class for three names.
     refused(
         "segmentation",
