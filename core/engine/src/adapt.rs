@@ -1,8 +1,8 @@
 //! Adaptation: steps of feedback and update on a batch of images (algorithm 1 of the paper).
 //!
 //! A batch falls into groups that share θ: one group in online mode, one for each image in
-//! single-sample mode. Whatever the groups, the draws of the whole batch go through the
-//! denoiser together.
+//! single-sample mode and with slow weights. Whatever the groups, the draws of the whole batch
+//! go through the denoiser together.
 
 use std::ops::Range;
 
@@ -24,11 +24,23 @@ pub struct Movement {
     pub parameters: Vec<ParameterId>,
 }
 
+/// What a batch leaves to the next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Carry {
+    /// Nothing: every image has weights of its own, which start at the source's.
+    Nothing,
+    /// The weights and the optimizer that all its images moved together.
+    All,
+    /// Slow weights (Zhang et al. 2019; Nichol et al. 2018): every image has weights of its own, which start at the slow ones with the
+    /// optimizer at rest; the slow ones then go this share of the way to their mean.
+    SlowWeights(f64),
+}
+
 /// Settings of an [`Adapter`].
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Whether every image has weights of its own.
-    pub single_sample: bool,
+    /// What a batch leaves to the next.
+    pub carry: Carry,
     /// Updates for each batch.
     pub steps: usize,
     /// How feedback is computed.
@@ -247,7 +259,8 @@ impl Adapter {
                 explained: None,
             });
         }
-        if self.settings.single_sample {
+        let carry = self.settings.carry;
+        if carry == Carry::Nothing {
             self.reset();
         }
         let (open, explained) = self.open(batch)?;
@@ -262,16 +275,23 @@ impl Adapter {
         }
         let chosen = batch.select(&open)?;
         let group = |start: usize, end: usize| (start..end, self.carried.clone());
-        let mut groups: Vec<(Range<usize>, Learner)> = match self.settings.single_sample {
-            true => (0..open.len()).map(|n| group(n, n + 1)).collect(),
-            false => vec![group(0, open.len())],
+        let mut groups: Vec<(Range<usize>, Learner)> = match carry {
+            Carry::All => vec![group(0, open.len())],
+            Carry::Nothing | Carry::SlowWeights(_) => {
+                (0..open.len()).map(|n| group(n, n + 1)).collect()
+            }
         };
         for (&place, of_image) in open.iter().zip(self.learn(&chosen, &mut groups)?) {
             losses[place] = of_image;
         }
         let adapted = self.predict(&chosen, &groups)?;
-        if let (false, Some((_, learner))) = (self.settings.single_sample, groups.pop()) {
-            self.carried = learner;
+        match carry {
+            Carry::Nothing => {}
+            Carry::All => self.carried = groups.remove(0).1,
+            Carry::SlowWeights(rate) => {
+                let ends: Vec<&Weights> = groups.iter().map(|(_, end)| &end.weights).collect();
+                approach(&mut self.carried.weights, &ends, rate)?;
+            }
         }
         Ok(Adapted {
             adapted: replaced(&source, adapted, &open)?,
@@ -461,6 +481,19 @@ impl Adapter {
         }
         Ok((together, list))
     }
+}
+
+/// Takes weights a share of the way to the mean of others, buffers too.
+fn approach(weights: &mut Weights, others: &[&Weights], rate: f64) -> Result<()> {
+    for id in weights.ids().collect::<Vec<_>>() {
+        let mut moved = weights.get(id).affine(1.0 - rate, 0.0)?;
+        for other in others {
+            let part = other.get(id).affine(rate / others.len() as f64, 0.0)?;
+            moved = moved.add(&part)?;
+        }
+        weights.set(id, moved)?;
+    }
+    Ok(())
 }
 
 /// Predictions for a whole batch, with those for the images at `places` replaced.

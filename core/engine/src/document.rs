@@ -213,6 +213,7 @@ fn contradictions(experiment: &Experiment) -> Vec<Issue> {
     }
     if let Mode::Online {
         reset: Reset::Every(every),
+        ..
     } = adaptation.mode
         && !every.get().is_multiple_of(adaptation.batch.max(1))
     {

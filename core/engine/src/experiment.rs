@@ -183,8 +183,8 @@ pub enum FailurePolicy {
 pub struct AdaptationConfig {
     /// Whether weights are carried from sample to sample.
     pub mode: Mode,
-    /// Samples that are adapted together. In `online` mode they share one update; in `single_sample` mode each has weights
-    /// of its own and only the denoiser's calls are shared, so results do not depend on it.
+    /// Samples that are adapted together. In `online` mode they share one update, or one move of the slow weights; in `single_sample`
+    /// mode each has weights of its own and only the denoiser's calls are shared, so results do not depend on it.
     #[serde(default = "one")]
     pub batch: usize,
     /// Optimizer updates for each batch; 0 measures the source model alone.
@@ -246,7 +246,7 @@ fn default_micro_batch() -> usize {
 }
 
 /// How long weights live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Mode {
     /// Weights and optimizer are reset after every sample.
@@ -256,6 +256,9 @@ pub enum Mode {
         /// When they are reset.
         #[serde(default)]
         reset: Reset,
+        /// Carries weights that follow the samples' slowly, in the place of those that the last batch ended with. Not in the paper.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slow_weights: Option<SlowWeights>,
     },
 }
 
@@ -264,13 +267,24 @@ impl Mode {
     pub(crate) fn resets_after(self, samples: usize) -> bool {
         match self {
             Self::SingleSample {} => false,
-            Self::Online { reset } => match reset {
+            Self::Online { reset, .. } => match reset {
                 Reset::Domain => samples == 0,
                 Reset::Every(every) => samples.is_multiple_of(every.get()),
                 Reset::Never => false,
             },
         }
     }
+}
+
+/// Slow weights (Lookahead, Zhang et al. 2019; over samples, as in Reptile, Nichol et al. 2018): each sample has fast weights of its
+/// own, which start at the slow ones with the optimizer at rest and give the sample's prediction. So a sample gains what single-sample mode
+/// gives, and the stream what samples have in common, without one sample's noise.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SlowWeights {
+    /// The share of the way to the mean of a batch's fast weights that slow weights go after it, in (0, 1].
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
+    pub rate: f64,
 }
 
 /// When online adaptation starts afresh.

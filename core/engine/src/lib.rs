@@ -26,7 +26,7 @@ mod standardize;
 mod task;
 mod values;
 
-pub use adapt::{Adapted, Adapter, Batch, Common, Learner, Movement, Settings};
+pub use adapt::{Adapted, Adapter, Batch, Carry, Common, Learner, Movement, Settings};
 pub use diagnose::{DiagnoseOptions, Diagnosis, DomainDiagnosis, RangeDiagnosis};
 pub use document::{Document, parse, read_json, schema, schema_of};
 pub use draws::Draws;

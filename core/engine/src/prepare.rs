@@ -10,7 +10,7 @@ use dtta_plugin::{Environment, Plugin, Registry, Role, ValueSpec, find, sha256};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
-use crate::adapt::{Adapter, Batch, Movement, Settings};
+use crate::adapt::{Adapter, Batch, Carry, Movement, Settings};
 use crate::document::Document;
 use crate::draws::Draws;
 use crate::error::{Error, Issue, Result};
@@ -394,8 +394,14 @@ fn settings(
                 parameters: moving.parameters.select("denoiser", denoiser)?,
             })
         });
+    let carry = match adaptation.mode {
+        Mode::SingleSample {} => Carry::Nothing,
+        Mode::Online { slow_weights, .. } => {
+            slow_weights.map_or(Carry::All, |slow| Carry::SlowWeights(slow.rate))
+        }
+    };
     Ok(Settings {
-        single_sample: matches!(adaptation.mode, Mode::SingleSample {}),
+        carry,
         steps: adaptation.steps,
         feedback: Feedback {
             draws,

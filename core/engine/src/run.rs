@@ -383,7 +383,7 @@ impl Prepared {
         let drawn = samples * adaptation.draws * adaptation.steps;
         let reset = match adaptation.mode {
             Mode::SingleSample {} => "sample".into(),
-            Mode::Online { reset } => match reset {
+            Mode::Online { reset, .. } => match reset {
                 Reset::Domain => "domain".into(),
                 Reset::Every(every) => format!("every {every} samples"),
                 Reset::Never => "never".into(),

@@ -13,8 +13,8 @@ use std::path::Path;
 
 use common::Fixture;
 use dtta::{
-    Adapter, Batch, DiagnoseOptions, Draws, Error, Feedback, LossKind, Movement, NoiseSharing,
-    OptimizerConfig, Settings, TaskModel, TimestepSampler,
+    Adapter, Batch, Carry, DiagnoseOptions, Draws, Error, Feedback, LossKind, Movement,
+    NoiseSharing, OptimizerConfig, Settings, TaskModel, TimestepSampler,
 };
 use dtta_models::{Group, Statistics, Weights, load_backbone, load_denoiser};
 use dtta_plugin::{Environment, Plugin};
@@ -50,7 +50,7 @@ fn adapter(fixture: &Fixture, task: &str) -> (Adapter, Weights) {
     let mapper = plugin.mapper(config, &slots, &environment).unwrap();
     let slots = denoiser.slots().to_vec();
     let settings = Settings {
-        single_sample: false,
+        carry: Carry::All,
         steps: 1,
         feedback: Feedback {
             draws: Draws {

@@ -35,6 +35,10 @@ fn single_sample(batch: usize) -> serde_json::Value {
     experiment
 }
 
+fn slow_weights(rate: f64) -> serde_json::Value {
+    json!({"kind": "online", "slow_weights": {"rate": rate}})
+}
+
 #[test]
 fn two_runs_write_the_same_records_bit_for_bit() {
     let fixture = Fixture::new();
@@ -101,6 +105,55 @@ fn single_sample_results_do_not_depend_on_the_order() {
 }
 
 #[test]
+fn slow_weights_move_as_far_as_their_rate_says() {
+    // A step of plain descent at 0.2 for each sample, then half of the way to the mean: a step at 0.1 on the batch's mean loss.
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    let mut run = |name: &str, mode: serde_json::Value, rate: f64| {
+        experiment["adaptation"]["mode"] = mode;
+        experiment["adaptation"]["steps"] = json!(1);
+        experiment["adaptation"]["optimizer"] = json!({"kind": "sgd", "learning_rate": rate});
+        fixture.run(&experiment, name).unwrap();
+        fixture.records(name)
+    };
+    let online = run("online", json!({"kind": "online"}), 0.1);
+    let slow = run("slow", slow_weights(0.5), 0.2);
+    let still = run("still", json!({"kind": "online"}), 1e-9);
+    let losses =
+        |records: &[Record]| -> Vec<f32> { records.iter().map(|record| record.loss[0]).collect() };
+    for (a, b) in losses(&online).into_iter().zip(losses(&slow)) {
+        assert!((a - b).abs() <= 1e-5 * a, "{a} {b}");
+    }
+    assert!(losses(&slow) != losses(&still), "the weights moved");
+}
+
+#[test]
+fn slow_weights_give_the_first_batch_what_single_sample_mode_gives_and_later_ones_more() {
+    let fixture = Fixture::new();
+    let alone = single_sample(4);
+    let mut experiment = alone.clone();
+    experiment["adaptation"]["mode"] = slow_weights(0.5);
+    fixture.run(&alone, "alone").unwrap();
+    fixture.run(&experiment, "slow").unwrap();
+    let (alone, slow) = (fixture.records("alone"), fixture.records("slow"));
+    assert_eq!(alone[..4], slow[..4]);
+    assert!(
+        alone[4..8]
+            .iter()
+            .zip(&slow[4..8])
+            .all(|(alone, slow)| alone.loss[0] != slow.loss[0])
+    );
+    for rate in [0.0, 1.5] {
+        experiment["adaptation"]["mode"] = slow_weights(rate);
+        let error = fixture.prepare(&experiment).err().unwrap().to_string();
+        assert!(
+            error.contains("/adaptation/mode/slow_weights/rate"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_stopped_run_continues_to_the_records_of_an_unbroken_one() {
     let fixture = Fixture::new();
     let mut never = Fixture::experiment();
@@ -108,8 +161,11 @@ fn a_stopped_run_continues_to_the_records_of_an_unbroken_one() {
     never["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
     never["adaptation"]["denoiser"] =
         json!({"optimizer": {"kind": "sgd", "learning_rate": 1e-3, "momentum": 0.9}});
+    let mut slow = Fixture::experiment();
+    slow["adaptation"]["mode"] = slow_weights(0.5);
     for (name, experiment) in [
         ("domain", Fixture::experiment()),
+        ("slow", slow),
         ("never", never),
         ("single", single_sample(4)),
     ] {
