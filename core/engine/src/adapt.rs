@@ -483,13 +483,14 @@ impl Adapter {
     }
 }
 
-/// Takes weights a share of the way to the mean of others, buffers too.
+/// Takes weights a share of the way to the mean of others, buffers too. What none of them moved stays bit for bit.
 fn approach(weights: &mut Weights, others: &[&Weights], rate: f64) -> Result<()> {
+    let each = rate / others.len() as f64;
     for id in weights.ids().collect::<Vec<_>>() {
-        let mut moved = weights.get(id).affine(1.0 - rate, 0.0)?;
+        let start = weights.get(id).clone();
+        let mut moved = start.clone();
         for other in others {
-            let part = other.get(id).affine(rate / others.len() as f64, 0.0)?;
-            moved = moved.add(&part)?;
+            moved = moved.add(&other.get(id).sub(&start)?.affine(each, 0.0)?)?;
         }
         weights.set(id, moved)?;
     }

@@ -106,7 +106,7 @@ fn single_sample_results_do_not_depend_on_the_order() {
 
 #[test]
 fn slow_weights_move_as_far_as_their_rate_says() {
-    // A step of plain descent at 0.2 for each sample, then half of the way to the mean: a step at 0.1 on the batch's mean loss.
+    // A step of plain descent at 20 for each sample, then half of the way to the mean: a step at 10 on the batch's mean loss.
     let fixture = Fixture::new();
     let mut experiment = Fixture::experiment();
     let mut run = |name: &str, mode: serde_json::Value, rate: f64| {
@@ -116,19 +116,23 @@ fn slow_weights_move_as_far_as_their_rate_says() {
         fixture.run(&experiment, name).unwrap();
         fixture.records(name)
     };
-    let online = run("online", json!({"kind": "online"}), 0.1);
-    let slow = run("slow", slow_weights(0.5), 0.2);
+    let online = run("online", json!({"kind": "online"}), 10.0);
+    let slow = run("slow", slow_weights(0.5), 20.0);
     let still = run("still", json!({"kind": "online"}), 1e-9);
     let losses =
         |records: &[Record]| -> Vec<f32> { records.iter().map(|record| record.loss[0]).collect() };
     for (a, b) in losses(&online).into_iter().zip(losses(&slow)) {
         assert!((a - b).abs() <= 1e-5 * a, "{a} {b}");
     }
-    assert!(losses(&slow) != losses(&still), "the weights moved");
+    let moved = losses(&slow)
+        .into_iter()
+        .zip(losses(&still))
+        .any(|(a, b)| (a - b).abs() > 1e-3 * b);
+    assert!(moved, "by far more than the tolerance above");
 }
 
 #[test]
-fn slow_weights_give_the_first_batch_what_single_sample_mode_gives_and_later_ones_more() {
+fn slow_weights_are_single_sample_mode_for_the_first_batch_alone() {
     let fixture = Fixture::new();
     let alone = single_sample(4);
     let mut experiment = alone.clone();
@@ -143,6 +147,12 @@ fn slow_weights_give_the_first_batch_what_single_sample_mode_gives_and_later_one
             .zip(&slow[4..8])
             .all(|(alone, slow)| alone.loss[0] != slow.loss[0])
     );
+}
+
+#[test]
+fn refuses_slow_weights_that_stand_still_or_overshoot() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
     for rate in [0.0, 1.5] {
         experiment["adaptation"]["mode"] = slow_weights(rate);
         let error = fixture.prepare(&experiment).err().unwrap().to_string();
