@@ -85,8 +85,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if summary.task != TaskKind::Classification.name() {
         eprintln!("{}", scores(&summary));
     }
+    let protocol = &summary.protocol;
+    let mut mode = format!("reset: {}", protocol.reset);
+    if let Some(slow) = protocol.slow_weights {
+        mode += &format!(", slow weights at {}", slow.rate);
+    }
+    if let Some(gate) = protocol.gate {
+        mode += &format!(", gate at {} explained", gate.explained);
+    }
     eprintln!(
-        "{:.1} draws/s, peak memory {}, reset per {}, {} draws x {} steps, batch {}, seed {}",
+        "{:.1} draws/s, peak memory {}, {mode}, {} draws x {} steps, batch {}, seed {}",
         summary.draws_per_second,
         summary
             .peak_memory_bytes
@@ -94,11 +102,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
                 "{:.0} MiB",
                 bytes as f64 / 1_048_576.0
             )),
-        summary.protocol.reset,
-        summary.protocol.draws,
-        summary.protocol.steps,
-        summary.protocol.batch,
-        summary.protocol.seed,
+        protocol.draws,
+        protocol.steps,
+        protocol.batch,
+        protocol.seed,
     );
     if summary.skipped > 0 {
         eprintln!(

@@ -11,6 +11,7 @@ use dtta_plugin::Named;
 use dtta_tensor::Tensor;
 
 use crate::error::{Error, Result};
+use crate::experiment::Gate;
 use crate::feedback::{Evaluation, Feedback, Request};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::task::{Prediction, TaskModel};
@@ -51,8 +52,8 @@ pub struct Settings {
     pub denoiser: Option<Movement>,
     /// The rate at which a running mean of ∂L/∂c follows the stream, where it is subtracted.
     pub centre: Option<f64>,
-    /// The share of its diffusion loss that a source prediction has to explain to be left as it is, where any is.
-    pub gate: Option<f64>,
+    /// Which images are left as they are, where any is.
+    pub gate: Option<Gate>,
 }
 
 /// Images to adapt to.
@@ -263,7 +264,12 @@ impl Adapter {
         if carry == Carry::Nothing {
             self.reset();
         }
-        let (open, explained) = self.open(batch)?;
+        let explained = self.explained(batch)?;
+        let pace: Vec<f64> = match (self.settings.gate, &explained) {
+            (Some(gate), Some(shares)) => shares.iter().map(|&e| gate.pace(e.into())).collect(),
+            _ => vec![1.0; images],
+        };
+        let open: Vec<usize> = (0..images).filter(|&n| pace[n] > 0.0).collect();
         let mut losses = vec![Vec::new(); images];
         if open.is_empty() {
             return Ok(Adapted {
@@ -274,11 +280,18 @@ impl Adapter {
             });
         }
         let chosen = batch.select(&open)?;
-        let group = |start: usize, end: usize| (start..end, self.carried.clone());
+        let rate = self.settings.task.optimizer.learning_rate();
+        let group = |range: Range<usize>| {
+            let mut learner = self.carried.clone();
+            let pace: f64 = open[range.clone()].iter().map(|&place| pace[place]).sum();
+            let rate = rate * pace / range.len() as f64;
+            learner.optimizer.set_learning_rate(rate);
+            (range, learner)
+        };
         let mut groups: Vec<(Range<usize>, Learner)> = match carry {
-            Carry::All => vec![group(0, open.len())],
+            Carry::All => vec![group(0..open.len())],
             Carry::Nothing | Carry::SlowWeights(_) => {
-                (0..open.len()).map(|n| group(n, n + 1)).collect()
+                (0..open.len()).map(|n| group(n..n + 1)).collect()
             }
         };
         for (&place, of_image) in open.iter().zip(self.learn(&chosen, &mut groups)?) {
@@ -301,13 +314,13 @@ impl Adapter {
         })
     }
 
-    /// Which images of a batch are to be adapted to, in order; and, where a gate asks, the share of its diffusion loss that what the
-    /// source model says of each one explains: 1 - L(c) / L(no condition), with the draws of the first step.
-    fn open(&mut self, batch: &Batch<'_>) -> Result<(Vec<usize>, Option<Vec<f32>>)> {
+    /// Where a gate asks: the share of its diffusion loss that what the source model says of each image explains,
+    /// 1 - L(c) / L(no condition), with the draws of the first step.
+    fn explained(&mut self, batch: &Batch<'_>) -> Result<Option<Vec<f32>>> {
         let images = batch.ids.len();
-        let Some(gate) = self.settings.gate else {
-            return Ok(((0..images).collect(), None));
-        };
+        if self.settings.gate.is_none() {
+            return Ok(None);
+        }
         let outputs = self.source_outputs(&batch.task)?;
         let told = self.source_condition(&outputs)?;
         // What plugins would change in their buffers belongs to a step, and this is none.
@@ -336,9 +349,8 @@ impl Adapter {
             feedback.losses(&*self.denoiser, denoising, &request)
         };
         let losses = look(&told)?.into_iter().zip(look(&nothing)?);
-        let explained: Vec<f32> = losses.map(|(told, nothing)| 1.0 - told / nothing).collect();
-        let open = (0..images).filter(|&n| f64::from(explained[n]) < gate);
-        Ok((open.collect(), Some(explained)))
+        let explained = losses.map(|(told, nothing)| 1.0 - told / nothing);
+        Ok(Some(explained.collect()))
     }
 
     /// Moves each group's weights by the settings' number of steps; gives the losses of each image.

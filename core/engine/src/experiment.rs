@@ -374,6 +374,21 @@ pub struct Gate {
     /// condition out now and then.
     #[schemars(range(min = 0, max = 1))]
     pub explained: f64,
+    /// Adapts the less the more is explained: the learning rate falls in a line, from all of it where nothing is explained to none
+    /// where `explained` is. Images that move weights together do so at their mean rate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub soft: bool,
+}
+
+impl Gate {
+    /// The share of the learning rate for a sample of whose diffusion loss so much is explained. 0 leaves it as it is.
+    pub(crate) fn pace(self, explained: f64) -> f64 {
+        match (explained < self.explained, self.soft) {
+            (false, _) => 0.0,
+            (true, false) => 1.0,
+            (true, true) => 1.0 - explained.max(0.0) / self.explained,
+        }
+    }
 }
 
 /// How the denoiser moves.

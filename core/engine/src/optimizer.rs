@@ -29,6 +29,16 @@ pub enum OptimizerConfig {
     Adamw(AdamConfig),
 }
 
+impl OptimizerConfig {
+    /// Step size.
+    pub fn learning_rate(&self) -> f64 {
+        match self {
+            Self::Sgd { learning_rate, .. } => *learning_rate,
+            Self::Adam(adam) | Self::Adamw(adam) => adam.learning_rate,
+        }
+    }
+}
+
 /// Settings of Adam and AdamW.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -414,7 +414,7 @@ fn settings(
         },
         denoiser: movement.transpose()?,
         centre: adaptation.centre.map(|centre| centre.rate),
-        gate: adaptation.gate.map(|gate| gate.explained),
+        gate: adaptation.gate,
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::experiment::{Control, Experiment};
+use crate::experiment::{Control, Experiment, Gate, SlowWeights};
 
 /// One line of `records.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,6 +121,12 @@ pub struct Pair {
 pub struct Protocol {
     /// When weights are reset: `sample`, `domain`, `every N samples` or `never`.
     pub reset: String,
+    /// The slow weights of online mode, if it has them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slow_weights: Option<SlowWeights>,
+    /// What decided which samples are adapted, if anything did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gate: Option<Gate>,
     /// Draws for each sample and step.
     pub draws: usize,
     /// Steps for each batch.

@@ -381,16 +381,24 @@ impl Prepared {
         };
         let samples = (state.position - state.skipped).max(1);
         let drawn = samples * adaptation.draws * adaptation.steps;
-        let reset = match adaptation.mode {
-            Mode::SingleSample {} => "sample".into(),
-            Mode::Online { reset, .. } => match reset {
-                Reset::Domain => "domain".into(),
-                Reset::Every(every) => format!("every {every} samples"),
-                Reset::Never => "never".into(),
-            },
+        let (reset, slow_weights) = match adaptation.mode {
+            Mode::SingleSample {} => ("sample".into(), None),
+            Mode::Online {
+                reset,
+                slow_weights,
+            } => {
+                let reset = match reset {
+                    Reset::Domain => "domain".into(),
+                    Reset::Every(every) => format!("every {every} samples"),
+                    Reset::Never => "never".into(),
+                };
+                (reset, slow_weights)
+            }
         };
         let protocol = Protocol {
             reset,
+            slow_weights,
+            gate: adaptation.gate,
             draws: adaptation.draws,
             steps: adaptation.steps,
             batch: adaptation.batch,

@@ -14,7 +14,7 @@ use std::path::Path;
 use common::Fixture;
 use dtta::{
     Adapter, Batch, Carry, DiagnoseOptions, Draws, Error, Feedback, LossKind, Movement,
-    NoiseSharing, OptimizerConfig, Settings, TaskModel, TimestepSampler,
+    NoiseSharing, OptimizerConfig, Record, Settings, TaskModel, TimestepSampler,
 };
 use dtta_models::{Group, Statistics, Weights, load_backbone, load_denoiser};
 use dtta_plugin::{Environment, Plugin};
@@ -383,6 +383,52 @@ fn a_gate_leaves_the_samples_whose_prediction_explains_enough_and_no_others() {
             }
         }
     }
+}
+
+#[test]
+fn a_soft_gate_takes_from_the_learning_rate_the_share_that_is_explained() {
+    let fixture = Fixture::dense();
+    let run = |out: &str, mode: &str, rate: f64, gate: Option<Value>| {
+        let mut experiment = Fixture::dense_experiment("segmentation");
+        experiment["adaptation"]["mode"] = json!({ "kind": mode });
+        experiment["adaptation"]["steps"] = json!(2);
+        experiment["adaptation"]["optimizer"] = json!({"kind": "sgd", "learning_rate": rate});
+        if let Some(gate) = gate {
+            experiment["adaptation"]["gate"] = gate;
+        }
+        let summary = fixture.run(&experiment, out).unwrap();
+        (summary.protocol, fixture.records(out))
+    };
+    let (_, hard) = run(
+        "hard",
+        "single_sample",
+        5.0,
+        Some(json!({"explained": 1.0})),
+    );
+    let explained = |record: &Record| f64::from(record.explained.unwrap());
+    let most = hard.iter().map(explained).fold(0.0, f64::max);
+    assert!(most > 0.0, "a sample of which a part is explained");
+    let gate = json!({"explained": 1.5 * most, "soft": true});
+    let left = |record: &Record| 1.0 - explained(record).max(0.0) / (1.5 * most);
+    let apart = |a: &Record, b: &Record| (a.loss[1] - b.loss[1]).abs() / a.loss[1];
+
+    let (protocol, soft) = run("soft", "single_sample", 5.0, Some(gate.clone()));
+    assert!(protocol.gate.unwrap().soft);
+    let n = hard
+        .iter()
+        .position(|record| explained(record) == most)
+        .unwrap();
+    let (_, slowed) = run("slowed", "single_sample", 5.0 / 3.0, None);
+    assert!(apart(&soft[n], &slowed[n]) < 1e-6);
+    assert!(apart(&soft[n], &hard[n]) > 1e-5, "or the test says nothing");
+
+    let (_, soft) = run("shared", "online", 5.0, Some(gate));
+    let batch = Fixture::experiment()["adaptation"]["batch"]
+        .as_u64()
+        .unwrap() as usize;
+    let mean = soft[..batch].iter().map(left).sum::<f64>() / batch as f64;
+    let (_, slowed) = run("slower", "online", 5.0 * mean, None);
+    assert!((0..batch).all(|n| apart(&soft[n], &slowed[n]) < 1e-6));
 }
 
 #[test]

@@ -137,8 +137,10 @@ fn slow_weights_are_single_sample_mode_for_the_first_batch_alone() {
     let alone = single_sample(4);
     let mut experiment = alone.clone();
     experiment["adaptation"]["mode"] = slow_weights(0.5);
-    fixture.run(&alone, "alone").unwrap();
-    fixture.run(&experiment, "slow").unwrap();
+    let of_alone = fixture.run(&alone, "alone").unwrap();
+    let of_slow = fixture.run(&experiment, "slow").unwrap();
+    assert_eq!(of_alone.protocol.slow_weights, None);
+    assert_eq!(of_slow.protocol.slow_weights.unwrap().rate, 0.5);
     let (alone, slow) = (fixture.records("alone"), fixture.records("slow"));
     assert_eq!(alone[..4], slow[..4]);
     assert!(
