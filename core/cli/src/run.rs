@@ -91,7 +91,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         mode += &format!(", slow weights at {}", slow.rate);
     }
     if let Some(gate) = protocol.gate {
-        mode += &format!(", gate at {} explained", gate.explained);
+        let soft = if gate.soft { "soft " } else { "" };
+        mode += &format!(", {soft}gate at {} explained", gate.explained);
     }
     eprintln!(
         "{:.1} draws/s, peak memory {}, {mode}, {} draws x {} steps, batch {}, seed {}",
