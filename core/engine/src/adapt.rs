@@ -52,7 +52,7 @@ pub struct Settings {
     pub denoiser: Option<Movement>,
     /// The rate at which a running mean of ∂L/∂c follows the stream, where it is subtracted.
     pub centre: Option<f64>,
-    /// Which images are left as they are, where any is.
+    /// Which images are left as they are or adapted more slowly, where any is.
     pub gate: Option<Gate>,
 }
 

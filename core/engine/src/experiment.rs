@@ -386,7 +386,7 @@ impl Gate {
         match (explained < self.explained, self.soft) {
             (false, _) => 0.0,
             (true, false) => 1.0,
-            (true, true) => 1.0 - explained.max(0.0) / self.explained,
+            (true, true) => 1.0 - (explained / self.explained).max(0.0),
         }
     }
 }
@@ -411,4 +411,36 @@ pub enum BatchNormStatistics {
     Running,
     /// Those of the batch at hand.
     Batch,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Gate;
+
+    #[test]
+    fn a_gate_slows_in_a_line_if_it_is_soft_and_lets_nothing_through_at_its_share() {
+        let pace = |gate: f64, soft, explained| {
+            Gate {
+                explained: gate,
+                soft,
+            }
+            .pace(explained)
+        };
+        for (explained, hard, soft) in [
+            (-0.5, 1.0, 1.0),
+            (0.0, 1.0, 1.0),
+            (0.25, 1.0, 0.75),
+            (0.75, 1.0, 0.25),
+            (1.0, 0.0, 0.0),
+            (f64::NAN, 0.0, 0.0),
+        ] {
+            assert_eq!(pace(1.0, false, explained), hard, "{explained}");
+            assert_eq!(pace(1.0, true, explained), soft, "{explained}");
+        }
+        // What a prediction makes worse is adapted, even by a gate of 0.
+        for soft in [false, true] {
+            assert_eq!(pace(0.0, soft, -0.1), 1.0);
+            assert_eq!(pace(0.0, soft, 0.0), 0.0);
+        }
+    }
 }
