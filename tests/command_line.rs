@@ -58,7 +58,7 @@ fn a_run_leaves_records_a_summary_and_a_description() {
         "--seed",
         "9",
         "--set",
-        "adaptation.steps=1",
+        "method.steps=1",
     ];
     let output = dtta(&arguments, fixture.path());
     let said = String::from_utf8(output.stderr).unwrap();
@@ -83,7 +83,8 @@ fn a_run_leaves_records_a_summary_and_a_description() {
     assert_eq!(summary["protocol"]["seed"], 9);
     for field in [
         "experiment",
-        "task",
+        "predicts",
+        "scores",
         "skipped",
         "seconds_per_sample",
         "draws_per_second",
@@ -93,11 +94,17 @@ fn a_run_leaves_records_a_summary_and_a_description() {
     }
     let run = read(&out.join("run.json"));
     assert_eq!(
-        (&run["status"], &run["records"], &run["device"]),
+        (
+            &run["status"],
+            &run["done"]["samples"],
+            &run["identity"]["device"]
+        ),
         (&json!("finished"), &json!(16), &json!("cpu"))
     );
-    assert_eq!(run["experiment"]["adaptation"]["steps"], 1);
-    assert_eq!(run["digests"]["denoiser"].as_str().map(str::len), Some(64));
+    assert_eq!(run["experiment"]["method"]["steps"], 1);
+    let digests = run["identity"]["digests"].as_object().unwrap();
+    let of_denoiser = digests.keys().filter(|name| name.contains("denoiser"));
+    assert!(of_denoiser.count() > 0, "{digests:?}");
     let records = fs::read_to_string(out.join("records.jsonl")).unwrap();
     let record: Value = serde_json::from_str(records.lines().next().unwrap()).unwrap();
     for field in [
@@ -110,6 +117,182 @@ fn a_run_leaves_records_a_summary_and_a_description() {
         "milliseconds",
     ] {
         assert!(!record[field].is_null(), "{field}");
+    }
+}
+
+/// A run's words for people, without what differs between equal runs.
+fn shown(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines = said.lines().map(|line| {
+        // Times end a row of the first table; speed and memory begin the last line.
+        let line = match line.rsplit_once("  ") {
+            Some((row, seconds)) if seconds.trim().parse::<f64>().is_ok() => row,
+            _ => line,
+        };
+        let protocol = line.split_once(" MiB, ").map(|(_, protocol)| protocol);
+        protocol.unwrap_or(line).trim_end()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A message with `…` for the beginnings of digests, which follow the weights.
+fn without_digests(text: &str) -> String {
+    let is_digest = |word: &str| word.len() == 12 && word.chars().all(|c| c.is_ascii_hexdigit());
+    let words = text.split_inclusive([' ', ',', ';', '\n']).map(|word| {
+        let bare = word.trim_end_matches([' ', ',', ';', '\n']);
+        let end = &word[bare.len()..];
+        if is_digest(bare) {
+            format!("…{end}")
+        } else {
+            word.into()
+        }
+    });
+    words.collect()
+}
+
+/// Tables without their numbers, which follow the machine, and without the widths that follow those.
+fn without_numbers(text: &str) -> String {
+    let lines = text.lines().map(|line| {
+        let is_rule = line.starts_with(['─', '═']);
+        let words = line.split_whitespace();
+        let is_number = |word: &&str| word.contains('.') && word.parse::<f64>().is_ok();
+        let words: Vec<&str> = words.take_while(|word| !is_number(word)).collect();
+        if is_rule {
+            "---".into()
+        } else {
+            words.join(" ")
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn tables_say_unit_direction_and_which_domains_are_averaged() {
+    let fixture = Fixture::dense();
+    fixture.write(&Fixture::dense_experiment("depth"));
+    let arguments = ["run", "experiment.json", "--device", "cpu"];
+    let output = dtta(&arguments, fixture.path());
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    insta::assert_snapshot!("tables", without_numbers(&shown(&output)));
+}
+
+#[test]
+fn shards_are_merged_into_the_unbroken_run() {
+    let fixture = Fixture::new();
+    fixture.write(&Fixture::experiment());
+    let run = |out: &str, shard: &[&str]| {
+        let arguments = ["run", "experiment.json", "--device", "cpu", "--out", out];
+        let output = dtta(&[&arguments, shard].concat(), fixture.path());
+        assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    };
+    run("whole", &[]);
+    run("a", &["--shard", "0/2"]);
+    run("b", &["--shard", "1/2"]);
+    let merge = |runs: &[&str], out: &str| {
+        let arguments = [&["merge"], runs, &["--out", out, "--device", "cpu"]].concat();
+        dtta(&arguments, fixture.path())
+    };
+    let output = merge(&["b", "a"], "merged");
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    assert_eq!(fixture.records("merged"), fixture.records("whole"));
+    let summary = |run: &str| read(&fixture.path().join(run).join("summary.json"));
+    let (merged, whole) = (summary("merged"), summary("whole"));
+    for field in ["mean", "skipped", "protocol", "scores"] {
+        assert_eq!(merged[field], whole[field], "{field}");
+    }
+
+    let missing = merge(&["a"], "one");
+    assert_eq!(missing.status.code(), Some(2));
+    let twice = merge(&["a", "a", "b"], "three");
+    assert_eq!(twice.status.code(), Some(2));
+    insta::assert_snapshot!(
+        "merge_refusals",
+        format!("{}\n{}", shown(&missing), shown(&twice))
+    );
+}
+
+#[test]
+fn refuses_shards_that_cannot_be_cut() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
+    fixture.write(&experiment);
+    let shard = |shard: &str| {
+        let arguments = [
+            "run",
+            "experiment.json",
+            "--device",
+            "cpu",
+            "--shard",
+            shard,
+        ];
+        let output = dtta(&arguments, fixture.path());
+        assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
+        shown(&output)
+    };
+    insta::assert_snapshot!("shard_of_weights_that_are_carried_on", shard("0/2"));
+    insta::assert_snapshot!("shard_out_of_range", shard("8/8"));
+}
+
+#[test]
+fn a_run_is_not_continued_with_other_weights() {
+    let fixture = Fixture::new();
+    let experiment = Fixture::experiment();
+    let interrupted = fixture.run_until(&experiment, "runs/tiny", false, 4);
+    assert!(interrupted.is_err());
+    let path = fixture.path().join("classifier.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let arguments = ["run", "experiment.json", "--device", "cpu", "--resume"];
+    let output = dtta(&arguments, fixture.path());
+    assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
+    insta::assert_snapshot!(
+        "resumed_with_other_weights",
+        without_digests(&shown(&output))
+    );
+    let left = fs::read_to_string(fixture.path().join("runs/tiny/records.jsonl")).unwrap();
+    assert_eq!(left.lines().count(), 4);
+}
+
+#[test]
+fn task_model_and_denoiser_have_devices_of_their_own() {
+    let fixture = Fixture::new();
+    fixture.write(&Fixture::experiment());
+    let arguments = [
+        "run",
+        "experiment.json",
+        "--device",
+        "cpu",
+        "--denoiser-device",
+    ];
+    let output = dtta(&[&arguments[..], &["cpu"]].concat(), fixture.path());
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    let output = dtta(&[&arguments[..], &["tpu"]].concat(), fixture.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(shown(&output).contains("tpu"));
+}
+
+#[test]
+fn help_fits_a_screen() {
+    let folder = Path::new(".");
+    for command in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["merge", "--help"],
+        &["diagnose", "--help"],
+        &["train", "--help"],
+        &["plugins", "--help"],
+        &["data", "pack", "--help"],
+        &["schema", "--help"],
+    ] {
+        let output = dtta(command, folder);
+        assert_eq!(output.status.code(), Some(0), "{command:?}");
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(help.lines().count() <= 50, "{command:?}:\n{help}");
+        if command[0] == "merge" {
+            insta::assert_snapshot!("merge_help", help);
+        }
     }
 }
 
@@ -129,10 +312,10 @@ fn a_dry_run_validates_and_writes_nothing() {
 fn refuses_an_unknown_field_and_a_wrong_type_by_file_and_pointer() {
     let fixture = Fixture::new();
     let mut experiment = Fixture::experiment();
-    experiment["adaptation"]["stepz"] = json!(1);
+    experiment["method"]["stepz"] = json!(1);
     experiment["seed"] = json!("seven");
     let said = refused(&fixture, &experiment);
-    for word in ["experiment.json", "/adaptation", "stepz", "/seed"] {
+    for word in ["experiment.json", "/method", "stepz", "/seed"] {
         assert!(said.contains(word), "`{word}` is not in {said}");
     }
 }
@@ -256,7 +439,9 @@ fn a_component_that_traps_fails_the_run_and_keeps_its_files() {
         "plugins.on_failure=skip",
     ];
     let output = dtta(&skip, fixture.path());
-    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("16 samples were skipped"), "{said}");
     assert_eq!(read(&out.join("summary.json"))["skipped"], 16);
 }
 

@@ -1,6 +1,6 @@
 """Writes the fixture that holds core/engine's optimizers to PyTorch: run by hand, the result is committed.
 
-    python tests/reference/optimizers.py [core/engine/tests/fixtures/optimizers.json]
+    python tests/reference/optimizers.py [core/learn/tests/fixtures/optimizers.json]
 
 Needs torch. Each case is an optimizer as an experiment writes it, a parameter, a gradient for each of six steps, and the
 parameter after each step.
@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-OUT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "core/engine/tests/fixtures/optimizers.json")
+OUT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "core/learn/tests/fixtures/optimizers.json")
 STEPS, ELEMENTS = 6, 37
 
 CASES = [

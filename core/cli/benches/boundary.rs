@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use dtta::{Document, Observer, Prepared, Progress, RunOptions};
-use dtta_plugin::{Environment, Mapper, Plugin, Registry, Values};
-use dtta_tensor::{Device, Tensor};
+use dtta::{Document, Extensions, Prepared, RunOptions};
+use dtta_plugin::{Environment, Mapper, Plugin, Registry, SlotSpec, Values};
+use dtta_tensor::{Device, Named, Tensor};
 use serde_json::json;
 
 /// As in the `dtta` command.
@@ -28,12 +28,6 @@ const SAMPLES: usize = 50;
 
 const LINKED: &str = "linked:classification";
 const COMPONENT: &str = "../../plugins/classification";
-
-struct Quiet;
-
-impl Observer for Quiet {
-    fn batch(&mut self, _: &Progress<'_>) {}
-}
 
 fn main() -> Result<()> {
     let step = steps()?;
@@ -73,18 +67,18 @@ fn steps() -> Result<f64> {
                 format!("data.stream.domains={}", json!([{"kind": "clean"}])),
             ];
             let experiment = root().join("examples/fashion/online.json");
-            let document = Document::load(&experiment, &settings)?;
-            let mut prepared = Prepared::new(document, &registry(), Device::cpu())?;
+            let extensions = Extensions {
+                plugins: registry(),
+                ..Extensions::default()
+            };
+            let document = Document::load(&experiment, &settings, &extensions.methods)?;
+            let mut prepared = Prepared::new(document, &extensions, Device::cpu())?;
             let out = folder.path().join(format!("{run}-{}", seconds.len()));
             let out = out.with_extension(if mapper == LINKED { "linked" } else { "wasm" });
             let stop = AtomicBool::new(false);
-            let options = RunOptions {
-                out,
-                resume: false,
-                stop: &stop,
-            };
+            let options = RunOptions::new(out, &stop);
             let begun = Instant::now();
-            prepared.run(&options, &mut Quiet)?;
+            prepared.run(&options, Vec::new())?;
             // The first of each warms up.
             if run > 0 {
                 let steps = SAMPLES / IMAGES * STEPS;
@@ -105,10 +99,14 @@ fn steps() -> Result<f64> {
 
 /// Seconds that a mapper's call takes longer in the component, with the example's shapes.
 fn calls() -> Result<f64> {
-    let slots =
-        json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 128]}]);
+    let slots = [SlotSpec {
+        name: "class-embedding".into(),
+        meaning: "class-embedding".into(),
+        shape: vec![None, Some(128)],
+    }];
     let fill = |shape: &[usize]| Tensor::full(shape, 0.5, &Device::cpu());
-    let environment = Environment::default().with_constant("class-embeddings", fill(&[10, 128])?);
+    let environment =
+        Environment::new(Device::cpu()).with_constant("class-embeddings", fill(&[10, 128])?);
     let registry = registry();
     let folder = root().join("examples/fashion");
     let make = |plugin: &str| -> Result<Box<dyn Mapper>> {
@@ -118,7 +116,7 @@ fn calls() -> Result<f64> {
     };
     let mut mappers = [make(LINKED)?, make(COMPONENT)?];
     let mut seconds = [Vec::new(), Vec::new()];
-    let outputs = vec![("logits".to_owned(), fill(&[IMAGES, 10])?.to_leaf()?)];
+    let outputs = Named::one("logits", fill(&[IMAGES, 10])?.to_leaf()?);
     for _ in 0..CALLS {
         for (mapper, seconds) in mappers.iter_mut().zip(&mut seconds) {
             let begun = Instant::now();

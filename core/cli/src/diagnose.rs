@@ -40,10 +40,7 @@ pub fn diagnose(arguments: &Arguments) -> Result<(), Failure> {
     let bar = ProgressBar::new(prepared.stream().domains().len() as u64);
     let diagnosis = prepared.diagnose(&options, &mut |done, _| bar.set_position(done as u64));
     bar.finish_and_clear();
-    let diagnosis = diagnosis.map_err(|error| match error {
-        dtta::Error::Invalid { .. } => Failure::misuse(error),
-        error => Failure::failed(error),
-    })?;
+    let diagnosis = diagnosis.map_err(crate::run::refused)?;
     eprintln!("{}", table(&diagnosis));
     crate::print_json(&diagnosis)
 }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use dtta::{Document, Prepared};
+use dtta::{Devices, Document, Extensions, Prepared};
+use dtta_tensor::Device;
 
 use crate::Failure;
 use crate::plugins::registry;
@@ -16,12 +17,54 @@ pub struct Opening {
     /// Stands for the experiment's seed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Overrides a value, such as `adaptation.steps=3`.
+    /// Overrides a value, such as `method.steps=3`.
     #[arg(long, value_name = "POINTER=VALUE")]
     set: Vec<String>,
-    /// auto, cpu, cuda:N, wgpu, libtorch:cpu or libtorch:cuda:N.
-    #[arg(long, default_value = "auto", value_name = "NAME")]
+    #[command(flatten)]
+    places: Places,
+}
+
+/// Where models compute.
+#[derive(Args)]
+pub struct Places {
+    #[command(flatten)]
+    task: Place,
+    /// Another device for the denoiser alone.
+    #[arg(long, value_name = "NAME")]
+    denoiser_device: Option<String>,
+}
+
+/// Where one model computes.
+#[derive(Args)]
+pub struct Place {
+    #[arg(long, default_value = "auto", value_name = "NAME", help = Device::help())]
     device: String,
+}
+
+impl Place {
+    /// The device that was asked for.
+    pub fn device(&self) -> Result<Device, Failure> {
+        self.device.parse().map_err(Failure::misuse)
+    }
+}
+
+impl Places {
+    /// The devices that were asked for.
+    pub fn devices(&self) -> Result<Devices, Failure> {
+        let mut devices = Devices::from(self.task.device()?);
+        if let Some(name) = &self.denoiser_device {
+            devices.denoiser = name.parse().map_err(Failure::misuse)?;
+        }
+        Ok(devices)
+    }
+}
+
+/// The plugins that this binary has linked in, the standard models and methods.
+pub fn extensions() -> Extensions {
+    Extensions {
+        plugins: registry(),
+        ..Extensions::default()
+    }
 }
 
 impl Opening {
@@ -29,8 +72,10 @@ impl Opening {
     pub fn prepare(&self) -> Result<Prepared, Failure> {
         let mut overrides = self.set.clone();
         overrides.extend(self.seed.map(|seed| format!("seed={seed}")));
-        let document = Document::load(&self.experiment, &overrides).map_err(Failure::misuse)?;
-        let device = dtta::device(&self.device).map_err(Failure::misuse)?;
-        Prepared::new(document, &registry(), device).map_err(Failure::misuse)
+        let extensions = extensions();
+        let document = Document::load(&self.experiment, &overrides, &extensions.methods);
+        let document = document.map_err(Failure::misuse)?;
+        let devices = self.places.devices()?;
+        Prepared::new(document, &extensions, devices).map_err(Failure::misuse)
     }
 }

@@ -1,11 +1,13 @@
 //! The `dtta` command. Words for people go to stderr, machine output to files or to stdout as
-//! JSON. Exit codes: 0 done, 1 a run failed, 2 misuse or bad input.
+//! JSON. Exit codes: 0 done, 1 a run failed, 2 misuse or bad input, 3 done, but samples were skipped.
 
 mod data;
 mod diagnose;
 mod experiment;
+mod merge;
 mod plugins;
 mod run;
+mod table;
 mod train;
 
 use std::io::Write as _;
@@ -29,7 +31,7 @@ fn keep_freed_memory() {
 
 /// Adapts vision models at test time with feedback from a diffusion model.
 ///
-/// Example: dtta run examples/fashion/online.json --set adaptation.steps=3
+/// Example: dtta run examples/fashion/online.json --set method.steps=3
 #[derive(Parser)]
 #[command(
     name = "dtta",
@@ -50,6 +52,8 @@ struct Command {
 enum Verb {
     /// Runs an experiment.
     Run(run::Arguments),
+    /// Puts the shards of a run together.
+    Merge(merge::Arguments),
     /// Compares a denoiser's loss under truth, prediction and another sample's truth, by timestep. Reads labels, adapts nothing.
     Diagnose(diagnose::Arguments),
     /// Trains a denoiser, a classifier of images or pixels, or a predictor of depth.
@@ -76,6 +80,9 @@ enum Document {
     /// A model's configuration, beside its weights.
     Model,
 }
+
+/// The exit code of a run that is done, but left samples out.
+const SKIPPED: u8 = 3;
 
 /// How a command ends when it does not succeed.
 enum Failure {
@@ -107,20 +114,22 @@ fn main() -> ExitCode {
         .filter_level(level)
         .format_timestamp(None)
         .init();
+    let done = |outcome: Result<(), Failure>| outcome.map(|()| ExitCode::SUCCESS);
     let outcome = match command.verb {
         Verb::Run(arguments) => run::run(&arguments),
-        Verb::Diagnose(arguments) => diagnose::diagnose(&arguments),
-        Verb::Train(arguments) => train::train(&arguments),
-        Verb::Plugins(arguments) => plugins::plugins(&arguments),
-        Verb::Data(arguments) => data::data(&arguments),
-        Verb::Schema { document } => print_json(&match document {
-            Document::Experiment => dtta::schema(),
+        Verb::Merge(arguments) => merge::merge(&arguments),
+        Verb::Diagnose(arguments) => done(diagnose::diagnose(&arguments)),
+        Verb::Train(arguments) => done(train::train(&arguments)),
+        Verb::Plugins(arguments) => done(plugins::plugins(&arguments)),
+        Verb::Data(arguments) => done(data::data(&arguments)),
+        Verb::Schema { document } => done(print_json(&match document {
+            Document::Experiment => dtta::schema(&dtta::Methods::standard()),
             Document::Training => dtta_train::schema(),
-            Document::Model => dtta_models::schema(),
-        }),
+            Document::Model => dtta_models::Models::standard().schema(),
+        })),
     };
     let (error, code) = match outcome {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(code) => return code,
         Err(Failure::Misuse(error)) => (error, 2),
         Err(Failure::Failed(error)) => (error, 1),
     };

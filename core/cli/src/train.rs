@@ -9,6 +9,7 @@ use clap::Args;
 use dtta_train::{Error, Evaluation, Observer, Progress, RunOptions, Trainer, TrainingConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::experiment::Place;
 use crate::{Failure, print_json};
 
 /// What to train, and how.
@@ -16,9 +17,8 @@ use crate::{Failure, print_json};
 pub struct Arguments {
     /// The training configuration, a JSON file.
     config: PathBuf,
-    /// auto, cpu, cuda:N, wgpu, libtorch:cpu or libtorch:cuda:N.
-    #[arg(long, default_value = "auto", value_name = "NAME")]
-    device: String,
+    #[command(flatten)]
+    place: Place,
     /// Overrides a value, such as `optimization.steps=100`.
     #[arg(long, value_name = "POINTER=VALUE")]
     set: Vec<String>,
@@ -47,7 +47,7 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
         _ => Path::new("."),
     };
     let config = TrainingConfig::load(path, &arguments.set).map_err(Failure::misuse)?;
-    let device = dtta::device(&arguments.device).map_err(Failure::misuse)?;
+    let device = arguments.place.device()?;
     let mut trainer = Trainer::prepare(config, base, device)
         .map_err(|error| Failure::misuse(error.in_file(path)))?;
     let configured = trainer.weights_path();

@@ -13,12 +13,13 @@ mod weather;
 
 use std::fmt;
 
+use dtta_base::keyed_rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::plane::Plane;
 use crate::random::between;
-use crate::{DataError, Image, keyed_rng};
+use crate::{DataError, Image};
 
 /// What is done to an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

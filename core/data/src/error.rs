@@ -1,28 +1,17 @@
 //! The one error type of this crate. Variants carry the facts (path, what was expected, what was found), so that a caller can
 //! act on them and a message never has to be taken apart.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use dtta_base::TargetType;
 
 /// What can go wrong while data is opened, decoded, transformed or cut into a stream.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// A file or folder could not be read.
-    #[error("cannot read `{path}`", path = path.display())]
-    Read {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the operating system (or the gzip decoder) said.
-        source: std::io::Error,
-    },
-    /// A file could not be written.
-    #[error("cannot write `{path}`", path = path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
+    /// A file could not be read or written, or is not the document that it should be.
+    #[error(transparent)]
+    File(#[from] dtta_base::Error),
     /// A folder of idx files lacks one of them.
     #[error(
         "`{folder}` holds neither `{name}` nor `{name}.gz`; install Debian's `dataset-fashion-mnist` or set `path` to a folder with the four idx files",
@@ -100,10 +89,12 @@ pub enum DataError {
         /// What should be there.
         expected: &'static str,
     },
-    /// A mask names no class.
-    #[error("the mask `{path}`{of} has label {label}, but there are {classes} class names (labels start at 0); give `ignore_index` if it means no class", path = path.display(), of = Of(id))]
-    MaskLabel {
-        /// The mask's file, or the dataset's.
+    /// A label map names no class.
+    #[error("label map `{target}` of `{path}`{of} has label {label}, but there are {classes} class names (labels start at 0); give `ignore_index` if it means no class", path = path.display(), of = Of(id))]
+    MapLabel {
+        /// The target.
+        target: String,
+        /// The map's file, or the dataset's.
         path: PathBuf,
         /// The sample, where the file holds many.
         id: Option<String>,
@@ -113,20 +104,20 @@ pub enum DataError {
         classes: usize,
     },
     /// A map does not cover its image.
-    #[error("the {what} of sample `{id}` in `{path}` is {found:?}, its image {image:?} (height, width)", path = path.display())]
+    #[error("target `{target}` of sample `{id}` in `{path}` is {found:?}, its image {image:?} (height, width)", path = path.display())]
     MapExtents {
         /// The sample.
         id: String,
         /// The dataset.
         path: PathBuf,
         /// Which map.
-        what: &'static str,
+        target: String,
         /// Its extents.
         found: [usize; 2],
         /// Those of the image.
         image: [usize; 2],
     },
-    /// An image has no mask or depth map.
+    /// An image has no map.
     #[error("`{image}` has no partner `{path}`", image = image.display(), path = path.display())]
     NoPartner {
         /// The image.
@@ -134,24 +125,59 @@ pub enum DataError {
         /// The file that was looked for.
         path: PathBuf,
     },
-    /// Masks without class names.
-    #[error("`masks` needs `classes`, a JSON file with the list of class names")]
-    NoClasses,
-    /// A list of class names is not one.
-    #[error("`{path}` is not a JSON list of class names", path = path.display())]
-    Classes {
-        /// The file.
-        path: PathBuf,
-        /// What the JSON reader said.
-        source: serde_json::Error,
+    /// A label map without class names.
+    #[error("label map `{target}` needs `classes`, a JSON file with the list of class names")]
+    NoClasses {
+        /// The target.
+        target: String,
     },
-    /// A scale of distances that means nothing.
-    #[error("`depth_scale` is {scale}, expected a number above 0")]
-    DepthScale {
-        /// The number.
+    /// Numbers that cannot be told from a file's.
+    #[error(
+        "target `{target}`: numbers are what the file holds * {scale} + {offset}; expected two finite numbers, the first above 0"
+    )]
+    Scale {
+        /// The target.
+        target: String,
+        /// What 1 in the file stands for.
         scale: f32,
+        /// What is added.
+        offset: f32,
     },
-    /// A mask or depth map is not a PNG file.
+    /// A number map with too few or too many channels.
+    #[error("target `{target}` has {channels} channels, expected {expected}")]
+    MapChannels {
+        /// The target.
+        target: String,
+        /// Its channels.
+        channels: usize,
+        /// How many there can be.
+        expected: &'static str,
+    },
+    /// A channel that changes its sign in a mirror, but is not there.
+    #[error(
+        "target `{target}`: `negated_by_flip` names channel {channel} (the first is 0), but there are {channels}"
+    )]
+    FlippedChannel {
+        /// The target.
+        target: String,
+        /// The channel that was named.
+        channel: usize,
+        /// How many there are.
+        channels: usize,
+    },
+    /// Two samples of a dataset have targets of one name and different types.
+    #[error("target `{target}` of sample `{id}` is a {actual}, the first sample's a {expected}")]
+    TargetType {
+        /// The target.
+        target: String,
+        /// The sample.
+        id: String,
+        /// The first sample's type.
+        expected: TargetType,
+        /// This sample's type.
+        actual: TargetType,
+    },
+    /// A map is not a PNG file.
     #[error("cannot decode `{path}`", path = path.display())]
     Png {
         /// The file.
@@ -159,13 +185,15 @@ pub enum DataError {
         /// What the decoder said.
         source: png::DecodingError,
     },
-    /// A mask or depth map has the wrong kind of pixels.
-    #[error("`{path}` is {found}, expected one channel of at most {bits} bits, grey or with a palette", path = path.display())]
+    /// A map has the wrong kind of pixels.
+    #[error("`{path}` is {found}, expected {expected} of at most {bits} bits", path = path.display())]
     MapFormat {
         /// The file.
         path: PathBuf,
         /// Colour type and bits.
         found: String,
+        /// Which colour types can be.
+        expected: &'static str,
         /// The most bits that can be.
         bits: u8,
     },
@@ -183,7 +211,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
         /// The tensor.
-        name: &'static str,
+        name: String,
         /// Type and shape that were expected.
         expected: String,
         /// Type and shape that were found.
@@ -206,11 +234,11 @@ pub enum DataError {
         source: serde_json::Error,
     },
     /// The metadata of a packed sample is of another format version.
-    #[error("`{path}` has format `{actual}`, this version reads `{expected}`", path = path.display())]
+    #[error("`{path}` has format `{actual}`, this version reads {expected}", path = path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// The format that this version reads.
+        /// The formats that this version reads.
         expected: &'static str,
         /// The file's format.
         actual: String,
@@ -320,12 +348,44 @@ pub enum DataError {
     /// A stream without domains.
     #[error("`domains` is empty; give at least `{{ \"kind\": \"clean\" }}`")]
     NoDomains,
+    /// A domain without a dataset.
+    #[error("domain `{domain}` names no `dataset`, and neither does the stream")]
+    NoDataset {
+        /// The domain.
+        domain: String,
+    },
+    /// Two datasets of a stream differ in class names or targets, so that one model cannot be scored on both.
+    #[error(
+        "the dataset of domain `{domain}` has {what} {actual}, that of `{first}` has {expected}; they must be the same"
+    )]
+    Disagreement {
+        /// The domain.
+        domain: String,
+        /// The first domain.
+        first: String,
+        /// What differs.
+        what: &'static str,
+        /// What the first domain's dataset has.
+        expected: String,
+        /// What this domain's dataset has.
+        actual: String,
+    },
     /// Two domains of a stream have one name.
     #[error("two domains are called `{name}`; give one of them another `name`")]
     DuplicateDomain {
         /// The name.
         name: String,
     },
+}
+
+/// That a file or folder could not be read.
+pub(crate) fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> DataError {
+    move |source| {
+        DataError::File(dtta_base::Error::Read {
+            path: path.to_owned(),
+            source,
+        })
+    }
 }
 
 /// Names a sample, if there is one to name.

@@ -1,7 +1,7 @@
 //! Test samples for diffusion feedback: datasets, transforms, ImageNet-C style corruptions and streams.
 //!
 //! Everything here runs on the CPU and knows no tensor library: an [`Image`] is a flat `Vec<f32>` in channel, row, column
-//! order. Randomness is a function, not a state: every random choice is keyed by what it is for (see [`keyed_rng`]), so a
+//! order. Randomness is a function, not a state: every random choice is keyed by what it is for (see [`dtta_base::keyed_rng`]), so a
 //! sample is corrupted in the same way whatever its neighbours, the order or the subset.
 //!
 //! ```no_run
@@ -13,7 +13,8 @@
 //! let stream: StreamConfig = serde_json::from_str(
 //!     r#"{ "samples": 100, "domains": [{ "kind": "clean" }, { "kind": "corrupted", "corruption": "fog", "severity": 3 }] }"#,
 //! )?;
-//! let stream = Stream::new(&stream, Dataset::open(&dataset, Path::new("."))?, 0)?;
+//! let base = Path::new(".");
+//! let stream = Stream::new(&stream, Dataset::open(&dataset, base)?, base, 0)?;
 //! for item in stream.iter() {
 //!     let item = item?;
 //!     assert_eq!(item.image.shape(), [1, 28, 28]);
@@ -30,17 +31,19 @@ mod map;
 mod random;
 mod range;
 mod stream;
+mod target;
 mod transform;
 
 pub use crate::corruption::{Corruption, Severity, corrupt};
 pub use crate::dataset::{
     ColourMode, Dataset, DatasetConfig, FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, FolderConfig,
-    IdxConfig, PackedConfig, PairedConfig, Provenance, Sample, Selection, Split, pack,
+    IdxConfig, NumberFolder, PackedConfig, PairedConfig, Provenance, Sample, Selection, Split,
+    TargetFolder, pack,
 };
 pub use crate::error::DataError;
 pub use crate::image::Image;
-pub use crate::map::{Depth, IGNORE, Map, Maps, Mask, is_distance};
-pub use crate::random::keyed_rng;
+pub use crate::map::{IGNORE, LabelMap, NumberMap};
 pub use crate::range::{DepthRange, DepthScale};
 pub use crate::stream::{Condition, Domain, DomainConfig, Stream, StreamConfig, StreamItem};
-pub use crate::transform::{Augmentation, Transform, augment, transform};
+pub use crate::target::{CLASS, Target, Targets};
+pub use crate::transform::{Augmentation, Standardize, Transform, View, augment, transform};

@@ -1,14 +1,21 @@
-//! The stream of test samples: domains one after the other, each the same selected samples under another condition.
+//! The stream of test samples: domains one after the other, each the same selected samples under another condition. A condition is a
+//! corruption that is computed, or a dataset of images that were corrupted before they were stored.
 //!
-//! A stream is indexed, not consumed: item `k` is computed from the configuration, the dataset and the seed alone, so a run can
-//! stop and continue at any position, and shards can share one stream.
+//! A stream is indexed, not consumed: item `k` is computed from the configuration, the datasets and the seed alone, so a run can
+//! stop and continue at any position, and shards can share one stream. A sample is known by its id: one of the same id is the same
+//! sample in every dataset.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 
+use dtta_base::TargetType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Corruption, DataError, Dataset, Image, Maps, Selection, Severity, corrupt};
+use crate::dataset::digest;
+use crate::{
+    Corruption, DataError, Dataset, DatasetConfig, Image, Selection, Severity, Targets, corrupt,
+};
 
 /// Which samples are met, under which conditions, in which order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,15 +34,18 @@ pub struct StreamConfig {
     pub stratified: bool,
 }
 
-/// One part of a stream. `samples` and `offset` stand for the stream's own where they are given.
+/// One part of a stream. `dataset`, `samples` and `offset` stand for the stream's own where they are given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum DomainConfig {
-    /// The dataset's images as they are.
+    /// A dataset's images as they are.
     Clean {
         /// Name in records and reports; `clean` if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
+        /// Where its samples come from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dataset: Option<DatasetConfig>,
         /// Samples in this domain.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         samples: Option<usize>,
@@ -52,6 +62,22 @@ pub enum DomainConfig {
         /// Name in records and reports; corruption and severity, as in `fog/3`, if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
+        /// Where its samples come from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dataset: Option<DatasetConfig>,
+        /// Samples in this domain.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        samples: Option<usize>,
+        /// How many of the shuffled samples to leave out before the first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        offset: Option<usize>,
+    },
+    /// Images that are corrupted in their files, such as a folder of ImageNet-C.
+    Stored {
+        /// Name in records and reports, such as `fog/5`.
+        name: String,
+        /// Where its samples come from.
+        dataset: DatasetConfig,
         /// Samples in this domain.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         samples: Option<usize>,
@@ -61,28 +87,90 @@ pub enum DomainConfig {
     },
 }
 
-/// What a domain does to its images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+/// A [`DomainConfig`] of whatever kind.
+struct Parts<'a> {
+    name: String,
+    condition: Condition,
+    dataset: Option<&'a DatasetConfig>,
+    samples: Option<usize>,
+    offset: Option<usize>,
+}
+
+impl DomainConfig {
+    fn parts(&self) -> Parts<'_> {
+        match self {
+            Self::Clean {
+                name,
+                dataset,
+                samples,
+                offset,
+            } => Parts {
+                name: name.clone().unwrap_or_else(|| "clean".into()),
+                condition: Condition::Clean,
+                dataset: dataset.as_ref(),
+                samples: *samples,
+                offset: *offset,
+            },
+            Self::Corrupted {
+                corruption,
+                severity,
+                name,
+                dataset,
+                samples,
+                offset,
+            } => Parts {
+                name: name
+                    .clone()
+                    .unwrap_or_else(|| format!("{corruption}/{severity}")),
+                condition: Condition::Corrupted {
+                    corruption: *corruption,
+                    severity: *severity,
+                },
+                dataset: dataset.as_ref(),
+                samples: *samples,
+                offset: *offset,
+            },
+            Self::Stored {
+                name,
+                dataset,
+                samples,
+                offset,
+            } => Parts {
+                name: name.clone(),
+                condition: Condition::Stored,
+                dataset: Some(dataset),
+                samples: *samples,
+                offset: *offset,
+            },
+        }
+    }
+}
+
+/// What was done to a domain's images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// Nothing.
     Clean,
-    /// A corruption at one severity.
+    /// A corruption at one severity, computed when a sample is read.
     Corrupted {
         /// What is done.
         corruption: Corruption,
         /// How strongly.
         severity: Severity,
     },
+    /// Something before they were stored.
+    Stored,
 }
 
-/// A part of a stream, resolved against the dataset.
+/// A part of a stream, resolved against its dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {
     /// Name in records and reports, unique in the stream.
     pub name: String,
-    /// What is done to its images.
+    /// What was done to its images.
     pub condition: Condition,
+    /// Which of the stream's datasets it takes its samples from.
+    dataset: usize,
     /// Numbers of its samples in the dataset, in stream order.
     indices: Vec<usize>,
 }
@@ -95,6 +183,11 @@ impl Domain {
     )]
     pub fn len(&self) -> usize {
         self.indices.len()
+    }
+
+    /// Whether something was done to its images, so that models meet what they were not trained on.
+    pub fn is_shifted(&self) -> bool {
+        self.condition != Condition::Clean
     }
 }
 
@@ -109,77 +202,85 @@ pub struct StreamItem {
     pub id: String,
     /// The image under the domain's condition, in [0, 1].
     pub image: Image,
-    /// The index of its class, for metrics only.
-    pub label: Option<u32>,
-    /// What is known about its pixels, for metrics only.
-    pub maps: Maps,
+    /// What is known about it, for metrics only.
+    pub targets: Targets,
+}
+
+impl StreamItem {
+    /// The index of its class, if it is known.
+    pub fn class(&self) -> Option<u32> {
+        self.targets.class()
+    }
 }
 
 /// An ordered list of samples, cut into domains.
 #[derive(Debug, Clone)]
 pub struct Stream {
-    dataset: Dataset,
+    /// Those that domains take samples from, in the order in which they are met; at least one.
+    datasets: Vec<Dataset>,
     domains: Vec<Domain>,
     seed: u64,
 }
 
 impl Stream {
-    /// Resolves a configuration against a dataset. `seed` (the run's) fixes selection, order and noise.
+    /// Resolves a configuration against the stream's dataset, which domains that name their own do not need. Their relative paths start
+    /// at `base`, the folder of the file that holds `config`. `seed` (the run's) fixes selection, order and noise.
     ///
     /// # Errors
-    /// [`DataError::NoDomains`], [`DataError::DuplicateDomain`]; [`DataError::OutOfRange`] if a domain asks for more samples than
-    /// there are; [`DataError::Unlabelled`] if `stratified` without labels.
-    pub fn new(config: &StreamConfig, dataset: Dataset, seed: u64) -> Result<Self, DataError> {
-        if config.domains.is_empty() {
-            return Err(DataError::NoDomains);
-        }
+    /// [`DataError::NoDomains`], [`DataError::DuplicateDomain`], [`DataError::NoDataset`]; [`DataError::OutOfRange`] if a domain asks
+    /// for more samples than there are; [`DataError::Unlabelled`] if `stratified` without labels; [`DataError::Disagreement`] if two
+    /// datasets differ in class names or targets; whatever [`Dataset::open`] refuses.
+    pub fn new(
+        config: &StreamConfig,
+        dataset: impl Into<Option<Dataset>>,
+        base: &Path,
+        seed: u64,
+    ) -> Result<Self, DataError> {
+        let mut own = dataset.into();
         let mut names = HashSet::new();
-        let mut domains = Vec::with_capacity(config.domains.len());
+        let mut opened: Vec<(Option<&DatasetConfig>, Dataset)> = Vec::new();
+        let mut domains: Vec<Domain> = Vec::with_capacity(config.domains.len());
         for domain in &config.domains {
-            let (name, condition, samples, offset) = match domain {
-                DomainConfig::Clean {
-                    name,
-                    samples,
-                    offset,
-                } => (
-                    name.clone().unwrap_or_else(|| "clean".into()),
-                    Condition::Clean,
-                    samples,
-                    offset,
-                ),
-                DomainConfig::Corrupted {
-                    corruption,
-                    severity,
-                    name,
-                    samples,
-                    offset,
-                } => (
-                    name.clone()
-                        .unwrap_or_else(|| format!("{corruption}/{severity}")),
-                    Condition::Corrupted {
-                        corruption: *corruption,
-                        severity: *severity,
-                    },
-                    samples,
-                    offset,
-                ),
-            };
-            if !names.insert(name.clone()) {
-                return Err(DataError::DuplicateDomain { name });
+            let parts = domain.parts();
+            if !names.insert(parts.name.clone()) {
+                return Err(DataError::DuplicateDomain { name: parts.name });
             }
+            let known = opened
+                .iter()
+                .position(|(config, _)| *config == parts.dataset);
+            let place = match known {
+                Some(place) => place,
+                None => {
+                    let dataset = match parts.dataset {
+                        Some(config) => Dataset::open(config, base)?,
+                        None => own.take().ok_or_else(|| DataError::NoDataset {
+                            domain: parts.name.clone(),
+                        })?,
+                    };
+                    if let (Some((_, first)), Some(domain)) = (opened.first(), domains.first()) {
+                        agree(&domain.name, first, &parts.name, &dataset)?;
+                    }
+                    opened.push((parts.dataset, dataset));
+                    opened.len() - 1
+                }
+            };
             let selection = Selection {
-                samples: samples.or(config.samples),
-                offset: offset.unwrap_or(config.offset),
+                samples: parts.samples.or(config.samples),
+                offset: parts.offset.unwrap_or(config.offset),
                 stratified: config.stratified,
             };
             domains.push(Domain {
-                name,
-                condition,
-                indices: dataset.select(&selection, seed)?,
+                name: parts.name,
+                condition: parts.condition,
+                dataset: place,
+                indices: opened[place].1.select(&selection, seed)?,
             });
         }
+        if domains.is_empty() {
+            return Err(DataError::NoDomains);
+        }
         Ok(Self {
-            dataset,
+            datasets: opened.into_iter().map(|(_, dataset)| dataset).collect(),
             domains,
             seed,
         })
@@ -199,9 +300,14 @@ impl Stream {
         &self.domains
     }
 
-    /// The dataset that the samples come from.
-    pub fn dataset(&self) -> &Dataset {
-        &self.dataset
+    /// Names of the classes, in label order; empty if the datasets have none.
+    pub fn class_names(&self) -> &[String] {
+        self.datasets[0].class_names()
+    }
+
+    /// The targets that every sample has.
+    pub fn target_types(&self) -> &BTreeMap<String, TargetType> {
+        self.datasets[0].target_types()
     }
 
     /// The sample at a position, read and corrupted now.
@@ -210,17 +316,11 @@ impl Stream {
     /// [`DataError::OutOfRange`]; whatever [`Dataset::sample`] refuses.
     pub fn item(&self, position: usize) -> Result<StreamItem, DataError> {
         let mut within = position;
-        for (
-            domain,
-            Domain {
-                condition, indices, ..
-            },
-        ) in self.domains.iter().enumerate()
-        {
-            if let Some(index) = indices.get(within) {
-                let sample = self.dataset.sample(*index)?;
-                let image = match *condition {
-                    Condition::Clean => sample.image,
+        for (number, domain) in self.domains.iter().enumerate() {
+            if let Some(index) = domain.indices.get(within) {
+                let sample = self.datasets[domain.dataset].sample(*index)?;
+                let image = match domain.condition {
+                    Condition::Clean | Condition::Stored => sample.image,
                     Condition::Corrupted {
                         corruption,
                         severity,
@@ -228,14 +328,13 @@ impl Stream {
                 };
                 return Ok(StreamItem {
                     position,
-                    domain,
+                    domain: number,
                     id: sample.id,
                     image,
-                    label: sample.label,
-                    maps: sample.maps,
+                    targets: sample.targets,
                 });
             }
-            within -= indices.len();
+            within -= domain.len();
         }
         Err(DataError::OutOfRange {
             start: position,
@@ -248,137 +347,77 @@ impl Stream {
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Result<StreamItem, DataError>> + '_ {
         (0..self.len()).map(|position| self.item(position))
     }
+
+    /// The SHA-256 of what the samples are made of, in lower-case hexadecimal: their ids, the class names, and the files that they come
+    /// from, or, in memory, pixels and targets. Where the files lie does not matter. What the configuration makes of them (transforms,
+    /// corruptions, order) is not in it.
+    ///
+    /// # Errors
+    /// [`DataError::File`].
+    pub fn digest(&self) -> Result<String, DataError> {
+        let mut used = vec![BTreeSet::new(); self.datasets.len()];
+        for domain in &self.domains {
+            used[domain.dataset].extend(&domain.indices);
+        }
+        let parts = self.datasets.iter().zip(used).map(|(dataset, indices)| {
+            let mut indices: Vec<usize> = indices.into_iter().collect();
+            indices.sort_unstable_by_key(|index| &dataset.ids()[*index]);
+            (dataset, indices)
+        });
+        digest(&parts.collect::<Vec<_>>())
+    }
+}
+
+/// Refuses a dataset that one model cannot be scored on together with the first one.
+fn agree(
+    first_domain: &str,
+    first: &Dataset,
+    domain: &str,
+    dataset: &Dataset,
+) -> Result<(), DataError> {
+    let refuse = |what, expected: String, actual: String| {
+        Err(DataError::Disagreement {
+            domain: domain.into(),
+            first: first_domain.into(),
+            what,
+            expected,
+            actual,
+        })
+    };
+    let (expected, actual) = (first.class_names(), dataset.class_names());
+    if expected != actual {
+        return refuse("class names", list(expected), list(actual));
+    }
+    let (expected, actual) = (first.target_types(), dataset.target_types());
+    let alike = expected.len() == actual.len()
+        && expected
+            .iter()
+            .zip(actual)
+            .all(|((expected_name, expected), (name, actual))| {
+                expected_name == name && expected.fits(*actual)
+            });
+    if !alike {
+        let texts = |types: &BTreeMap<String, TargetType>| {
+            let texts = types
+                .iter()
+                .map(|(name, found)| format!("{name} ({found})"));
+            list(&texts.collect::<Vec<_>>())
+        };
+        return refuse("targets", texts(expected), texts(actual));
+    }
+    Ok(())
+}
+
+/// The first few of some texts.
+fn list(texts: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = texts[..texts.len().min(SHOWN)].join(", ");
+    match texts.len() {
+        0 => "none".into(),
+        count if count > SHOWN => format!("{shown}, … ({count})"),
+        _ => shown,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Sample;
-
-    fn dataset(count: usize) -> Dataset {
-        let samples = (0..count).map(|index| Sample {
-            id: format!("test/{index:05}"),
-            image: Image::from_fn([1, 8, 8], |_, row, column| {
-                ((row + column + index) % 8) as f32 / 7.0
-            })
-            .unwrap(),
-            label: Some((index % 2) as u32),
-            maps: Maps::default(),
-        });
-        Dataset::from_samples(
-            "memory",
-            vec!["even".into(), "odd".into()],
-            samples.collect(),
-        )
-        .unwrap()
-    }
-
-    fn stream(json: &str, dataset: Dataset, seed: u64) -> Result<Stream, DataError> {
-        Stream::new(&serde_json::from_str(json).unwrap(), dataset, seed)
-    }
-
-    const NOISE: &str = r#"{ "samples": 6, "domains": [
-        { "kind": "clean" },
-        { "kind": "corrupted", "corruption": "gaussian_noise", "severity": 3 },
-        { "kind": "corrupted", "corruption": "fog", "severity": 1, "name": "mist", "samples": 2, "offset": 1 } ] }"#;
-
-    #[test]
-    fn domains_follow_each_other_over_the_same_samples() {
-        let stream = stream(NOISE, dataset(20), 5).unwrap();
-        let names: Vec<_> = stream
-            .domains()
-            .iter()
-            .map(|domain| (domain.name.as_str(), domain.len()))
-            .collect();
-        assert_eq!(names, [("clean", 6), ("gaussian_noise/3", 6), ("mist", 2)]);
-        let items: Vec<StreamItem> = stream.iter().map(Result::unwrap).collect();
-        assert_eq!(items.len(), 14);
-        assert_eq!(
-            items.iter().map(|item| item.domain).collect::<Vec<_>>(),
-            [vec![0; 6], vec![1; 6], vec![2; 2]].concat()
-        );
-        for place in 0..6 {
-            assert_eq!(items[place].id, items[place + 6].id);
-            assert_eq!(items[place].label, items[place + 6].label);
-            assert_ne!(items[place].image, items[place + 6].image);
-        }
-        assert_eq!(items[12].id, items[1].id);
-        assert_eq!(stream.item(9).unwrap(), items[9]);
-        assert!(matches!(
-            stream.item(14),
-            Err(DataError::OutOfRange { available: 14, .. })
-        ));
-    }
-
-    #[test]
-    fn a_sample_meets_the_same_noise_in_any_subset() {
-        let corrupted = |json: &str, dataset: Dataset| {
-            let stream = stream(json, dataset, 3).unwrap();
-            let items = stream
-                .iter()
-                .map(Result::unwrap)
-                .filter(|item| stream.domains()[item.domain].name == "noise");
-            items
-                .map(|item| (item.id, item.image))
-                .collect::<std::collections::HashMap<_, _>>()
-        };
-        let noise = r#"{ "kind": "corrupted", "corruption": "shot_noise", "severity": 2, "name": "noise" }"#;
-        let all = corrupted(&format!(r#"{{ "domains": [{noise}] }}"#), dataset(20));
-        let few = corrupted(
-            &format!(r#"{{ "domains": [{{ "kind": "clean" }}, {noise}], "samples": 5 }}"#),
-            dataset(12),
-        );
-        assert_eq!(few.len(), 5);
-        for (id, image) in few {
-            assert_eq!(all[&id], image);
-        }
-    }
-
-    #[test]
-    fn the_seed_changes_order_and_noise() {
-        let images = |seed| {
-            stream(NOISE, dataset(20), seed)
-                .unwrap()
-                .iter()
-                .map(Result::unwrap)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(images(1), images(1));
-        assert_ne!(images(1), images(2));
-    }
-
-    #[test]
-    fn refuses_streams_that_cannot_be_met() {
-        let refusal = |json: &str| stream(json, dataset(4), 0).unwrap_err();
-        assert!(matches!(
-            refusal(r#"{ "domains": [] }"#),
-            DataError::NoDomains
-        ));
-        let twice =
-            refusal(r#"{ "domains": [{ "kind": "clean" }, { "kind": "clean", "offset": 1 }] }"#);
-        assert!(matches!(twice, DataError::DuplicateDomain { name } if name == "clean"));
-        assert!(matches!(
-            refusal(r#"{ "domains": [{ "kind": "clean", "samples": 5 }] }"#),
-            DataError::OutOfRange { available: 4, .. }
-        ));
-        assert!(matches!(
-            refusal(r#"{ "domains": [{ "kind": "clean" }], "samples": 0 }"#),
-            DataError::OutOfRange { .. }
-        ));
-    }
-
-    #[test]
-    fn refuses_unknown_fields_and_severities() {
-        for json in [
-            r#"{ "domains": [{ "kind": "clean", "severity": 1 }] }"#,
-            r#"{ "domains": [{ "kind": "corrupted", "corruption": "fog", "severity": 6 }] }"#,
-            r#"{ "domains": [{ "kind": "corrupted", "corruption": "rain", "severity": 1 }] }"#,
-            r#"{ "domains": [{ "kind": "clean" }], "shuffle": true }"#,
-        ] {
-            assert!(
-                serde_json::from_str::<StreamConfig>(json).is_err(),
-                "{json}"
-            );
-        }
-    }
-}
+mod tests;

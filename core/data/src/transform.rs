@@ -5,13 +5,21 @@
 
 mod augment;
 mod colour;
+mod crop;
+mod normalise;
 mod resize;
+mod standardize;
+mod view;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::augment::{Augmentation, augment};
-use crate::{DataError, Image, Maps};
+use self::crop::{centre_crop, crop_start};
+use self::normalise::normalise;
+pub use self::standardize::Standardize;
+pub use self::view::View;
+use crate::{DataError, Image, Targets};
 
 /// One step of preprocessing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -115,9 +123,13 @@ impl Transform {
     }
 
     /// What the step does to maps over an image of these extents: resized to the nearest pixel, cropped and padded as the image is.
-    pub(crate) fn apply_to_maps(&self, maps: &Maps, [height, width]: [usize; 2]) -> Maps {
-        let nearest = |[new_height, new_width]: [usize; 2]| {
-            maps.rearranged([new_height, new_width], |row, column| {
+    pub(crate) fn apply_to_targets(
+        &self,
+        targets: Targets,
+        [height, width]: [usize; 2],
+    ) -> Targets {
+        let nearest = |targets: Targets, [new_height, new_width]: [usize; 2]| {
+            targets.rearranged([new_height, new_width], |row, column| {
                 let middle = |at: usize, old: usize, new: usize| (2 * at + 1) * old / (2 * new);
                 Some((
                     middle(row, height, new_height),
@@ -126,30 +138,38 @@ impl Transform {
             })
         };
         match self {
-            Self::Resize { height, width } => nearest([*height, *width]),
-            Self::ResizeShort { side } => nearest(short_extents(*side, [height, width])),
+            Self::Resize { height, width } => nearest(targets, [*height, *width]),
+            Self::ResizeShort { side } => nearest(targets, short_extents(*side, [height, width])),
             Self::CentreCrop {
                 height: rows,
                 width: columns,
             } => {
                 let (top, left) = (crop_start(height, *rows), crop_start(width, *columns));
-                maps.rearranged([*rows, *columns], |row, column| {
+                targets.rearranged([*rows, *columns], |row, column| {
                     Some((row + top, column + left))
                 })
             }
             Self::Pad { border, .. } => {
                 let grown = [height + 2 * border, width + 2 * border];
-                maps.rearranged(grown, |row, column| {
+                targets.rearranged(grown, |row, column| {
                     row.checked_sub(*border).zip(column.checked_sub(*border))
                 })
             }
-            Self::Grayscale {} | Self::Rgb {} | Self::Normalise { .. } => maps.clone(),
+            Self::Grayscale {} | Self::Rgb {} | Self::Normalise { .. } => targets,
         }
     }
 
     /// Whether the image's borders stay where they are: a map over the whole image before this step is one after it.
     pub fn keeps_borders(&self) -> bool {
         !matches!(self, Self::CentreCrop { .. } | Self::Pad { .. })
+    }
+
+    /// Whether each pixel is made of the pixel that was at its place alone.
+    pub(crate) fn keeps_places(&self) -> bool {
+        matches!(
+            self,
+            Self::Grayscale {} | Self::Rgb {} | Self::Normalise { .. }
+        )
     }
 
     /// Whether an image in [0, 1] is still in [0, 1] after this step.
@@ -173,15 +193,16 @@ pub fn transform(steps: &[Transform], image: Image) -> Result<Image, DataError> 
 }
 
 /// As [`transform`], with the maps that lie over the image.
-pub(crate) fn transform_with_maps(
+pub(crate) fn transform_with_targets(
     steps: &[Transform],
     image: Image,
-    maps: Maps,
-) -> Result<(Image, Maps), DataError> {
-    steps.iter().try_fold((image, maps), |(image, maps), step| {
+    targets: Targets,
+) -> Result<(Image, Targets), DataError> {
+    let both = (image, targets);
+    steps.iter().try_fold(both, |(image, targets), step| {
         let [_, height, width] = image.shape();
         let image = step.apply(image)?;
-        Ok((image, step.apply_to_maps(&maps, [height, width])))
+        Ok((image, step.apply_to_targets(targets, [height, width])))
     })
 }
 
@@ -196,80 +217,18 @@ fn short_extents(side: usize, [height, width]: [usize; 2]) -> [usize; 2] {
     }
 }
 
-/// Where the middle part of a side begins. As torchvision, which rounds a half to the even neighbour.
-fn crop_start(whole: usize, part: usize) -> usize {
-    ((whole - part) as f64 / 2.0).round_ties_even() as usize
-}
-
 /// The luma of ITU-R BT.601, as Pillow converts to grey.
 fn luma([red, green, blue]: [f32; 3]) -> f32 {
     0.299 * red + 0.587 * green + 0.114 * blue
 }
 
-fn centre_crop(image: &Image, height: usize, width: usize) -> Result<Image, DataError> {
-    if height > image.height() || width > image.width() {
-        return Err(DataError::CropTooLarge {
-            crop_height: height,
-            crop_width: width,
-            height: image.height(),
-            width: image.width(),
-        });
-    }
-    let (top, left) = (
-        crop_start(image.height(), height),
-        crop_start(image.width(), width),
-    );
-    Image::from_fn([image.channels(), height, width], |channel, row, column| {
-        image
-            .get(channel, top + row, left + column)
-            .unwrap_or_default()
-    })
-}
-
-fn normalise(mut image: Image, mean: &[f32], std: &[f32]) -> Result<Image, DataError> {
-    let [channels, height, width] = image.shape();
-    for numbers in [mean, std] {
-        if numbers.len() != 1 && numbers.len() != channels {
-            let expected = numbers.len().to_string();
-            return Err(DataError::Channels {
-                transform: "normalise",
-                expected,
-                actual: channels,
-            });
-        }
-    }
-    if let Some((channel, std)) = std
-        .iter()
-        .enumerate()
-        .find(|(_, std)| !(std.is_finite() && **std > 0.0))
-    {
-        return Err(DataError::NormaliseStd { channel, std: *std });
-    }
-    let of = |numbers: &[f32], channel: usize| {
-        if numbers.len() == 1 {
-            numbers[0]
-        } else {
-            numbers[channel]
-        }
-    };
-    for (channel, plane) in image
-        .data_mut()
-        .chunks_exact_mut(height * width)
-        .enumerate()
-    {
-        let (mean, std) = (of(mean, channel), of(std, channel));
-        plane
-            .iter_mut()
-            .for_each(|value| *value = (*value - mean) / std);
-    }
-    Ok(image)
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::{LabelMap, NumberMap, Target};
 
-    fn numbered(shape: [usize; 3]) -> Image {
+    /// An image whose values count up from 0.
+    pub fn numbered(shape: [usize; 3]) -> Image {
         let [_, height, width] = shape;
         Image::from_fn(shape, |channel, row, column| {
             ((channel * height + row) * width + column) as f32
@@ -277,49 +236,50 @@ mod tests {
         .unwrap()
     }
 
-    #[test]
-    fn maps_follow_their_image() {
-        // A mask of the same numbers as the image goes where the image goes, for steps that do not mix pixels.
-        let labels: Vec<u8> = (0..20).collect();
-        let maps = Maps {
-            mask: Some(crate::Mask::new(4, 5, labels).unwrap()),
-            depth: None,
-        };
-        let steps = [
-            Transform::CentreCrop {
-                height: 3,
-                width: 4,
-            },
-            Transform::Pad {
-                border: 1,
-                value: 255.0,
-            },
-        ];
-        let (image, maps) = transform_with_maps(&steps, numbered([1, 4, 5]), maps).unwrap();
-        let mask = maps.mask.unwrap();
-        assert_eq!([1, mask.shape()[0], mask.shape()[1]], image.shape());
-        let pairs = mask.data().iter().zip(image.data());
-        assert!(
-            pairs
-                .into_iter()
-                .all(|(label, value)| f32::from(*label) == *value)
-        );
+    fn labels(targets: &Targets) -> &LabelMap {
+        targets.get("labels").and_then(Target::labels).unwrap()
     }
 
     #[test]
-    fn masks_are_resized_to_the_nearest_pixel() {
-        let maps = Maps {
-            mask: Some(crate::Mask::new(2, 4, vec![0, 1, 2, 3, 4, 5, 6, 7]).unwrap()),
-            depth: None,
+    fn maps_follow_their_image() {
+        // Maps of the same numbers as the image go where the image goes, for steps that do not mix pixels.
+        let numbers = numbered([2, 4, 5]);
+        let targets = Targets::new()
+            .with("labels", LabelMap::new(4, 5, (0..20).collect()).unwrap())
+            .with(
+                "numbers",
+                NumberMap::new(2, 4, 5, numbers.data().to_vec()).unwrap(),
+            );
+        let steps = |value| {
+            let crop = Transform::CentreCrop {
+                height: 3,
+                width: 4,
+            };
+            [crop, Transform::Pad { border: 1, value }]
         };
-        let halved = Transform::ResizeShort { side: 1 }.apply_to_maps(&maps, [2, 4]);
-        assert_eq!(halved.mask.unwrap().data(), [5, 7]);
+        let (image, moved) =
+            transform_with_targets(&steps(255.0), numbered([1, 4, 5]), targets.clone()).unwrap();
+        let found: Vec<f32> = labels(&moved).data().iter().map(|&l| l.into()).collect();
+        assert_eq!(found, image.data());
+        assert_eq!(labels(&moved).extents(), [5, 6]);
+        let (image, moved) = transform_with_targets(&steps(0.0), numbers, targets).unwrap();
+        let found = moved.get("numbers").and_then(Target::numbers).unwrap();
+        assert_eq!((found.shape(), found.data()), (image.shape(), image.data()));
+    }
+
+    #[test]
+    fn maps_are_resized_to_the_nearest_pixel() {
+        let map = LabelMap::new(2, 4, vec![0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+        let targets = Targets::new().with("labels", map);
+        let halved = Transform::ResizeShort { side: 1 };
+        let halved = halved.apply_to_targets(targets.clone(), [2, 4]);
+        assert_eq!(labels(&halved).data(), [5, 7]);
         let doubled = Transform::Resize {
             height: 2,
             width: 8,
         };
-        let doubled = doubled.apply_to_maps(&maps, [2, 4]).mask.unwrap();
-        assert_eq!(doubled.data()[..8], [0, 0, 1, 1, 2, 2, 3, 3]);
+        let doubled = doubled.apply_to_targets(targets, [2, 4]);
+        assert_eq!(labels(&doubled).data()[..8], [0, 0, 1, 1, 2, 2, 3, 3]);
     }
 
     fn parse(json: &str) -> serde_json::Result<Transform> {
@@ -348,28 +308,6 @@ mod tests {
         ] {
             assert!(parse(refused).is_err(), "{refused}");
         }
-    }
-
-    #[test]
-    fn crops_the_middle() {
-        let crop = Transform::CentreCrop {
-            height: 1,
-            width: 2,
-        };
-        // Rows: (3 - 1) / 2 = 1. Columns: (5 - 2) / 2 = 1.5, rounded to the even 2.
-        assert_eq!(crop.apply(numbered([1, 3, 5])).unwrap().data(), [7.0, 8.0]);
-        assert!(matches!(
-            crop.apply(numbered([1, 3, 1])),
-            Err(DataError::CropTooLarge { .. })
-        ));
-        assert!(matches!(
-            Transform::CentreCrop {
-                height: 0,
-                width: 1
-            }
-            .apply(numbered([1, 3, 5])),
-            Err(DataError::ImageSize { .. })
-        ));
     }
 
     #[test]
@@ -406,38 +344,6 @@ mod tests {
         assert!(matches!(
             Transform::Rgb {}.apply(numbered([2, 1, 1])),
             Err(DataError::Channels { actual: 2, .. })
-        ));
-    }
-
-    #[test]
-    fn normalises_each_channel() {
-        let step = Transform::Normalise {
-            mean: vec![1.0, 2.0],
-            std: vec![0.5, 2.0],
-        };
-        assert_eq!(
-            step.apply(numbered([2, 1, 2])).unwrap().data(),
-            [-2.0, 0.0, 0.0, 0.5]
-        );
-        assert!(matches!(
-            step.apply(numbered([3, 1, 1])),
-            Err(DataError::Channels { actual: 3, .. })
-        ));
-        let one = Transform::Normalise {
-            mean: vec![1.0],
-            std: vec![2.0],
-        };
-        assert_eq!(
-            one.apply(numbered([3, 1, 1])).unwrap().data(),
-            [-0.5, 0.0, 0.5]
-        );
-        let zero = Transform::Normalise {
-            mean: vec![1.0],
-            std: vec![0.0],
-        };
-        assert!(matches!(
-            zero.apply(numbered([1, 1, 1])),
-            Err(DataError::NormaliseStd { channel: 0, .. })
         ));
     }
 

@@ -50,6 +50,10 @@ fn unknown_fields_are_refused_in_each_kind_of_dataset() {
             "colour",
         ),
         (json!({ "kind": "packed", "path": "x" }), "split"),
+        (
+            json!({ "kind": "paired", "images": "x", "channels": "rgb" }),
+            "masks",
+        ),
     ] {
         assert!(serde_json::from_value::<DatasetConfig>(fine.clone()).is_ok());
         let mut refused = fine;
@@ -66,7 +70,13 @@ fn configurations_survive_a_round_trip() {
     let config = json!({
         "domains": [
             { "kind": "clean" },
-            { "kind": "corrupted", "corruption": "shot_noise", "severity": 4, "samples": 3 }
+            { "kind": "corrupted", "corruption": "shot_noise", "severity": 4, "samples": 3 },
+            {
+                "kind": "stored",
+                "name": "fog/5",
+                "dataset": { "kind": "folder", "path": "imagenet-c/fog/5", "channels": "rgb" },
+                "offset": 4
+            }
         ],
         "samples": 10,
         "offset": 2,
@@ -74,4 +84,32 @@ fn configurations_survive_a_round_trip() {
     });
     let parsed: StreamConfig = serde_json::from_value(config.clone()).unwrap();
     assert_eq!(serde_json::to_value(&parsed).unwrap(), config);
+}
+
+#[test]
+fn the_schema_takes_named_targets_and_names_what_is_wrong_with_one() {
+    let config = json!({
+        "kind": "paired", "images": "images", "channels": "rgb", "classes": "classes.json",
+        "targets": {
+            "labels": { "kind": "label_map", "path": "masks", "ignore_index": 255 },
+            "normals": {
+                "kind": "number_map", "path": "normals", "channels": 3, "scale": 0.0078125, "offset": -1.0, "negated_by_flip": [0]
+            }
+        }
+    });
+    let parsed: DatasetConfig = dtta_base::parse(config.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&parsed).unwrap(), config);
+    for (pointer, value) in [
+        ("/targets/normals/channels", json!(2)),
+        ("/targets/normals/scale", json!(0)),
+        ("/targets/labels/ignore_index", json!(256)),
+    ] {
+        let mut refused = config.clone();
+        *refused.pointer_mut(pointer).unwrap() = value;
+        let issues = dtta_base::parse::<DatasetConfig>(refused).unwrap_err();
+        assert!(
+            issues.iter().any(|issue| issue.pointer == pointer),
+            "{issues:?}"
+        );
+    }
 }

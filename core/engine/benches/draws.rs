@@ -7,8 +7,8 @@ use std::path::Path;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use dtta::{Draws, Feedback, LossKind, NoiseSharing, Request, TimestepSampler};
-use dtta_models::{Conditioning, load_denoiser};
-use dtta_tensor::{Device, Tensor};
+use dtta_models::Models;
+use dtta_tensor::{Device, Named, Tensor};
 
 /// As in the `dtta` command.
 #[global_allocator]
@@ -61,7 +61,9 @@ fn measure(
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../examples")
         .join(model);
-    let (denoiser, weights) = load_denoiser(&path, None, &device).expect("the example's denoiser");
+    let (denoiser, weights) = Models::standard()
+        .load_denoiser(&path, None, &device)
+        .expect("the example's denoiser");
     let ids: Vec<String> = (0..images).map(|image| format!("bench/{image}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let wave = |shape: &[usize]| {
@@ -78,7 +80,7 @@ fn measure(
             .collect();
         (slot.name.clone(), wave(&shape))
     });
-    let conditioning = Conditioning::new(slots.collect());
+    let conditioning: Named = slots.collect();
     let feedback = Feedback {
         draws: Draws {
             seed: 0,

@@ -4,18 +4,16 @@
 
 use std::ops::Range;
 
-use dtta_models::{Conditioning, ParameterId};
-use dtta_plugin::{Named, find};
-use dtta_tensor::{Device, Tensor};
+use dtta_base::TargetType;
+use dtta_learn::{Draws, Evaluation, Feedback, Request, TimestepSampler};
+use dtta_models::ParameterId;
+use dtta_plugin::Predicts;
+use dtta_tensor::{Device, Named, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::draws::Draws;
 use crate::error::Result;
-use crate::experiment::TimestepSampler;
-use crate::feedback::{Evaluation, Feedback, Request};
 use crate::prepare::Prepared;
-use crate::score::targets;
-use crate::task::TaskKind;
+use crate::report::targets;
 
 /// Logits of what is certain: the softmax of these and zeros is one-hot in single precision.
 const CERTAIN: f64 = 100.0;
@@ -36,8 +34,8 @@ pub struct DiagnoseOptions {
 pub struct Diagnosis {
     /// The experiment's name.
     pub experiment: String,
-    /// What kind of prediction it makes.
-    pub task: String,
+    /// What is predicted: the name of the head's prediction.
+    pub predicts: String,
     /// Samples of each domain.
     pub samples: usize,
     /// Draws for each sample and range.
@@ -86,7 +84,11 @@ impl Prepared {
         options: &DiagnoseOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Diagnosis> {
-        let last = self.adapter.denoiser.schedule().timesteps();
+        let Some(feedback) = self.adapter.method().feedback() else {
+            let message = "it asks no denoiser, and a diagnosis is of one";
+            return Err(self.document().refusal("/method/kind", message));
+        };
+        let last = self.adapter.tools().denoiser()?.schedule().timesteps();
         if let Some([low, high]) = options
             .ranges
             .iter()
@@ -94,7 +96,7 @@ impl Prepared {
         {
             let message =
                 format!("no range of timesteps is {low} to {high}; they go from 0 to {last}");
-            return Err(self.document.refusal("/adaptation/timesteps", message));
+            return Err(self.document().refusal("/adaptation/timesteps", message));
         }
         let mut start = 0;
         let mut domains = Vec::new();
@@ -110,16 +112,16 @@ impl Prepared {
                     "`{name}` gives {} samples; a diagnosis needs 2 and a draw",
                     samples.len()
                 );
-                return Err(self.document.refusal("/data/stream", message));
+                return Err(self.document().refusal("/data/stream", message));
             }
-            let ranges = self.domain_ranges(samples, options)?;
+            let ranges = self.domain_ranges(samples, feedback, options)?;
             domains.push(DomainDiagnosis { name, ranges });
             start += length;
             progress(index + 1, count);
         }
         Ok(Diagnosis {
-            experiment: self.document.experiment.name.clone(),
-            task: self.kind.name().into(),
+            experiment: self.experiment().name.clone(),
+            predicts: self.predicts().name.clone(),
             samples: options.samples,
             draws: options.draws,
             domains,
@@ -129,69 +131,63 @@ impl Prepared {
     fn domain_ranges(
         &mut self,
         positions: Range<usize>,
+        feedback: Feedback,
         options: &DiagnoseOptions,
     ) -> Result<Vec<RangeDiagnosis>> {
         let items = positions
             .map(|position| self.stream.item(position))
             .collect::<Result<Vec<_>, _>>()?;
         let count = items.len();
-        let ids: Vec<&str> = items.iter().map(|item| item.id.as_str()).collect();
-        let images: Vec<_> = items.iter().map(|item| item.image.clone()).collect();
-        let batch = self.batch(ids, &images)?;
-        let Some(known) = targets(self.kind, &items, &self.device)? else {
+        let start = items[0].position;
+        let batch = self.batch(&items, start, count)?;
+        let predicts = self.predicts().clone();
+        let device = self.device().clone();
+        let Some(known) = targets(&predicts, &items, &device)? else {
             let message = format!(
-                "its samples have no {}, which a diagnosis compares with",
-                self.kind.prediction()
+                "its samples have no `{}`, which a diagnosis compares with",
+                predicts.name
             );
-            return Err(self.document.refusal("/data/dataset", message));
+            return Err(self.document().refusal("/data/dataset", message));
         };
-        let target = &known[0].1;
-        let device = self.device.clone();
-        let outputs = self.adapter.source_outputs(&batch.task)?;
-        let source = self.adapter.source_condition(&outputs)?;
-        let truth = self
-            .adapter
-            .source_condition(&true_outputs(self.kind, &outputs, target)?)?;
+        let images = batch.denoiser.as_ref().ok_or(crate::Error::NoDenoiser)?;
+        let target = known.tensors().next().expect("targets have one tensor");
+        let tools = self.adapter.tools();
+        let outputs = tools.source_outputs(&batch.task, false)?;
+        let source = tools.source_condition(&outputs)?;
+        let truth = tools.source_condition(&true_outputs(&predicts, &outputs, target)?)?;
         let next: Vec<i64> = (0..count).map(|n| ((n + 1) % count) as i64).collect();
         let next = Tensor::from_ints(&next, &[count], &device)?;
-        let others = truth
-            .iter()
-            .map(|(name, slot)| Ok((name.to_owned(), slot.index_select(0, &next)?)));
-        let shuffled = Conditioning::new(others.collect::<Result<_>>()?);
+        let shuffled = truth.try_map(|slot| slot.index_select(0, &next))?;
         // The condition of each class for every sample, where there is a class.
         let mut classes = Vec::new();
-        if self.kind == TaskKind::Classification {
-            for class in 0..self.adapter.classes() {
+        if matches!(predicts.target, TargetType::ClassIndex {}) {
+            for class in 0..tools.task().backbone().outputs() {
                 let all = Tensor::from_ints(&vec![class as i64; count], &[count], &device)?;
-                let outputs = true_outputs(self.kind, &outputs, &all)?;
-                classes.push(self.adapter.source_condition(&outputs)?);
+                let outputs = true_outputs(&predicts, &outputs, &all)?;
+                classes.push(tools.source_condition(&outputs)?);
             }
         }
         let mut found = Vec::new();
         for &range in &options.ranges {
-            let look = |condition: &Conditioning| -> Result<Evaluation> {
+            let look = |condition: &Named| -> Result<Evaluation> {
                 let feedback = Feedback {
                     draws: Draws {
                         count: options.draws,
                         range,
                         sampler: TimestepSampler::Stratified,
-                        ..self.adapter.settings.feedback.draws
+                        ..feedback.draws
                     },
-                    ..self.adapter.settings.feedback
+                    ..feedback
                 };
                 let request = Request {
                     ids: &batch.ids,
-                    images: &batch.denoiser,
+                    images,
                     conditioning: condition,
                     step: 0,
                 };
                 let none: &[ParameterId] = &[];
-                feedback.evaluate(
-                    &*self.adapter.denoiser,
-                    &self.adapter.frozen,
-                    none,
-                    &request,
-                )
+                let weights = tools.denoiser_weights()?;
+                Ok(feedback.evaluate(tools.denoiser()?, weights, none, &request)?)
             };
             let (of_source, of_truth, of_others) =
                 (look(&source)?, look(&truth)?, look(&shuffled)?);
@@ -237,7 +233,7 @@ impl Prepared {
 }
 
 /// How many samples' gradients point downhill toward the truth, over all slots.
-fn toward(gradients: &Conditioning, source: &Conditioning, truth: &Conditioning) -> Result<usize> {
+fn toward(gradients: &Named, source: &Named, truth: &Named) -> Result<usize> {
     let mut sums: Option<Tensor> = None;
     for (name, gradient) in gradients.iter() {
         let (Some(source), Some(truth)) = (source.get(name), truth.get(name)) else {
@@ -257,27 +253,46 @@ fn toward(gradients: &Conditioning, source: &Conditioning, truth: &Conditioning)
 
 /// Task outputs that say what is true. What is not known of a pixel stays as the source model has it; an output that no truth is known
 /// for is left out.
-fn true_outputs(kind: TaskKind, outputs: &Named, target: &Tensor) -> Result<Named> {
+fn true_outputs(predicts: &Predicts, outputs: &Named, target: &Tensor) -> Result<Named> {
     let mut truth = Named::new();
-    if kind == TaskKind::Depth {
-        let known = target.greater_scalar(0.0)?;
-        for (name, tensor) in outputs.iter().filter(|(name, _)| name == "depth") {
-            truth.push((name.clone(), target.choose(&known, tensor)?));
+    if let TargetType::NumberMap { .. } = predicts.target {
+        if let Some(tensor) = outputs.get(&predicts.name) {
+            let known = known_numbers(predicts, target)?;
+            truth.push(predicts.name.clone(), target.choose(&known, tensor)?);
         }
         return Ok(truth);
     }
     for (name, certain) in [("logits", CERTAIN), ("probabilities", 1.0)] {
-        let Some(tensor) = find(outputs, name) else {
+        let Some(tensor) = outputs.get(name) else {
             continue;
         };
-        truth.push((name.into(), one_hot(target, tensor)?.affine(certain, 0.0)?));
-        if kind == TaskKind::Segmentation {
-            let labelled = labelled(target, tensor)?;
-            let (_, hot) = truth.pop().expect("just pushed");
-            truth.push((name.into(), hot.choose(&labelled, tensor)?));
+        let mut hot = one_hot(target, tensor)?.affine(certain, 0.0)?;
+        if predicts.target.is_map() {
+            hot = hot.choose(&labelled(target, tensor)?, tensor)?;
         }
+        truth.push(name, hot);
     }
     Ok(truth)
+}
+
+/// Where numbers are known, in the shape of `target`: not every channel holds the mark of what is not.
+fn known_numbers(predicts: &Predicts, target: &Tensor) -> Result<Tensor> {
+    let (channels, invalid) = match predicts.target {
+        TargetType::NumberMap { channels, invalid } => (channels, invalid as f32),
+        _ => (1, 0.0),
+    };
+    let shape = target.shape();
+    let values = target.to_floats()?;
+    let pixels: usize = shape.elements() / shape[0] / channels;
+    let flags: Vec<f32> = (0..values.len())
+        .map(|place| {
+            let (image, pixel) = (place / (channels * pixels), place % pixels);
+            let at = |channel: usize| values[(image * channels + channel) * pixels + pixel];
+            let known = (0..channels).any(|channel| at(channel) != invalid);
+            f32::from(u8::from(known))
+        })
+        .collect();
+    Ok(Tensor::from_floats(&flags, &shape, target.device())?.greater_scalar(0.5)?)
 }
 
 /// Labels `[B, …]` as ones and zeros in the shape of `like`, `[B, classes, …]`; a label that is no class is all zeros.
@@ -314,7 +329,18 @@ mod tests {
     #[test]
     fn truth_replaces_what_is_known_and_nothing_else() {
         let device = Device::cpu();
-        let outputs = vec![
+        let predicts = |name: &str, target| Predicts {
+            name: name.into(),
+            target,
+            picture: None,
+        };
+        let labels_of = predicts("labels", TargetType::LabelMap { ignore: 255 });
+        let numbers = TargetType::NumberMap {
+            channels: 1,
+            invalid: 0.0,
+        };
+        let depth_of = predicts("depth", numbers);
+        let outputs = Named::from(vec![
             (
                 "probabilities".into(),
                 Tensor::full(&[1, 2, 1, 3], 0.5, &device).unwrap(),
@@ -323,28 +349,25 @@ mod tests {
                 "features".into(),
                 Tensor::full(&[1, 4], 0.0, &device).unwrap(),
             ),
-        ];
+        ]);
         let labels = Tensor::from_ints(&[1, 255, 0], &[1, 1, 3], &device).unwrap();
-        let truth = true_outputs(TaskKind::Segmentation, &outputs, &labels).unwrap();
+        let truth = true_outputs(&labels_of, &outputs, &labels).unwrap();
         assert_eq!(truth.len(), 1);
         assert_eq!(
-            truth[0].1.to_floats().unwrap(),
+            truth.get("probabilities").unwrap().to_floats().unwrap(),
             [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
         );
-        let outputs = vec![(
-            "depth".into(),
-            Tensor::full(&[1, 1, 2], 7.0, &device).unwrap(),
-        )];
+        let outputs = Named::one("depth", Tensor::full(&[1, 1, 2], 7.0, &device).unwrap());
         let depth = Tensor::from_floats(&[3.0, 0.0], &[1, 1, 2], &device).unwrap();
-        let truth = true_outputs(TaskKind::Depth, &outputs, &depth).unwrap();
-        assert_eq!(truth[0].1.to_floats().unwrap(), [3.0, 7.0]);
+        let truth = true_outputs(&depth_of, &outputs, &depth).unwrap();
+        assert_eq!(truth.get("depth").unwrap().to_floats().unwrap(), [3.0, 7.0]);
     }
 
     #[test]
     fn a_gradient_that_falls_toward_the_truth_counts() {
         let slot = |values: [f32; 4]| {
             let tensor = Tensor::from_floats(&values, &[2, 2], &Device::cpu()).unwrap();
-            Conditioning::one("slot", tensor)
+            Named::one("slot", tensor)
         };
         // Downhill is -gradient: (1, 0) toward (1, 1) for the first, away from it for the second.
         let gradients = slot([-1.0, 0.0, 1.0, 0.0]);

@@ -14,64 +14,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be read.
-    #[error("cannot read `{path}`: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file could not be written.
-    #[error("cannot write `{path}`: {source}", path = path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file is not JSON.
-    #[error("`{path}` is not JSON: {source}", path = path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
-    },
-    /// A document does not fit its schema.
-    #[error("`{path}` is not a valid {what}:\n{}", Issues(issues), path = path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What it should be, such as `experiment`.
-        what: &'static str,
-        /// Every fault that was found.
-        issues: Vec<Issue>,
-    },
-    /// An override that names no place or holds no value.
-    #[error("`--set {text}`: {reason}")]
-    Override {
-        /// The override as given.
-        text: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A pattern in a parameter selection matches no parameter.
-    #[error("the selection of the {model}'s parameters: `{pattern}` matches none of them")]
-    UnmatchedPattern {
-        /// `backbone` or `denoiser`.
-        model: &'static str,
-        /// The pattern.
-        pattern: String,
-    },
-    /// A parameter selection is empty.
-    #[error(
-        "the selection of the {model}'s parameters is empty, so nothing would adapt; set `steps` to 0 to measure the source model alone"
-    )]
-    NothingSelected {
-        /// `backbone` or `denoiser`.
-        model: &'static str,
-    },
+    /// Something about a file or a document.
+    #[error(transparent)]
+    Base(#[from] dtta_base::Error),
     /// A value that a plugin declared cannot be kept.
     #[error("the plugin's value `{name}` {reason}")]
     Value {
@@ -90,13 +35,32 @@ pub enum Error {
         /// What was needed.
         expected: String,
     },
+    /// A number came out that is none.
+    #[error(
+        "{what} is infinite or no number; lower the learning rate, or look at the sample and the model"
+    )]
+    NotFinite {
+        /// Which one.
+        what: String,
+    },
+    /// A batch that an adapter cannot take.
+    #[error("the batch has {found}, expected {expected}")]
+    Batch {
+        /// What it has.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
+    /// A method asks for feedback, and there is no denoiser.
+    #[error("the method asks a denoiser for feedback, and there is none")]
+    NoDenoiser,
     /// A gate asks what the denoiser makes of an image without a condition, and it never was without one.
     #[error(
         "the denoiser was never trained without a condition, so what a prediction explains is unknown"
     )]
     Unconditional,
     /// An output folder holds another run.
-    #[error("`{path}` holds the records of a run; choose another folder with `--out`, remove it, or continue it with `--resume`", path = path.display())]
+    #[error("`{path}` holds a run; choose another folder with `--out`, continue it with `--resume`, or replace it with `--force`", path = path.display())]
     OutputExists {
         /// The folder.
         path: PathBuf,
@@ -109,12 +73,31 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A run cannot be cut into shards as asked.
+    #[error("the run cannot be cut into {count} shards exactly: {reason}")]
+    Shard {
+        /// Shards asked for.
+        count: usize,
+        /// Why not.
+        reason: String,
+    },
+    /// Runs cannot be put together.
+    #[error("cannot merge `{path}`: {reason}", path = path.display())]
+    Merge {
+        /// The run that does not fit.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The run was asked to stop.
-    #[error("interrupted after {records} records; continue with `--resume`")]
+    #[error("interrupted after {samples} samples; continue with `--resume`")]
     Interrupted {
         /// How many are finished.
-        records: usize,
+        samples: usize,
     },
+    /// Something about learning.
+    #[error(transparent)]
+    Learn(#[from] dtta_learn::Error),
     /// Something about data.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -129,29 +112,13 @@ pub enum Error {
     Tensor(#[from] TensorError),
 }
 
-/// One fault in a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Issue {
-    /// Where, as a JSON pointer.
-    pub pointer: String,
-    /// What.
-    pub message: String,
-}
-
-/// Writes one issue a line.
-struct Issues<'a>(&'a [Issue]);
-
-impl std::fmt::Display for Issues<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, issue) in self.0.iter().enumerate() {
-            let newline = if index == 0 { "" } else { "\n" };
-            let pointer = if issue.pointer.is_empty() {
-                "/"
-            } else {
-                &issue.pointer
-            };
-            write!(f, "{newline}  {pointer}: {}", issue.message)?;
+impl Error {
+    /// Whether a policy may leave the batch out: a plugin failed, or a number came out that is none. An interrupted plugin is no failure.
+    pub(crate) fn is_of_the_batch(&self) -> bool {
+        match self {
+            Self::Plugin(error) => !error.is_interrupt(),
+            Self::NotFinite { .. } | Self::Outputs { .. } => true,
+            _ => false,
         }
-        Ok(())
     }
 }

@@ -6,43 +6,52 @@
 //! Two ways in:
 //! - [`Document`] → [`Prepared`] → [`Prepared::run`] runs an experiment file, as the command line does.
 //! - [`Adapter`] adapts batches of one's own images, for programs that bring their own stream.
+//!
+//! What can be added from outside: a [`Method`] by its [`MethodConfig`], a [`Sink`], architectures and plugins; see [`Extensions`].
 
-mod adapt;
-mod checkpoint;
+mod adapter;
+mod builder;
 mod diagnose;
 mod document;
-mod draws;
 mod error;
 mod experiment;
-mod feedback;
-mod optimizer;
-mod picture;
+mod merge;
+mod methods;
+mod parts;
 mod prepare;
 mod record;
+mod report;
 mod run;
-mod score;
-mod selection;
-mod standardize;
+mod sinks;
 mod task;
 mod values;
 
-pub use adapt::{Adapted, Adapter, Batch, Carry, Common, Learner, Movement, Settings};
+pub use adapter::Adapter;
+pub use builder::AdapterBuilder;
 pub use diagnose::{DiagnoseOptions, Diagnosis, DomainDiagnosis, RangeDiagnosis};
-pub use document::{Document, parse, read_json, schema, schema_of};
-pub use draws::Draws;
-pub use error::{Error, Issue, Result};
-pub use experiment::*;
-pub use feedback::{Evaluation, Feedback, Request};
-pub use optimizer::{AdamConfig, Optimizer, OptimizerConfig};
-pub use prepare::Prepared;
-pub use record::{
-    DomainSummary, Guess, Interval, Intervals, Pair, Protocol, Record, RunDescription, Scores,
-    Summary,
+pub use document::{Document, schema};
+pub use dtta_data::{ColourMode, Image, View};
+pub use dtta_learn::{
+    AdamConfig, Draws, Evaluation, Feedback, Learner, LossKind, Movement, NoiseSharing,
+    OptimizerConfig, Request, SelectionConfig, State, TimestepSampler, TimestepsConfig,
 };
-pub use run::{Observer, Progress, RunOptions, device};
-pub use selection::{ParameterGroup, SelectionConfig};
-pub use standardize::Standardize;
-pub use task::{Prediction, TaskKind, TaskModel};
+pub use error::{Error, Result};
+pub use experiment::*;
+pub use merge::merge;
+pub use methods::{
+    Adapted, Batch, Diffusion, DiffusionConfig, EntropyConfig, Group, Method, MethodConfig,
+    MethodSource, Methods, ObjectivesConfig, Pass, Setting, Toolbox,
+};
+pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights};
+pub use prepare::{Devices, Extensions, Prepared};
+pub use record::{
+    DomainDescription, DomainSummary, Done, Interval, Intervals, Pair, Prediction, Protocol,
+    Record, RunDescription, Scores, Status, Summary,
+};
+pub use report::Scored;
+pub use run::{Existing, Identity, RunOptions, Shard};
+pub use sinks::{Finished, Sink, Start};
+pub use task::{Predictions, TaskModel};
 
 /// The README's examples compile.
 #[cfg(doctest)]

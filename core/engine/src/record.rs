@@ -1,11 +1,14 @@
-//! What a run leaves behind: one record a sample, a summary, and a description of the run.
+//! What a run leaves behind of each sample, and of the whole.
 
 use std::collections::BTreeMap;
 
+use dtta_plugin::{Predicts, ScoreSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::experiment::{Control, Experiment, Gate, SlowWeights};
+use crate::experiment::{AdaptationConfig, Experiment};
+use crate::methods::MethodSource;
+use crate::run::{Identity, Shard};
 
 /// One line of `records.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,25 +19,28 @@ pub struct Record {
     pub id: String,
     /// Its domain's name.
     pub domain: String,
-    /// Its label, where it has one. Read by metrics alone.
+    /// Its class, where it has one. Read by metrics alone.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub target: Option<u32>,
     /// What the source model said.
-    pub source: Guess,
+    pub source: Prediction,
     /// What the adapted model said.
-    pub adapted: Guess,
-    /// The diffusion loss in each step, before its update; empty for a sample that a gate left as it is.
+    pub adapted: Prediction,
+    /// The method's loss in each step, before its update; empty for a sample that was left as it is.
     pub loss: Vec<f32>,
-    /// Where a gate asks: the share of its diffusion loss that the source model's prediction explains.
+    /// Why the sample was left out, where it was: then it has no predictions and no scores.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub explained: Option<f32>,
+    pub skipped: Option<String>,
     /// Wall time of its batch, divided by the batch's samples. The only field that differs between equal runs.
     pub milliseconds: f64,
+    /// What else the method measured, by name, such as `explained`.
+    #[serde(flatten)]
+    pub measures: BTreeMap<String, f32>,
 }
 
-/// A prediction in a record.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Guess {
+/// What was said of one image.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
     /// Index of the class, of a whole image.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub prediction: Option<i64>,
@@ -66,21 +72,23 @@ pub type Intervals = BTreeMap<String, Interval>;
 pub struct Summary {
     /// The experiment's name.
     pub experiment: String,
-    /// What kind of prediction is scored.
-    pub task: String,
-    /// The score that tables show.
+    /// What is predicted: the name of the head's prediction.
+    pub predicts: String,
+    /// The score that tables show first.
     pub metric: String,
+    /// How the scores are to be read.
+    pub scores: Vec<ScoreSpec>,
     /// Scores by domain, in stream order.
     pub domains: Vec<DomainSummary>,
-    /// Scores averaged over corrupted domains; over all where none is corrupted.
+    /// Scores averaged over shifted domains; over all where none is shifted.
     pub mean: Pair,
-    /// Samples left out because a plugin failed.
+    /// Samples left out because a plugin failed or a number was none. Records say why.
     pub skipped: usize,
     /// Wall time per sample.
     pub seconds_per_sample: f64,
     /// Draws through the denoiser, forward and backward, per second of wall time.
     pub draws_per_second: f64,
-    /// The largest resident set of the process, where the system tells.
+    /// The largest resident set of a process, where the system tells.
     pub peak_memory_bytes: Option<u64>,
     /// What the numbers depend on.
     pub protocol: Protocol,
@@ -91,8 +99,13 @@ pub struct Summary {
 pub struct DomainSummary {
     /// The domain.
     pub name: String,
-    /// Samples scored.
+    /// Whether it counts in the mean.
+    pub averaged: bool,
+    /// Samples adapted to.
     pub samples: usize,
+    /// Samples left out.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub skipped: usize,
     /// The source model's scores.
     pub source: Scores,
     /// The adapted model's scores, on the same samples.
@@ -102,6 +115,14 @@ pub struct DomainSummary {
     pub intervals: Intervals,
     /// Wall time per sample.
     pub seconds_per_sample: f64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Scores of the source model and of the adapted one.
@@ -116,32 +137,23 @@ pub struct Pair {
     pub intervals: Intervals,
 }
 
-/// What has to be said with a number.
+/// What has to be said with a number: the method's and the adaptation's own configuration, whole, so that nothing can be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Protocol {
-    /// When weights are reset: `sample`, `domain`, `every N samples` or `never`.
-    pub reset: String,
-    /// The slow weights of online mode, if it has them.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub slow_weights: Option<SlowWeights>,
-    /// What decided which samples are adapted, if anything did.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub gate: Option<Gate>,
-    /// Draws for each sample and step.
-    pub draws: usize,
-    /// Steps for each batch.
-    pub steps: usize,
-    /// Samples in a batch.
-    pub batch: usize,
+    /// How θ followed a batch.
+    pub method: MethodSource,
+    /// How long weights lived, and what was adapted together.
+    pub adaptation: AdaptationConfig,
+    /// The method in a few words.
+    pub in_words: String,
     /// The run's seed.
     pub seed: u64,
-    /// What the feedback was about, if not the sample itself.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub control: Option<Control>,
     /// Samples in each domain.
     pub samples_per_domain: BTreeMap<String, usize>,
-    /// SHA-256 of weights and plugins, by what they are.
+    /// SHA-256 of weights, model configurations, data and plugins, by what they are.
     pub digests: BTreeMap<String, String>,
+    /// The device.
+    pub device: String,
 }
 
 /// `run.json`.
@@ -151,20 +163,61 @@ pub struct RunDescription {
     pub experiment: Experiment,
     /// The experiment's file.
     pub file: String,
-    /// SHA-256 of weights and plugins, by what they are.
-    pub digests: BTreeMap<String, String>,
-    /// Versions of what computed.
-    pub versions: BTreeMap<String, String>,
-    /// The device.
-    pub device: String,
+    /// What must be the same for two runs to be one.
+    pub identity: Identity,
     /// The run's seed.
     pub seed: u64,
     /// Plugins by role: name, version, loader.
     pub plugins: BTreeMap<String, Value>,
+    /// What the head predicts.
+    pub predicts: Predicts,
+    /// How scores are to be read.
+    pub scores: Vec<ScoreSpec>,
+    /// The method in a few words.
+    pub in_words: String,
+    /// The domains of the whole stream, in its order.
+    pub domains: Vec<DomainDescription>,
+    /// Which part of the stream it is, if not all.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub shard: Option<Shard>,
     /// `running`, `finished`, `interrupted` or `failed`.
-    pub status: String,
-    /// Records written.
-    pub records: usize,
-    /// Wall time of adaptation, all sessions of a resumed run together.
-    pub seconds: f64,
+    pub status: Status,
+    /// What was done so far.
+    pub done: Done,
+}
+
+/// A domain of a stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DomainDescription {
+    /// Its name.
+    pub name: String,
+    /// Samples in it.
+    pub samples: usize,
+    /// Whether it is another than the clean one.
+    pub shifted: bool,
+}
+
+/// How a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It goes on, or it was killed.
+    Running,
+    /// It is over.
+    Finished,
+    /// It was asked to stop.
+    Interrupted,
+    /// It ended with an error.
+    Failed,
+}
+
+/// How far a run is, all sessions of a resumed run together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// Samples recorded, skipped ones too.
+    pub samples: usize,
+    /// Draws through the denoiser.
+    pub draws: usize,
+    /// Wall time of adaptation and scoring, by domain.
+    pub seconds: Vec<f64>,
 }

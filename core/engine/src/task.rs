@@ -1,103 +1,64 @@
-//! The task model f_θ and what follows it: backbone, head, mapper.
+//! The task model f_θ and what follows it: backbone, head, mapper, objectives.
 
-use dtta_models::{Backbone, Conditioning, ParameterId, Slot, Statistics, Weights};
-use dtta_plugin::{Head, Mapper, Named, Objective, find};
-use dtta_tensor::Tensor;
+use std::sync::Arc;
+
+use dtta_base::TargetType;
+use dtta_models::{Backbone, BatchNormStatistics, ParameterId, Weights};
+use dtta_plugin::{Head, Mapper, Objective, Predicts};
+use dtta_tensor::{Device, Kind, Named, Tensor};
 
 use crate::error::{Error, Result};
+use crate::record::{Prediction, Scores};
 use crate::values;
 
 /// A backbone with the plugins that finish it. θ is held apart, so one task model serves many.
 pub struct TaskModel {
     backbone: Box<dyn Backbone>,
     head: Box<dyn Head>,
-    mapper: Box<dyn Mapper>,
+    mapper: Option<Box<dyn Mapper>>,
     objectives: Vec<(Box<dyn Objective>, f64)>,
-    slots: Vec<Slot>,
-    statistics: Statistics,
+    statistics: BatchNormStatistics,
     /// Where θ holds what head and mapper declared.
     places: [Vec<ParameterId>; 2],
-    /// Buffers that plugins replaced since they were last asked for.
-    updates: Vec<(ParameterId, Tensor)>,
+    predicts: Option<Arc<Predicts>>,
 }
 
-/// What a head predicts, told by the name of its prediction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TaskKind {
-    /// `class`, int `[B]`.
-    Classification,
-    /// `labels`, int `[B, H, W]`.
-    Segmentation,
-    /// `depth`, float `[B, H, W]`.
-    Depth,
-}
+/// Buffers that a call of a plugin replaced. Whoever steps θ puts them there; other calls leave no trace.
+pub type Updates = Vec<(ParameterId, Tensor)>;
 
-impl TaskKind {
-    const ALL: [Self; 3] = [Self::Classification, Self::Segmentation, Self::Depth];
-
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Classification => "classification",
-            Self::Segmentation => "segmentation",
-            Self::Depth => "depth",
-        }
-    }
-
-    /// The name of the prediction, and of the target that metrics hold it to.
-    pub fn prediction(self) -> &'static str {
-        match self {
-            Self::Classification => "class",
-            Self::Segmentation => "labels",
-            Self::Depth => "depth",
-        }
-    }
-
-    fn axes(self) -> usize {
-        match self {
-            Self::Classification => 1,
-            Self::Segmentation | Self::Depth => 3,
-        }
-    }
-
-    /// The kind of some predictions, if they are of one.
-    pub fn of(predictions: &Named, images: usize) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| {
-            find(predictions, kind.prediction()).is_some_and(|tensor| {
-                tensor.shape().rank() == kind.axes() && tensor.shape()[0] == images
-            })
-        })
-    }
-}
-
-/// What one image was taken for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prediction {
-    /// Index of the class, of a whole image.
-    pub class: Option<i64>,
-    /// The head's confidence, on average over pixels, where it says so.
-    pub confidence: Option<f32>,
+/// Predictions for some images.
+#[derive(Debug, Clone)]
+pub struct Predictions {
+    /// What the head says, by name, `[B, …]`: what metrics are shown.
+    pub named: Named,
+    /// What records say of each image.
+    pub each: Vec<Prediction>,
 }
 
 impl TaskModel {
-    /// Joins the parts. `slots` are the denoiser's; `statistics` says what BatchNorm layers normalise with.
+    /// Joins the parts. `predicts` is what the head's descriptor says; without it, the first prediction is taken at its shape.
     pub fn new(
         backbone: Box<dyn Backbone>,
         head: Box<dyn Head>,
-        mapper: Box<dyn Mapper>,
-        slots: Vec<Slot>,
-        statistics: Statistics,
+        statistics: BatchNormStatistics,
+        predicts: Option<Predicts>,
     ) -> Self {
         Self {
             backbone,
             head,
-            mapper,
+            mapper: None,
             objectives: Vec::new(),
-            slots,
             statistics,
             places: [Vec::new(), Vec::new()],
-            updates: Vec::new(),
+            predicts: predicts.map(Arc::new),
         }
+    }
+
+    /// Adds what tells a denoiser of the task outputs.
+    #[must_use]
+    pub fn with_mapper(mut self, mapper: Box<dyn Mapper>) -> Self {
+        self.mapper = Some(mapper);
+        self
     }
 
     /// Adds a scalar to minimise, and its weight.
@@ -119,11 +80,32 @@ impl TaskModel {
         &*self.backbone
     }
 
+    /// What the head predicts, once it is known.
+    pub fn predicts(&self) -> Option<&Arc<Predicts>> {
+        self.predicts.as_ref()
+    }
+
+    /// What BatchNorm layers normalise with.
+    pub fn statistics(&self) -> BatchNormStatistics {
+        self.statistics
+    }
+
+    /// Whether what is said of an image depends on those beside it.
+    pub fn rows_depend_on_each_other(&self) -> bool {
+        self.statistics == BatchNormStatistics::Batch && self.backbone.batch_statistics()
+    }
+
+    /// Where it computes, under these weights.
+    pub(crate) fn device(&self, weights: &Weights) -> Device {
+        let first = weights.iter().next();
+        first.map_or_else(Device::cpu, |(_, _, tensor)| tensor.device().clone())
+    }
+
     /// Task outputs of images `[B, C, H, W]`.
     ///
     /// # Errors
     /// Whatever backbone or head refuse.
-    pub fn outputs(&mut self, weights: &Weights, images: &Tensor) -> Result<Named> {
+    pub fn outputs(&mut self, weights: &Weights, images: &Tensor) -> Result<(Named, Updates)> {
         let features = self.backbone.forward(weights, images, self.statistics)?;
         self.finish(weights, &features)
     }
@@ -147,11 +129,10 @@ impl TaskModel {
     ///
     /// # Errors
     /// Whatever the head refuses.
-    pub fn finish(&mut self, weights: &Weights, features: &Named) -> Result<Named> {
+    pub fn finish(&mut self, weights: &Weights, features: &Named) -> Result<(Named, Updates)> {
         let mut kept = values::of(weights, &self.places[0]);
         let outputs = self.head.forward(features, &mut kept)?;
-        self.updates = values::updates(kept, &self.places[0]);
-        Ok(outputs)
+        Ok((outputs, values::updates(kept, &self.places[0])))
     }
 
     /// The weighted sum of the objectives' losses, each averaged over the batch; `None` without objectives.
@@ -178,97 +159,136 @@ impl TaskModel {
         Ok(sum)
     }
 
-    /// The buffers that plugins replaced in the last calls of [`outputs`](Self::outputs) and
-    /// [`condition`](Self::condition). Whoever steps θ puts them there; other calls leave no trace.
-    pub fn take_updates(&mut self) -> Vec<(ParameterId, Tensor)> {
-        std::mem::take(&mut self.updates)
-    }
-
-    /// The conditioning that outputs ask for, given θ.
+    /// The conditioning that outputs ask for, given θ. The mapper's answer fits the denoiser's slots, or is refused where it was given.
     ///
     /// # Errors
-    /// Whatever the mapper refuses; [`Error::Outputs`] unless it fills the denoiser's slots with tensors of their shapes.
-    pub fn condition(&mut self, weights: &Weights, outputs: &Named) -> Result<Conditioning> {
+    /// Whatever the mapper refuses; [`Error::NoDenoiser`] without one.
+    pub fn condition(&mut self, weights: &Weights, outputs: &Named) -> Result<(Named, Updates)> {
+        let mapper = self.mapper.as_mut().ok_or(Error::NoDenoiser)?;
         let mut kept = values::of(weights, &self.places[1]);
-        let filled = self.mapper.condition(outputs, &mut kept)?;
-        self.updates.extend(values::updates(kept, &self.places[1]));
-        for slot in &self.slots {
-            let Some((_, tensor)) = filled.iter().find(|(name, _)| *name == slot.name) else {
-                let names: Vec<&str> = filled.iter().map(|(name, _)| name.as_str()).collect();
-                return Err(Error::Outputs {
-                    role: "mapper",
-                    found: format!("{names:?}"),
-                    expected: format!("the denoiser has a slot `{}`", slot.name),
-                });
-            };
-            if tensor.shape()[1..] != slot.shape {
-                return Err(Error::Outputs {
-                    role: "mapper",
-                    found: format!("`{}` of shape {}", slot.name, tensor.shape()),
-                    expected: format!(
-                        "the slot takes [B, …] with {:?} behind the batch",
-                        slot.shape
-                    ),
+        let filled = mapper.condition(outputs, &mut kept)?;
+        Ok((filled, values::updates(kept, &self.places[1])))
+    }
+
+    /// The head's predictions for so many images.
+    ///
+    /// # Errors
+    /// Whatever the head refuses; [`Error::Outputs`] unless they are what it says that it predicts; [`Error::NotFinite`].
+    pub fn predict(&mut self, outputs: &Named, images: usize) -> Result<Predictions> {
+        let named = self.head.predict(outputs)?;
+        let predicts = match &self.predicts {
+            Some(predicts) => predicts.clone(),
+            None => {
+                let taken = Arc::new(taken_at_its_shape(&named, images)?);
+                self.predicts.insert(taken).clone()
+            }
+        };
+        if let Some(problem) = predicts.misfit(&named, Some(images)) {
+            return Err(unfit(&named, problem));
+        }
+        for (name, tensor) in named.iter() {
+            if !tensor.is_finite()? {
+                return Err(Error::NotFinite {
+                    what: format!("the prediction `{name}`"),
                 });
             }
         }
-        if let Some((name, _)) = filled
-            .iter()
-            .find(|(name, _)| self.slots.iter().all(|slot| slot.name != *name))
-        {
-            let slots: Vec<&str> = self.slots.iter().map(|slot| slot.name.as_str()).collect();
-            return Err(Error::Outputs {
-                role: "mapper",
-                found: format!("`{name}`"),
-                expected: format!("the denoiser's slots are {slots:?}"),
-            });
-        }
-        Ok(Conditioning::new(filled))
-    }
-
-    /// The head's predictions, as named tensors for metrics and one by one for records.
-    ///
-    /// # Errors
-    /// Whatever the head refuses; [`Error::Outputs`] unless they are of some [`TaskKind`].
-    pub fn predict(&mut self, outputs: &Named, images: usize) -> Result<(Named, Vec<Prediction>)> {
-        let predictions = self.head.predict(outputs)?;
-        let refuse = |expected: String| Error::Outputs {
-            role: "head",
-            found: predictions
-                .iter()
-                .map(|(name, tensor)| format!("`{name}` {}", tensor.shape()))
-                .collect::<Vec<_>>()
-                .join(", "),
-            expected,
+        let classes = match predicts.target {
+            TargetType::ClassIndex {} => named.get(&predicts.name),
+            TargetType::LabelMap { .. } | TargetType::NumberMap { .. } => None,
         };
-        let Some(kind) = TaskKind::of(&predictions, images) else {
-            return Err(refuse(format!(
-                "a prediction is `class` [{images}], `labels` [{images}, H, W] or `depth` [{images}, H, W]"
-            )));
-        };
-        let classes = match kind {
-            TaskKind::Classification => find(&predictions, kind.prediction())
-                .map(Tensor::to_ints)
-                .transpose()?,
-            TaskKind::Segmentation | TaskKind::Depth => None,
-        };
-        let confidences = match find(&predictions, "confidence") {
+        let classes = classes.map(Tensor::to_ints).transpose()?;
+        let confidences = match named.get("confidence") {
             None => None,
             Some(confidence) if confidence.shape()[0] == images => {
                 let rows = confidence.reshape(&[images as i64, -1])?;
                 Some(rows.mean(&[1], false)?.to_floats()?)
             }
             Some(_) => {
-                return Err(refuse(format!(
-                    "`confidence` begins with {images}, the batch"
-                )));
+                return Err(unfit(
+                    &named,
+                    format!("`confidence` begins with {images}, the batch"),
+                ));
             }
         };
-        let list = (0..images).map(|image| Prediction {
-            class: classes.as_ref().map(|classes| classes[image]),
+        let each = (0..images).map(|image| Prediction {
+            prediction: classes.as_ref().map(|classes| classes[image]),
             confidence: confidences.as_ref().map(|confidences| confidences[image]),
+            scores: Scores::new(),
         });
-        let list = list.collect();
-        Ok((predictions, list))
+        Ok(Predictions {
+            each: each.collect(),
+            named,
+        })
     }
+}
+
+fn unfit(named: &Named, expected: String) -> Error {
+    let found = named
+        .iter()
+        .map(|(name, tensor)| format!("`{name}` {} {}", tensor.kind(), tensor.shape()));
+    Error::Outputs {
+        role: "head",
+        found: found.collect::<Vec<_>>().join(", "),
+        expected,
+    }
+}
+
+/// What a head predicts that does not say so: the first prediction whose kind and shape are those of a target.
+fn taken_at_its_shape(named: &Named, images: usize) -> Result<Predicts> {
+    let found = named.iter().find_map(|(name, tensor)| {
+        let shape = tensor.shape();
+        let target = match (tensor.kind(), shape.rank()) {
+            _ if name == "confidence" || shape[0] != images => return None,
+            (Kind::Int, 1) => TargetType::ClassIndex {},
+            (Kind::Int, 3) => TargetType::LabelMap { ignore: 255 },
+            (Kind::Float, 3) => TargetType::NumberMap {
+                channels: 1,
+                invalid: 0.0,
+            },
+            (Kind::Float, 4) => TargetType::NumberMap {
+                channels: shape[1],
+                invalid: 0.0,
+            },
+            _ => return None,
+        };
+        Some(Predicts {
+            name: name.into(),
+            target,
+            picture: None,
+        })
+    });
+    found.ok_or_else(|| {
+        let expected = format!(
+            "a prediction is int [{images}] or [{images}, H, W], or float [{images}, H, W] or [{images}, C, H, W]"
+        );
+        unfit(named, expected)
+    })
+}
+
+/// Predictions for a whole batch, with those for the images at `places` replaced.
+///
+/// # Errors
+/// Whatever a tensor operation refuses.
+pub(crate) fn replaced(
+    all: &Predictions,
+    some: Predictions,
+    places: &[usize],
+) -> Result<Predictions> {
+    let mut each = all.each.clone();
+    let mut rows: Vec<i64> = (0..each.len() as i64).collect();
+    for (n, (&place, prediction)) in places.iter().zip(some.each).enumerate() {
+        rows[place] = (each.len() + n) as i64;
+        each[place] = prediction;
+    }
+    let named = all.named.iter().zip(some.named.tensors());
+    let named = named.map(|((name, all), some)| {
+        let rows = Tensor::from_ints(&rows, &[rows.len()], all.device())?;
+        let both = Tensor::cat(&[all, some], 0)?;
+        Ok((name.to_owned(), both.index_select(0, &rows)?))
+    });
+    Ok(Predictions {
+        named: named.collect::<Result<_>>()?,
+        each,
+    })
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use dtta_models::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
 use dtta_plugin::{ValueSpec, Values};
-use dtta_tensor::{Device, Storage, Tensor};
+use dtta_tensor::{Device, Storage};
 
 use crate::error::{Error, Result};
+use crate::task::Updates;
 
 /// Joins what `plugin` declared to the task model's weights, under `PLUGIN.NAME`; from a safetensors file, or as the
 /// declaration says that they start.
@@ -82,7 +83,7 @@ pub(crate) fn of(weights: &Weights, places: &[ParameterId]) -> Values {
 }
 
 /// Buffers that a call replaced, by their place in the weights.
-pub(crate) fn updates(values: Values, places: &[ParameterId]) -> Vec<(ParameterId, Tensor)> {
+pub(crate) fn updates(values: Values, places: &[ParameterId]) -> Updates {
     let updates = values.updates.into_iter();
     updates
         .filter_map(|(index, tensor)| Some((*places.get(index)?, tensor)))

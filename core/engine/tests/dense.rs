@@ -12,74 +12,43 @@ use std::io::BufReader;
 use std::path::Path;
 
 use common::Fixture;
-use dtta::{
-    Adapter, Batch, Carry, DiagnoseOptions, Draws, Error, Feedback, LossKind, Movement,
-    NoiseSharing, OptimizerConfig, Record, Settings, TaskModel, TimestepSampler,
-};
-use dtta_models::{Group, Statistics, Weights, load_backbone, load_denoiser};
-use dtta_plugin::{Environment, Plugin};
+use dtta::{Adapter, Batch, DiagnoseOptions, DiffusionConfig, Error, Mode, Record, Reset};
+use dtta_models::Weights;
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
 const TASKS: [&str; 2] = ["segmentation", "depth"];
 
-/// An adapter of the fixture's models, online with plain gradient descent at rate 1, through the plugin's WebAssembly component.
+/// An adapter of the fixture's models, online with plain gradient descent at rate 1, through the plugin's WebAssembly component; and
+/// its source weights.
 fn adapter(fixture: &Fixture, task: &str) -> (Adapter, Weights) {
-    let device = Device::cpu();
     let experiment = Fixture::dense_experiment(task);
     let model = |role: &str| {
         let file = experiment["models"][role]["config"].as_str().unwrap();
         fixture.path().join(file)
     };
-    let (backbone, theta) = load_backbone(&model("backbone"), None, &device).unwrap();
-    let (denoiser, phi) = load_denoiser(&model("denoiser"), None, &device).unwrap();
-    let environment = Environment {
-        constants: denoiser.constants(&phi).unwrap(),
-        ..Environment::new(device)
-    };
-    let manifest = format!("../../plugins/{task}/dist/plugin.json");
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest);
-    let plugin = Plugin::from_manifest(&manifest).unwrap();
-    let slot = &denoiser.slots()[0];
-    let shape: Vec<Value> = std::iter::once(Value::Null)
-        .chain(slot.shape.iter().map(|&extent| json!(extent)))
-        .collect();
-    let slots = json!([{"name": slot.name, "meaning": slot.meaning, "shape": shape}]);
+    let method: DiffusionConfig = serde_json::from_value(json!({
+        "draws": 4, "micro_batch": 5, "timesteps": {"sampler": "stratified", "range": [100, 700]},
+        "optimizer": {"kind": "sgd", "learning_rate": 1.0},
+    }))
+    .unwrap();
+    let plugin = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../plugins/{task}"));
+    let plugin = plugin.to_str().unwrap();
     let config = &experiment["plugins"]["head"]["config"];
-    let head = plugin.head(config, &environment).unwrap();
-    let mapper = plugin.mapper(config, &slots, &environment).unwrap();
-    let slots = denoiser.slots().to_vec();
-    let settings = Settings {
-        carry: Carry::All,
-        steps: 1,
-        feedback: Feedback {
-            draws: Draws {
-                seed: 5,
-                count: 4,
-                sampler: TimestepSampler::Stratified,
-                range: [100, 700],
-                noise: NoiseSharing::Fresh,
-            },
-            micro_batch: 5,
-            loss: LossKind::Mse,
-        },
-        task: Movement {
-            optimizer: OptimizerConfig::Sgd {
-                learning_rate: 1.0,
-                momentum: 0.0,
-                weight_decay: 0.0,
-            },
-            parameters: theta.select(|spec| spec.group != Group::Buffer),
-        },
-        denoiser: None,
-        centre: None,
-        gate: None,
-    };
-    let task = TaskModel::new(backbone, head, mapper, slots, Statistics::Running);
-    (
-        Adapter::new(settings, task, theta.clone(), denoiser, phi),
-        theta,
-    )
+    let mut adapter = Adapter::builder()
+        .backbone(model("backbone"))
+        .denoiser(model("denoiser"))
+        .head(plugin, config.clone())
+        .mapper(plugin, config.clone())
+        .method(&method)
+        .mode(Mode::Online {
+            reset: Reset::Never,
+        })
+        .seed(5)
+        .build()
+        .unwrap();
+    let theta = adapter.tools().source().clone();
+    (adapter, theta)
 }
 
 fn images(extents: [usize; 2], images: usize) -> Tensor {
@@ -93,18 +62,26 @@ fn images(extents: [usize; 2], images: usize) -> Tensor {
 /// The loss at `theta`, and the weights one step of descent away.
 fn step(adapter: &mut Adapter, theta: &Weights) -> (f64, Weights) {
     adapter.reset();
-    adapter.carried().0.weights = theta.clone();
+    let mut state = adapter.state();
+    for (_, spec, tensor) in theta.iter() {
+        let name = format!("task/weights/{}", spec.name);
+        state.tensors.insert(name, tensor.clone());
+    }
+    adapter.restore(state).unwrap();
     let batch = Batch {
         ids: vec!["a", "b"],
         task: images([12, 16], 2),
-        denoiser: images([6, 8], 2),
+        denoiser: Some(images([6, 8], 2)),
     };
     let adapted = adapter.adapt(&batch).unwrap();
     let losses = adapted.losses.iter().map(|loss| f64::from(loss[0]));
-    (
-        losses.sum::<f64>() / 2.0,
-        adapter.carried().0.weights.clone(),
-    )
+    let mut moved = theta.clone();
+    let state = adapter.state();
+    for id in theta.ids() {
+        let name = format!("task/weights/{}", theta.spec(id).name);
+        moved.set(id, state.tensors[&name].clone()).unwrap();
+    }
+    (losses.sum::<f64>() / 2.0, moved)
 }
 
 #[test]
@@ -185,7 +162,11 @@ fn runs_score_each_pixel_and_say_how_sure_they_are() {
         let summary = fixture
             .run(&Fixture::dense_experiment(task), "run")
             .unwrap();
-        assert_eq!(summary.task, task);
+        let predicts = match task {
+            "segmentation" => "labels",
+            task => task,
+        };
+        assert_eq!(summary.predicts, predicts);
         for domain in &summary.domains {
             for name in names {
                 let gain = domain.adapted[*name] - domain.source[*name];
@@ -252,9 +233,9 @@ fn feedback_about_another_image_is_another_run() {
     let fixture = Fixture::dense();
     let mut experiment = Fixture::dense_experiment("segmentation");
     fixture.run(&experiment, "own").unwrap();
-    experiment["adaptation"]["control"] = json!("other_image");
+    experiment["method"]["control"] = json!("other_image");
     let summary = fixture.run(&experiment, "other").unwrap();
-    assert!(summary.protocol.control.is_some());
+    assert!(summary.protocol.in_words.contains("another image"));
     for (own, other) in fixture.records("own").iter().zip(fixture.records("other")) {
         assert_eq!(own.source, other.source);
         assert_ne!(own.loss, other.loss);
@@ -300,7 +281,7 @@ fn a_diagnosis_tells_truth_from_shuffled_truth() {
             .prepare(&experiment)
             .unwrap()
             .diagnose(&beyond, &mut |_, _| ());
-        assert!(matches!(refused, Err(Error::Invalid { .. })));
+        assert!(matches!(refused, Err(Error::Base(_))));
     }
 }
 
@@ -343,14 +324,14 @@ fn a_gate_leaves_the_samples_whose_prediction_explains_enough_and_no_others() {
             let mut experiment = Fixture::dense_experiment(task);
             experiment["adaptation"]["mode"] = json!({ "kind": mode });
             if let Some(explained) = gate {
-                experiment["adaptation"]["gate"] = json!({ "explained": explained });
+                experiment["method"]["gate"] = json!({ "explained": explained });
             }
             fixture.run(&experiment, out).unwrap();
             fixture.records(out)
         };
         let free = run("free", None, "single_sample");
         let all = run("all", Some(1.0), "single_sample");
-        let mut explained: Vec<f32> = all.iter().map(|r| r.explained.unwrap()).collect();
+        let mut explained: Vec<f32> = all.iter().map(|r| r.measures["explained"]).collect();
         explained.sort_by(f32::total_cmp);
         let middle = f64::from(explained[explained.len() / 2]).clamp(0.0, 1.0);
         let some = run("some", Some(middle), "single_sample");
@@ -361,8 +342,8 @@ fn a_gate_leaves_the_samples_whose_prediction_explains_enough_and_no_others() {
                 (&all.adapted, &all.loss),
                 "{task}"
             );
-            assert_eq!(some.explained, all.explained);
-            if f64::from(some.explained.unwrap()) < middle {
+            assert_eq!(some.measures, all.measures);
+            if f64::from(some.measures["explained"]) < middle {
                 assert_eq!(
                     (&some.adapted, &some.loss),
                     (&all.adapted, &all.loss),
@@ -376,7 +357,7 @@ fn a_gate_leaves_the_samples_whose_prediction_explains_enough_and_no_others() {
         }
         assert!(left > 0, "{task}: nothing was left as it is: {explained:?}");
         for (online, some) in run("online", Some(middle), "online").iter().zip(&some) {
-            assert_eq!(online.explained, some.explained);
+            assert_eq!(online.measures, some.measures);
             if some.loss.is_empty() {
                 assert_eq!(online.adapted, online.source, "{task}");
                 assert!(online.loss.is_empty());
@@ -391,10 +372,10 @@ fn a_soft_gate_takes_from_the_learning_rate_the_share_that_is_explained() {
     let run = |out: &str, mode: &str, rate: f64, gate: Option<Value>| {
         let mut experiment = Fixture::dense_experiment("segmentation");
         experiment["adaptation"]["mode"] = json!({ "kind": mode });
-        experiment["adaptation"]["steps"] = json!(2);
-        experiment["adaptation"]["optimizer"] = json!({"kind": "sgd", "learning_rate": rate});
+        experiment["method"]["steps"] = json!(2);
+        experiment["method"]["optimizer"] = json!({"kind": "sgd", "learning_rate": rate});
         if let Some(gate) = gate {
-            experiment["adaptation"]["gate"] = gate;
+            experiment["method"]["gate"] = gate;
         }
         let summary = fixture.run(&experiment, out).unwrap();
         (summary.protocol, fixture.records(out))
@@ -405,7 +386,7 @@ fn a_soft_gate_takes_from_the_learning_rate_the_share_that_is_explained() {
         5.0,
         Some(json!({"explained": 1.0})),
     );
-    let explained = |record: &Record| f64::from(record.explained.unwrap());
+    let explained = |record: &Record| f64::from(record.measures["explained"]);
     let most = hard.iter().map(explained).fold(0.0, f64::max);
     assert!(most > 0.0, "a sample of which a part is explained");
     let gate = json!({"explained": 1.5 * most, "soft": true});
@@ -413,7 +394,7 @@ fn a_soft_gate_takes_from_the_learning_rate_the_share_that_is_explained() {
     let apart = |a: &Record, b: &Record| (a.loss[1] - b.loss[1]).abs() / a.loss[1];
 
     let (protocol, soft) = run("soft", "single_sample", 5.0, Some(gate.clone()));
-    assert!(protocol.gate.unwrap().soft);
+    assert_eq!(protocol.method.config["gate"]["soft"], json!(true));
     let n = hard
         .iter()
         .position(|record| explained(record) == most)
@@ -439,7 +420,9 @@ fn refuses_parts_that_do_not_fit() {
         change(&mut experiment);
         let error = fixture.prepare(&experiment).err().unwrap();
         match &error {
-            Error::Invalid { issues, .. } => assert_eq!(issues[0].pointer, pointer, "{error}"),
+            Error::Base(dtta_base::Error::Invalid { issues, .. }) => {
+                assert_eq!(issues[0].pointer, pointer, "{error}");
+            }
             other => panic!("{other}"),
         }
     };
@@ -463,24 +446,15 @@ fn refuses_parts_that_do_not_fit() {
         },
         "/models/backbone",
     );
-    // What a prediction explains is found by draws, from a denoiser that knows what no condition is.
+    // What a prediction explains is found by a denoiser that knows what no condition is.
     let gate = json!({ "explained": 0.1 });
-    refused(
-        "segmentation",
-        &|e| {
-            e["adaptation"]["gate"] = gate.clone();
-            e["adaptation"]["steps"] = json!(0);
-            e["adaptation"]["draws"] = json!(0);
-        },
-        "/adaptation/gate",
-    );
     let config = fixture.path().join("mask-denoiser.json");
     let text = fs::read_to_string(&config).unwrap();
     let mut always_told: Value = serde_json::from_str(&text).unwrap();
     always_told["spatial"]["dropout_prob"] = json!(0.0);
     fs::write(&config, always_told.to_string()).unwrap();
-    let gated = |e: &mut Value| e["adaptation"]["gate"] = gate.clone();
-    refused("segmentation", &gated, "/adaptation/gate");
+    let gated = |e: &mut Value| e["method"]["gate"] = gate.clone();
+    refused("segmentation", &gated, "/method/gate");
     fs::write(&config, text).unwrap();
     // A depth model where a segmenter should be: one class for three names.
     refused(

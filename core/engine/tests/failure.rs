@@ -10,8 +10,8 @@ mod common;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use common::{Fixture, registry};
-use dtta::{Document, Error, Observer, Prepared, Progress, RunOptions, Summary};
+use common::{Fixture, extensions};
+use dtta::{Document, Error, Prepared, RunOptions, Summary};
 use dtta_sdk::prelude::*;
 use dtta_tensor::Device;
 use serde_json::{Value, json};
@@ -57,28 +57,21 @@ mod fickle {
     dtta_sdk::export_plugin! { mapper: super::Fickle }
 }
 
-struct Silent;
-
-impl Observer for Silent {
-    fn batch(&mut self, _progress: &Progress<'_>) {}
-}
-
 /// Four batches of four samples and two steps each, so the fifth call is the third batch's first.
 fn run(fixture: &Fixture, out: &str, panics: bool, policy: &str) -> dtta::Result<Summary> {
     CALLS.store(0, Ordering::Relaxed);
     let mut experiment = Fixture::experiment();
     experiment["plugins"]["mapper"] = json!({"use": "linked:fickle", "config": {"panics": panics}});
     experiment["plugins"]["on_failure"] = json!(policy);
-    let mut registry = registry();
-    registry.register_linked("fickle", fickle::plugin_entry);
-    let document = Document::load(&fixture.write(&experiment), &[])?;
+    let mut extensions = extensions();
+    extensions
+        .plugins
+        .register_linked("fickle", fickle::plugin_entry);
+    let path = fixture.write(&experiment);
+    let document = Document::load(&path, &[], &extensions.methods)?;
     let stop = AtomicBool::new(false);
-    let options = RunOptions {
-        out: fixture.path().join(out),
-        resume: false,
-        stop: &stop,
-    };
-    Prepared::new(document, &registry, Device::cpu())?.run(&options, &mut Silent)
+    let options = RunOptions::new(fixture.path().join(out), &stop);
+    Prepared::new(document, &extensions, Device::cpu())?.run(&options, Vec::new())
 }
 
 fn status(fixture: &Fixture, out: &str) -> Value {
@@ -102,8 +95,12 @@ fn a_failing_plugin_costs_its_batch_and_nothing_else() {
         assert_eq!(summary.skipped, 4);
         assert_eq!(status(&fixture, &skip), "finished");
         let records = fixture.records(&skip);
-        assert_eq!(records.len(), 12);
+        assert_eq!(records.len(), 16);
         assert_eq!(records[..8], fixture.records(&fail)[..]);
-        assert_eq!(records[8].position, 12, "the third batch is missing");
+        for (place, record) in records.iter().enumerate() {
+            let reason = record.skipped.as_deref();
+            assert_eq!(reason.is_some(), (8..12).contains(&place));
+            assert!(reason.is_none_or(|reason| reason.contains("out of cheese")));
+        }
     }
 }

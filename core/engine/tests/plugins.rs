@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use common::Fixture;
 use dtta::Error;
-use dtta_models::{Precision, write_tensors};
+use dtta_models::write_tensors;
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ fn a_heads_own_layer_adapts_and_starts_afresh_with_each_episode() {
     let fixture = Fixture::new();
     let mut experiment = with_linear_head();
     // Nothing but the head's layer moves.
-    experiment["adaptation"]["parameters"] = json!({"group": "none", "include": ["linear.*"]});
+    experiment["method"]["parameters"] = json!({"group": "none", "include": ["linear.*"]});
     experiment["adaptation"]["mode"] = json!({"kind": "single_sample"});
     fixture.run(&experiment, "together").unwrap();
     let together = fixture.records("together");
@@ -82,21 +82,21 @@ fn values_come_from_a_file_that_has_all_of_them() {
         ("linear.bias", Tensor::full(&[4], 0.5, &device).unwrap()),
         ("linear.mean", Tensor::full(&[16], 0.1, &device).unwrap()),
     ];
-    let named: BTreeMap<&str, &Tensor> = tensors
-        .iter()
-        .map(|(name, tensor)| (*name, tensor))
+    let named: BTreeMap<String, Tensor> = tensors
+        .into_iter()
+        .map(|(name, tensor)| (name.to_owned(), tensor))
         .collect();
     let path = fixture.path().join("head.safetensors");
-    write_tensors(&path, &named, Precision::F32, &BTreeMap::new()).unwrap();
+    write_tensors(&path, &named).unwrap();
     let mut experiment = with_linear_head();
-    experiment["adaptation"]["steps"] = json!(0);
+    experiment["method"]["steps"] = json!(0);
     fixture.run(&experiment, "drawn").unwrap();
     experiment["plugins"]["head"]["weights"] = json!("head.safetensors");
     fixture.run(&experiment, "loaded").unwrap();
     assert_ne!(fixture.records("drawn"), fixture.records("loaded"));
 
-    let few: BTreeMap<&str, &Tensor> = named.into_iter().take(1).collect();
-    write_tensors(&path, &few, Precision::F32, &BTreeMap::new()).unwrap();
+    let few: BTreeMap<String, Tensor> = named.into_iter().take(1).collect();
+    write_tensors(&path, &few).unwrap();
     let error = fixture.run(&experiment, "refused").unwrap_err().to_string();
     assert!(
         error.contains("linear.mean") && error.contains("linear.weight"),
@@ -109,7 +109,9 @@ fn an_objective_alone_lowers_what_it_says() {
     let fixture = Fixture::new();
     let mut experiment = Fixture::experiment();
     experiment["plugins"]["objectives"] = json!([{"use": "linked:entropy", "weight": 2.0}]);
-    experiment["adaptation"]["draws"] = json!(0);
+    experiment["method"] = json!({
+        "kind": "objectives", "steps": 2, "optimizer": {"kind": "adam", "learning_rate": 1e-2}
+    });
     experiment["adaptation"]["mode"] = json!({"kind": "single_sample"});
     let summary = fixture.run(&experiment, "tent").unwrap();
     assert_eq!(summary.draws_per_second, 0.0);

@@ -35,8 +35,11 @@ fn single_sample(batch: usize) -> serde_json::Value {
     experiment
 }
 
-fn slow_weights(rate: f64) -> serde_json::Value {
-    json!({"kind": "online", "slow_weights": {"rate": rate}})
+/// The same online, with slow weights.
+fn slow_weights(mut experiment: serde_json::Value, rate: f64) -> serde_json::Value {
+    experiment["adaptation"]["mode"] = json!({"kind": "online"});
+    experiment["method"]["slow_weights"] = json!({"rate": rate});
+    experiment
 }
 
 #[test]
@@ -55,10 +58,10 @@ fn two_runs_write_the_same_records_bit_for_bit() {
 fn adaptation_moves_predictions_and_lowers_the_loss() {
     let fixture = Fixture::new();
     let mut experiment = single_sample(8);
-    experiment["adaptation"]["steps"] = json!(8);
+    experiment["method"]["steps"] = json!(8);
     // The same draws in every step, so that losses of steps can be compared.
-    experiment["adaptation"]["noise"] = json!("sample");
-    experiment["adaptation"]["timesteps"] = json!({"range": [400, 401]});
+    experiment["method"]["noise"] = json!("sample");
+    experiment["method"]["timesteps"] = json!({"range": [400, 401]});
     fixture.run(&experiment, "run").unwrap();
     let records = fixture.records("run");
     assert!(
@@ -108,17 +111,20 @@ fn single_sample_results_do_not_depend_on_the_order() {
 fn slow_weights_move_as_far_as_their_rate_says() {
     // A step of plain descent at 20 for each sample, then half of the way to the mean: a step at 10 on the batch's mean loss.
     let fixture = Fixture::new();
-    let mut experiment = Fixture::experiment();
-    let mut run = |name: &str, mode: serde_json::Value, rate: f64| {
-        experiment["adaptation"]["mode"] = mode;
-        experiment["adaptation"]["steps"] = json!(1);
-        experiment["adaptation"]["optimizer"] = json!({"kind": "sgd", "learning_rate": rate});
+    let experiment = Fixture::experiment();
+    let run = |name: &str, slow: Option<f64>, rate: f64| {
+        let mut experiment = match slow {
+            Some(slow) => slow_weights(experiment.clone(), slow),
+            None => experiment.clone(),
+        };
+        experiment["method"]["steps"] = json!(1);
+        experiment["method"]["optimizer"] = json!({"kind": "sgd", "learning_rate": rate});
         fixture.run(&experiment, name).unwrap();
         fixture.records(name)
     };
-    let online = run("online", json!({"kind": "online"}), 10.0);
-    let slow = run("slow", slow_weights(0.5), 20.0);
-    let still = run("still", json!({"kind": "online"}), 1e-9);
+    let online = run("online", None, 10.0);
+    let slow = run("slow", Some(0.5), 20.0);
+    let still = run("still", None, 1e-9);
     let losses =
         |records: &[Record]| -> Vec<f32> { records.iter().map(|record| record.loss[0]).collect() };
     for (a, b) in losses(&online).into_iter().zip(losses(&slow)) {
@@ -135,12 +141,12 @@ fn slow_weights_move_as_far_as_their_rate_says() {
 fn slow_weights_are_single_sample_mode_for_the_first_batch_alone() {
     let fixture = Fixture::new();
     let alone = single_sample(4);
-    let mut experiment = alone.clone();
-    experiment["adaptation"]["mode"] = slow_weights(0.5);
-    let of_alone = fixture.run(&alone, "alone").unwrap();
+    let experiment = slow_weights(alone.clone(), 0.5);
+    fixture.run(&alone, "alone").unwrap();
     let of_slow = fixture.run(&experiment, "slow").unwrap();
-    assert_eq!(of_alone.protocol.slow_weights, None);
-    assert_eq!(of_slow.protocol.slow_weights.unwrap().rate, 0.5);
+    let method = &of_slow.protocol.method;
+    assert_eq!(method.config["slow_weights"], json!({"rate": 0.5}));
+    assert!(of_slow.protocol.in_words.contains("slow weights at 0.5"));
     let (alone, slow) = (fixture.records("alone"), fixture.records("slow"));
     assert_eq!(alone[..4], slow[..4]);
     assert!(
@@ -154,14 +160,10 @@ fn slow_weights_are_single_sample_mode_for_the_first_batch_alone() {
 #[test]
 fn refuses_slow_weights_that_stand_still_or_overshoot() {
     let fixture = Fixture::new();
-    let mut experiment = Fixture::experiment();
     for rate in [0.0, 1.5] {
-        experiment["adaptation"]["mode"] = slow_weights(rate);
+        let experiment = slow_weights(Fixture::experiment(), rate);
         let error = fixture.prepare(&experiment).err().unwrap().to_string();
-        assert!(
-            error.contains("/adaptation/mode/slow_weights/rate"),
-            "{error}"
-        );
+        assert!(error.contains("/method/slow_weights/rate"), "{error}");
     }
 }
 
@@ -169,12 +171,11 @@ fn refuses_slow_weights_that_stand_still_or_overshoot() {
 fn a_stopped_run_continues_to_the_records_of_an_unbroken_one() {
     let fixture = Fixture::new();
     let mut never = Fixture::experiment();
-    never["adaptation"]["centre"] = json!({"rate": 0.05});
+    never["method"]["centre"] = json!({"rate": 0.05});
     never["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
-    never["adaptation"]["denoiser"] =
+    never["method"]["denoiser"] =
         json!({"optimizer": {"kind": "sgd", "learning_rate": 1e-3, "momentum": 0.9}});
-    let mut slow = Fixture::experiment();
-    slow["adaptation"]["mode"] = slow_weights(0.5);
+    let slow = slow_weights(Fixture::experiment(), 0.5);
     for (name, experiment) in [
         ("domain", Fixture::experiment()),
         ("slow", slow),
@@ -187,7 +188,7 @@ fn a_stopped_run_continues_to_the_records_of_an_unbroken_one() {
             .run_until(&experiment, &broken, false, 6)
             .unwrap_err();
         assert!(
-            matches!(error, Error::Interrupted { records: 8 }),
+            matches!(error, Error::Interrupted { samples: 8 }),
             "{error}"
         );
         let resumed = fixture
@@ -225,7 +226,7 @@ fn refuses_to_mix_two_runs_in_one_folder() {
 fn zero_steps_measure_the_source_model() {
     let fixture = Fixture::new();
     let mut experiment = Fixture::experiment();
-    experiment["adaptation"]["steps"] = json!(0);
+    experiment["method"]["steps"] = json!(0);
     let summary = fixture.run(&experiment, "run").unwrap();
     assert_eq!(summary.mean.source, summary.mean.adapted);
     assert!(summary.mean.source.contains_key("accuracy"));
@@ -267,7 +268,10 @@ fn resetting_every_so_many_samples_cuts_a_domain_into_streams_of_their_own() {
     assert_eq!(domain[..batch], every[..batch]);
     let second = batch..2 * batch;
     assert!(domain[second.clone()] != every[second]);
-    assert_eq!(summary.protocol.reset, format!("every {batch} samples"));
+    assert_eq!(
+        summary.protocol.adaptation.mode.to_string(),
+        format!("reset: every {batch} samples")
+    );
 
     experiment["adaptation"]["mode"]["reset"] = json!({ "every": batch + 1 });
     let error = fixture.run(&experiment, "uneven").unwrap_err().to_string();
@@ -280,9 +284,9 @@ fn centred_feedback_of_equal_samples_leaves_the_first_batch_where_it_was() {
     let fixture = Fixture::new();
     let mut experiment = Fixture::experiment();
     experiment["adaptation"]["batch"] = json!(1);
-    experiment["adaptation"]["steps"] = json!(1);
-    experiment["adaptation"]["centre"] = json!({"rate": 0.05});
-    experiment["adaptation"]["optimizer"] = json!({"kind": "sgd", "learning_rate": 1.0});
+    experiment["method"]["steps"] = json!(1);
+    experiment["method"]["centre"] = json!({"rate": 0.05});
+    experiment["method"]["optimizer"] = json!({"kind": "sgd", "learning_rate": 1.0});
     fixture.run(&experiment, "run").unwrap();
     let records = fixture.records("run");
     assert_eq!(records[0].source, records[0].adapted);
@@ -298,7 +302,7 @@ fn centred_feedback_of_equal_samples_leaves_the_first_batch_where_it_was() {
             .err()
             .unwrap()
             .to_string()
-            .contains("/adaptation/centre")
+            .contains("/method/centre")
     );
 }
 
@@ -308,7 +312,7 @@ fn names_the_place_of_a_plugin_configuration_that_is_refused() {
     let mut experiment = Fixture::experiment();
     experiment["plugins"]["mapper"]["config"] = json!({"top_q": 3});
     let error = fixture.prepare(&experiment).err().unwrap();
-    let Error::Invalid { issues, .. } = &error else {
+    let Error::Base(dtta_base::Error::Invalid { issues, .. }) = &error else {
         panic!("{error}")
     };
     assert!(
@@ -326,7 +330,7 @@ fn refuses_parts_that_do_not_fit() {
         *experiment.pointer_mut(pointer).unwrap() = value;
         fixture.prepare(&experiment).err().unwrap().to_string()
     };
-    assert!(refusal("/adaptation/timesteps/range", json!([0, 1001])).contains("end at 1000"));
+    assert!(refusal("/method/timesteps/range", json!([0, 1001])).contains("end at 1000"));
     let crop = json!([{"kind": "centre_crop", "height": 6, "width": 6}]);
     assert!(refusal("/models/denoiser/preprocess", crop).contains("/models/denoiser/preprocess"));
     assert!(refusal("/models/denoiser/config", json!("missing.json")).contains("missing.json"));

@@ -2,8 +2,8 @@
 //! The model is that of the Fashion-MNIST example: 28×28, patch 4 (49 tokens), width 128, 6 blocks, 4 heads; 48 draws.
 
 use divan::{Bencher, black_box};
-use dtta_models::{Conditioning, Denoiser, Dit, DitConfig, Weights};
-use dtta_tensor::{Device, Tensor};
+use dtta_models::{Denoiser, Dit, DitConfig, Weights};
+use dtta_tensor::{Device, Named, Tensor};
 use serde_json::json;
 
 fn main() {
@@ -51,7 +51,7 @@ fn case() -> Case {
 }
 
 fn predict(case: &Case, condition: Tensor) -> Tensor {
-    let conditioning = Conditioning::one("class-embedding", condition);
+    let conditioning = Named::one("class-embedding", condition);
     case.dit
         .predict_noise(&case.weights, &case.noisy, &case.timesteps, &conditioning)
         .expect("a prediction")

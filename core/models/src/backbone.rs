@@ -2,26 +2,28 @@
 
 use std::sync::Arc;
 
-use dtta_tensor::Tensor;
+use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::weights::{ParameterId, ParameterSpec, Weights};
 
-/// Which statistics normalise in BatchNorm layers. Other layers do not care.
+/// The output that heads take.
+pub const FEATURES: &str = "features";
+/// The output of the model's own head.
+pub const LOGITS: &str = "logits";
+
+/// Which statistics BatchNorm layers normalise with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Statistics {
-    /// Those gathered in training: a row's result does not depend on its neighbours.
+pub enum BatchNormStatistics {
+    /// Those of the training data: an image's result does not depend on what is beside it.
     #[default]
     Running,
     /// Those of the batch at hand.
     Batch,
 }
-
-/// Named outputs of a model.
-pub type Outputs = Vec<(String, Tensor)>;
 
 /// A discriminative model. It holds no parameters: they come with every call.
 pub trait Backbone: Send + Sync {
@@ -34,7 +36,13 @@ pub trait Backbone: Send + Sync {
     /// Extent of axis 1 of the logits: the number of classes, or 1 for a map of numbers.
     fn outputs(&self) -> usize;
 
-    /// `features` and `logits` for images of `[B, C, H, W]`: `[B, F]` and `[B, outputs]`, or of a model that answers for each pixel
+    /// Whether it answers for each pixel, and not for whole images.
+    fn per_pixel(&self) -> bool;
+
+    /// Whether it has BatchNorm layers, so that [`BatchNormStatistics::Batch`] makes an image's result depend on what is beside it.
+    fn batch_statistics(&self) -> bool;
+
+    /// [`FEATURES`] and [`LOGITS`] for images of `[B, C, H, W]`: `[B, F]` and `[B, outputs]`, or of a model that answers for each pixel
     /// `[B, F, h, w]` and `[B, outputs, H, W]`.
     ///
     /// # Errors
@@ -43,8 +51,8 @@ pub trait Backbone: Send + Sync {
         &self,
         weights: &Weights,
         images: &Tensor,
-        statistics: Statistics,
-    ) -> Result<Outputs>;
+        statistics: BatchNormStatistics,
+    ) -> Result<Named>;
 
     /// As [`forward`](Self::forward) with the statistics of the batch; also answers the batch's own value, untracked, for every
     /// running statistic, so that training can keep their moving average (PyTorch: `running += 0.1 (batch - running)`).
@@ -55,5 +63,5 @@ pub trait Backbone: Send + Sync {
         &self,
         weights: &Weights,
         images: &Tensor,
-    ) -> Result<(Outputs, Vec<(ParameterId, Tensor)>)>;
+    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)>;
 }

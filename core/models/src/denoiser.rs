@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use dtta_tensor::Tensor;
+use dtta_tensor::{Named, Tensor};
 use serde::Serialize;
 
 use crate::error::{ModelError, Result};
@@ -27,73 +27,67 @@ pub struct Slot {
     pub meaning: String,
 }
 
-/// Values for the slots of a denoiser, by name: each `[B, …]` or, for one that all rows share, `[1, …]`.
-#[derive(Debug, Clone, Default)]
-pub struct Conditioning(Vec<(String, Tensor)>);
+/// How a denoiser is told the class of a whole image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClassCondition {
+    /// Number of classes; labels count from 0.
+    pub classes: usize,
+    /// How often training leaves the class out.
+    pub dropout_prob: f64,
+    /// The label that stands for none, where training left the class out.
+    pub null_label: Option<usize>,
+}
 
-impl Conditioning {
-    /// Conditions by slot name.
-    pub fn new(values: Vec<(String, Tensor)>) -> Self {
-        Self(values)
-    }
-
-    /// The only condition.
-    pub fn one(name: impl Into<String>, value: Tensor) -> Self {
-        Self(vec![(name.into(), value)])
-    }
-
-    /// The condition of that name.
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.iter()
-            .find(|(slot, _)| *slot == name)
-            .map(|(_, value)| value)
-    }
-
-    /// Every condition with its slot's name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
-    }
-
-    /// Checks that there is one condition, of the right shape, for each of `slots`, and nothing else.
-    ///
-    /// # Errors
-    /// [`ModelError::Slot`] or [`ModelError::Input`] naming the slot.
-    pub fn expect(&self, slots: &[Slot], batch: usize) -> Result<()> {
-        let problem = |name: &str, problem| {
-            let known: Vec<String> = slots
-                .iter()
-                .map(|slot| format!("`{}`", slot.name))
-                .collect();
-            ModelError::Slot {
-                name: name.into(),
-                problem,
-                known: known.join(", "),
-            }
-        };
-        for (name, _) in self.iter() {
-            if !slots.iter().any(|slot| slot.name == name) {
-                return Err(problem(name, "unknown"));
-            }
-            if self.iter().filter(|(other, _)| *other == name).count() > 1 {
-                return Err(problem(name, "repeated"));
-            }
+/// Checks that `conditioning` holds one condition for each of `slots`, and nothing else: each `[batch, …]` or, for one that all rows
+/// share, `[1, …]`.
+///
+/// # Errors
+/// [`ModelError::Slot`] or [`ModelError::Input`] naming the slot.
+pub fn expect_slots(conditioning: &Named, slots: &[Slot], batch: usize) -> Result<()> {
+    let problem = |name: &str, problem| slot_problem(name, problem, slots);
+    for name in conditioning.names() {
+        if !slots.iter().any(|slot| slot.name == name) {
+            return Err(problem(name, "unknown"));
         }
-        for slot in slots {
-            let value = self
-                .get(&slot.name)
-                .ok_or_else(|| problem(&slot.name, "missing"))?;
-            let shape = value.shape();
-            if (shape[0] != batch && shape[0] != 1) || shape[1..] != *slot.shape {
-                let extents: Vec<String> = slot.shape.iter().map(usize::to_string).collect();
-                return Err(ModelError::input(
-                    format!("the condition for slot `{}`", slot.name),
-                    format!("has shape {shape}"),
-                    format!("[{batch} or 1, {}]", extents.join(", ")),
-                ));
-            }
+        if conditioning.names().filter(|other| *other == name).count() > 1 {
+            return Err(problem(name, "repeated"));
         }
-        Ok(())
     }
+    for slot in slots {
+        let value = conditioning
+            .get(&slot.name)
+            .ok_or_else(|| problem(&slot.name, "missing"))?;
+        let shape = value.shape();
+        if (shape[0] != batch && shape[0] != 1) || shape[1..] != *slot.shape {
+            let extents: Vec<String> = slot.shape.iter().map(usize::to_string).collect();
+            return Err(ModelError::input(
+                format!("the condition for slot `{}`", slot.name),
+                format!("has shape {shape}"),
+                format!("[{batch} or 1, {}]", extents.join(", ")),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn slot_problem(name: &str, problem: &'static str, slots: &[Slot]) -> ModelError {
+    let known: Vec<String> = slots
+        .iter()
+        .map(|slot| format!("`{}`", slot.name))
+        .collect();
+    ModelError::Slot {
+        name: name.into(),
+        problem,
+        known: match known.is_empty() {
+            true => "none".into(),
+            false => known.join(", "),
+        },
+    }
+}
+
+/// That a denoiser with these slots is told no class.
+pub(crate) fn no_classes(slots: &[Slot]) -> ModelError {
+    slot_problem(CLASS_EMBEDDING, "unknown", slots)
 }
 
 /// A conditional noise predictor with its schedule. It holds no parameters: they come with every call.
@@ -110,8 +104,24 @@ pub trait Denoiser: Send + Sync {
     /// The schedule it was trained with.
     fn schedule(&self) -> &NoiseSchedule;
 
-    /// The map that its spatial slot takes, if it has one.
-    fn spatial(&self) -> Option<&SpatialConfig>;
+    /// The map that its slot [`SPATIAL`](crate::SPATIAL) takes, if it has one.
+    fn spatial(&self) -> Option<&SpatialConfig> {
+        None
+    }
+
+    /// The classes that its slot [`CLASS_EMBEDDING`] tells about, if it has one.
+    fn class_condition(&self) -> Option<ClassCondition> {
+        None
+    }
+
+    /// What the slot [`CLASS_EMBEDDING`] takes for whole-number labels of `[B]`: `[B, D]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] unless the labels are ints of rank 1 that it knows, [`ModelError::Slot`] if it has no such slot.
+    fn embed_classes(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
+        let _ = (weights, labels);
+        Err(no_classes(self.slots()))
+    }
 
     /// The noise in `noisy` of `[B, C, H, W]`, one timestep for each row; the result has the same shape.
     ///
@@ -122,7 +132,7 @@ pub trait Denoiser: Send + Sync {
         weights: &Weights,
         noisy: &Tensor,
         timesteps: &[usize],
-        conditioning: &Conditioning,
+        conditioning: &Named,
     ) -> Result<Tensor>;
 
     /// Tensors that mappers may ask for by name, such as `class-embeddings` of `[classes, D]` (without the row for "no class").
@@ -130,14 +140,14 @@ pub trait Denoiser: Send + Sync {
     ///
     /// # Errors
     /// [`ModelError::Tensor`] if the device refuses.
-    fn constants(&self, weights: &Weights) -> Result<Vec<(String, Tensor)>>;
+    fn constants(&self, weights: &Weights) -> Result<Named>;
 
     /// What each slot holds where training left the condition out (Ho & Salimans, Classifier-Free Diffusion Guidance, 2022), one row
     /// for all images; `None` unless it left out every slot's.
     ///
     /// # Errors
     /// [`ModelError::Tensor`] if the device refuses.
-    fn unconditional(&self, weights: &Weights) -> Result<Option<Conditioning>>;
+    fn unconditional(&self, weights: &Weights) -> Result<Option<Named>>;
 }
 
 /// Checks the shape of a batch of images and answers its batch size.

@@ -4,18 +4,20 @@
 
 use std::sync::Arc;
 
-use dtta_tensor::{Device, Tensor};
+use dtta_tensor::{Device, Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::denoiser::{
-    CLASS_EMBEDDING, CLASS_EMBEDDINGS, Conditioning, Denoiser, Slot, expect_images,
-    expect_timesteps,
+    CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_images, expect_slots,
+    expect_timesteps, no_classes,
 };
-use crate::error::{ModelError, Result};
+use crate::error::Result;
+use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
 use crate::layers::{Linear, timestep_codes};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::spatial::{SpatialConfig, SpatialSlot};
+use crate::table::Architecture;
 use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
 
 /// Extent of the sinusoidal timestep code.
@@ -34,7 +36,7 @@ pub enum Positions {
     Learned,
 }
 
-/// A diffusion transformer. DiT-XL/2 is `image: [4, 32, 32], patch_size: 2, hidden_size: 1152, depth: 28, num_heads: 16,
+/// A diffusion transformer: a denoiser. DiT-XL/2 is `image: [4, 32, 32], patch_size: 2, hidden_size: 1152, depth: 28, num_heads: 16,
 /// num_classes: 1000, learn_sigma: true`, the rest as by default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -115,60 +117,57 @@ impl DitConfig {
     }
 
     fn check(&self) -> Result<()> {
-        let [channels, height, width] = self.image;
-        let patch = self.patch_size;
-        if patch == 0 {
-            return Err(ModelError::value("/patch_size", patch, "1 or more"));
-        }
-        if channels == 0 || height == 0 || width == 0 || height % patch != 0 || width % patch != 0 {
-            let expected =
-                format!("channels and two positive multiples of the patch size, {patch}");
-            return Err(ModelError::value(
-                "/image",
-                format!("{:?}", self.image),
-                expected,
-            ));
-        }
-        if self.num_heads == 0 {
-            return Err(ModelError::value("/num_heads", 0, "1 or more"));
-        }
-        let hidden = self.hidden_size;
-        if hidden == 0 || !hidden.is_multiple_of(4) || !hidden.is_multiple_of(self.num_heads) {
+        let mut faults = Faults::default();
+        let (hidden, heads) = (self.hidden_size, self.num_heads);
+        let patched = faults.count("/patch_size", self.patch_size, MAX_EXTENT)
+            && faults.image(self.image, self.patch_size);
+        faults.count("/num_heads", heads, MAX_EXTENT);
+        let whole = hidden.is_multiple_of(4) && (heads == 0 || hidden.is_multiple_of(heads));
+        if hidden == 0 || hidden > MAX_EXTENT || !whole {
             let expected = format!(
-                "a positive multiple of 4 and of the number of heads, {}",
-                self.num_heads
+                "a multiple of 4 and of the number of heads, {heads}, from 4 to {MAX_EXTENT}"
             );
-            return Err(ModelError::value("/hidden_size", hidden, expected));
+            faults.add("/hidden_size", hidden, expected);
+        } else {
+            let (width, ratio) = (hidden as f64, self.mlp_ratio);
+            let [least, most] = [1.0 / width, (16 * MAX_EXTENT) as f64 / width];
+            if !(ratio * width >= 1.0 && ratio <= most) {
+                faults.add("/mlp_ratio", ratio, format_args!("{least} to {most}"));
+            }
+            if patched && self.tokens() * hidden > i32::MAX as usize {
+                let (tokens, most) = (self.tokens(), i32::MAX as usize / hidden);
+                let found = format!("{}, of {tokens} patches", self.patch_size);
+                let expected = format!("a size that gives at most {most} of this width");
+                faults.add("/patch_size", found, expected);
+            }
         }
-        if !(self.mlp_ratio * hidden as f64 >= 1.0 && self.mlp_ratio.is_finite()) {
-            return Err(ModelError::value(
-                "/mlp_ratio",
-                self.mlp_ratio,
-                format!("{} or more", 1.0 / hidden as f64),
-            ));
+        if self.depth > MAX_LAYERS {
+            faults.add("/depth", self.depth, format_args!("0 to {MAX_LAYERS}"));
         }
         if (self.num_classes == 0) != self.spatial.is_some() {
             let expected = match self.spatial {
                 Some(_) => "0, since `spatial` is given: one condition, of images or of pixels",
                 None => "1 or more, or a `spatial` map",
             };
-            return Err(ModelError::value(
-                "/num_classes",
-                self.num_classes,
-                expected,
-            ));
+            faults.add("/num_classes", self.num_classes, expected);
+        } else if self.num_classes > 0 {
+            faults.count("/num_classes", self.num_classes, MAX_EXTENT);
         }
+        faults.probability("/class_dropout_prob", self.class_dropout_prob);
         if let Some(spatial) = &self.spatial {
-            spatial.check()?;
+            faults.part("/spatial", spatial.check());
         }
-        if !(0.0..=1.0).contains(&self.class_dropout_prob) {
-            return Err(ModelError::value(
-                "/class_dropout_prob",
-                self.class_dropout_prob,
-                "a probability, 0 to 1",
-            ));
-        }
-        Ok(())
+        faults.part("/schedule", self.schedule.check());
+        faults.finish()
+    }
+}
+
+impl Architecture for DitConfig {
+    type Model = dyn Denoiser;
+    const KIND: &'static str = "dit";
+
+    fn build(self) -> Result<Box<dyn Denoiser>> {
+        Ok(Box::new(Dit::new(self)?))
     }
 }
 
@@ -209,7 +208,7 @@ impl Dit {
     /// The structure that `config` describes. Allocates no parameter.
     ///
     /// # Errors
-    /// [`ModelError::Value`] for values that contradict one another.
+    /// [`ModelError::Config`](crate::ModelError::Config) with every contradiction.
     pub fn new(config: DitConfig) -> Result<Self> {
         config.check()?;
         let schedule = NoiseSchedule::new(&config.schedule)?;
@@ -298,29 +297,9 @@ impl Dit {
         &self.config
     }
 
-    /// The row of the label table for "no class", if it has one.
-    pub fn null_label(&self) -> Option<usize> {
-        let has_one = self.labels.is_some() && self.config.class_dropout_prob > 0.0;
-        has_one.then_some(self.config.num_classes)
-    }
-
     /// The whole label table, `[classes (+ 1), D]`; none where pixels are told about instead.
-    pub fn label_table<'a>(&self, weights: &'a Weights) -> Option<&'a Tensor> {
+    fn label_table<'a>(&self, weights: &'a Weights) -> Option<&'a Tensor> {
         self.labels.map(|labels| weights.get(labels))
-    }
-
-    /// The condition `[B, D]` for whole-number labels of `[B]`.
-    ///
-    /// # Errors
-    /// [`ModelError::Tensor`] unless the labels are ints of rank 1, or for one that the table does not have;
-    /// [`ModelError::Slot`] if there is no table.
-    pub fn embed_labels(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
-        let table = self.label_table(weights).ok_or_else(|| ModelError::Slot {
-            name: CLASS_EMBEDDING.into(),
-            problem: "unknown",
-            known: format!("`{}`", self.slots[0].name),
-        })?;
-        Ok(table.index_select(0, labels)?)
     }
 
     fn embed_timesteps(
@@ -389,10 +368,10 @@ impl Denoiser for Dit {
         weights: &Weights,
         noisy: &Tensor,
         timesteps: &[usize],
-        conditioning: &Conditioning,
+        conditioning: &Named,
     ) -> Result<Tensor> {
         let batch = expect_images("the noisy batch", noisy, self.config.image)?;
-        conditioning.expect(&self.slots, batch)?;
+        expect_slots(conditioning, &self.slots, batch)?;
         expect_timesteps(timesteps, batch, &self.schedule)?;
         let mut condition = self.embed_timesteps(weights, timesteps, noisy.device())?;
         if let Some(class) = conditioning.get(CLASS_EMBEDDING) {
@@ -413,26 +392,44 @@ impl Denoiser for Dit {
         self.config.spatial.as_ref()
     }
 
-    fn constants(&self, weights: &Weights) -> Result<Vec<(String, Tensor)>> {
-        let mut constants = Vec::new();
+    fn class_condition(&self) -> Option<ClassCondition> {
+        self.labels.map(|_| ClassCondition {
+            classes: self.config.num_classes,
+            dropout_prob: self.config.class_dropout_prob,
+            null_label: (self.config.class_dropout_prob > 0.0).then_some(self.config.num_classes),
+        })
+    }
+
+    fn embed_classes(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
+        let table = self
+            .label_table(weights)
+            .ok_or_else(|| no_classes(&self.slots))?;
+        Ok(table.index_select(0, labels)?)
+    }
+
+    fn constants(&self, weights: &Weights) -> Result<Named> {
+        let mut constants = Named::new();
         if let Some(table) = self.label_table(weights) {
-            let classes = table.narrow(0, 0, self.config.num_classes)?;
-            constants.push((CLASS_EMBEDDINGS.into(), classes));
+            constants.push(
+                CLASS_EMBEDDINGS,
+                table.narrow(0, 0, self.config.num_classes)?,
+            );
         }
         let spatial = self.spatial.iter();
         constants.extend(spatial.flat_map(|spatial| spatial.constants(weights)));
         Ok(constants)
     }
 
-    fn unconditional(&self, weights: &Weights) -> Result<Option<Conditioning>> {
+    fn unconditional(&self, weights: &Weights) -> Result<Option<Named>> {
         if let Some(spatial) = &self.config.spatial {
             return SpatialSlot::nothing(spatial, self.config.image, weights);
         }
-        let (Some(table), Some(row)) = (self.label_table(weights), self.null_label()) else {
+        let null = self.class_condition().and_then(|class| class.null_label);
+        let (Some(table), Some(row)) = (self.label_table(weights), null) else {
             return Ok(None);
         };
         let row = table.narrow(0, row, 1)?;
-        Ok(Some(Conditioning::one(CLASS_EMBEDDING, row)))
+        Ok(Some(Named::one(CLASS_EMBEDDING, row)))
     }
 }
 

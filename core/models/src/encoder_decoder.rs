@@ -3,18 +3,20 @@
 
 use std::sync::Arc;
 
-use dtta_tensor::Tensor;
+use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{Backbone, Outputs, Statistics};
+use crate::backbone::{Backbone, BatchNormStatistics, FEATURES, LOGITS};
 use crate::denoiser::expect_images;
-use crate::error::{ModelError, Result};
+use crate::error::Result;
+use crate::fault::{Faults, MAX_EXTENT};
 use crate::layers::BiasedConv;
 use crate::residual::{Block, BlockKind, Norm, Normalised, Pass};
+use crate::table::Architecture;
 use crate::weights::{Declaration, ParameterId, ParameterSpec, Weights};
 
-/// A residual U-Net for images in, maps out.
+/// A residual U-Net: a backbone that answers for each pixel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EncoderDecoderConfig {
@@ -43,40 +45,24 @@ fn one() -> usize {
 
 impl EncoderDecoderConfig {
     fn check(&self) -> Result<()> {
-        if self.outputs == 0 {
-            return Err(ModelError::value("/outputs", 0, "1 or more"));
+        let mut faults = Faults::default();
+        faults.count("/outputs", self.outputs, MAX_EXTENT);
+        faults.levels(&self.blocks, &self.widths);
+        if faults.count("/stem_stride", self.stem_stride, MAX_EXTENT) {
+            let halvings = self.widths.len().saturating_sub(1).min(31);
+            faults.image(self.image, self.stem_stride << halvings);
         }
-        if self.widths.is_empty() || self.widths.contains(&0) {
-            return Err(ModelError::value(
-                "/widths",
-                format!("{:?}", self.widths),
-                "at least one width of 1 or more",
-            ));
-        }
-        if self.blocks.len() != self.widths.len() || self.blocks.contains(&0) {
-            return Err(ModelError::value(
-                "/blocks",
-                format!("{:?}", self.blocks),
-                format!(
-                    "{} counts of 1 or more, one for each level",
-                    self.widths.len()
-                ),
-            ));
-        }
-        if self.stem_stride == 0 {
-            return Err(ModelError::value("/stem_stride", 0, "1 or more"));
-        }
-        let [channels, height, width] = self.image;
-        let step = self.stem_stride << (self.widths.len() - 1).min(31);
-        let whole = |extent: usize| extent > 0 && extent.is_multiple_of(step);
-        if channels == 0 || !whole(height) || !whole(width) {
-            return Err(ModelError::value(
-                "/image",
-                format!("{:?}", self.image),
-                format!("channels and two positive multiples of {step}"),
-            ));
-        }
-        self.norm.check(&self.widths)
+        faults.part("/norm", self.norm.check(&self.widths));
+        faults.finish()
+    }
+}
+
+impl Architecture for EncoderDecoderConfig {
+    type Model = dyn Backbone;
+    const KIND: &'static str = "encoder_decoder";
+
+    fn build(self) -> Result<Box<dyn Backbone>> {
+        Ok(Box::new(EncoderDecoder::new(self)?))
     }
 }
 
@@ -95,7 +81,7 @@ impl EncoderDecoder {
     /// The structure that `config` describes. Allocates no parameter.
     ///
     /// # Errors
-    /// [`ModelError::Value`] for values that contradict one another.
+    /// [`ModelError::Config`](crate::ModelError::Config) with every contradiction.
     pub fn new(config: EncoderDecoderConfig) -> Result<Self> {
         config.check()?;
         let mut d = Declaration::new();
@@ -143,7 +129,7 @@ impl EncoderDecoder {
         &self.config
     }
 
-    fn run(&self, pass: &mut Pass<'_>, images: &Tensor) -> Result<Outputs> {
+    fn run(&self, pass: &mut Pass<'_>, images: &Tensor) -> Result<Named> {
         expect_images("the batch of images", images, self.config.image)?;
         let mut x = self.stem.forward(pass, images)?.relu()?;
         let mut kept = Vec::new();
@@ -165,7 +151,7 @@ impl EncoderDecoder {
             let [_, height, width] = self.config.image;
             logits = logits.resize_bilinear(height, width, false)?;
         }
-        Ok(vec![("features".into(), x), ("logits".into(), logits)])
+        Ok(Named::one(FEATURES, x).with(LOGITS, logits))
     }
 }
 
@@ -182,12 +168,20 @@ impl Backbone for EncoderDecoder {
         self.config.outputs
     }
 
+    fn per_pixel(&self) -> bool {
+        true
+    }
+
+    fn batch_statistics(&self) -> bool {
+        self.config.norm == Norm::Batch
+    }
+
     fn forward(
         &self,
         weights: &Weights,
         images: &Tensor,
-        statistics: Statistics,
-    ) -> Result<Outputs> {
+        statistics: BatchNormStatistics,
+    ) -> Result<Named> {
         self.run(&mut Pass::new(weights, statistics), images)
     }
 
@@ -195,7 +189,7 @@ impl Backbone for EncoderDecoder {
         &self,
         weights: &Weights,
         images: &Tensor,
-    ) -> Result<(Outputs, Vec<(ParameterId, Tensor)>)> {
+    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
         let mut pass = Pass::training(weights);
         let outputs = self.run(&mut pass, images)?;
         Ok((outputs, pass.observed()))

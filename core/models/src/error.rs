@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use dtta_base::Issue;
 use dtta_tensor::TensorError;
 
 /// What can go wrong while a model is described, its weights are read or written, or it computes.
@@ -13,51 +14,20 @@ pub enum ModelError {
     /// A tensor operation refused or failed.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// A file could not be read.
-    #[error("cannot read `{path}`", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file could not be written.
-    #[error("cannot write `{path}`", path = path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A model configuration is no JSON.
-    #[error("`{path}` is not valid JSON: {source}", path = path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// What the parser said, with line and column.
-        source: serde_json::Error,
-    },
-    /// A model configuration has an unknown or a missing field, or a value of the wrong type.
-    #[error("`{path}` at `{pointer}`: {message}", path = path.display())]
+    /// A file cannot be read or written, or is no valid model configuration.
+    #[error(transparent)]
+    File(#[from] dtta_base::Error),
+    /// A configuration whose values do not fit its schema or contradict one another, without the file that it came from.
+    #[error("not a valid model configuration: {}", Listed(issues))]
     Config {
-        /// The file.
-        path: PathBuf,
-        /// JSON pointer to the place; `/` for the document.
-        pointer: String,
-        /// What is wrong.
-        message: String,
+        /// Every fault, by JSON pointer.
+        issues: Vec<Issue>,
     },
-    /// A model configuration whose values contradict one another.
-    #[error("{}`{pointer}` is {value}, expected {expected}", At(path))]
-    Value {
-        /// The file, where there is one.
-        path: Option<PathBuf>,
-        /// JSON pointer to the value.
-        pointer: &'static str,
-        /// The value.
-        value: String,
-        /// What would do.
-        expected: String,
+    /// Two architectures of one `kind`.
+    #[error("an architecture of kind `{kind}` is registered already; give yours another name")]
+    Registered {
+        /// The `kind`.
+        kind: &'static str,
     },
     /// A model of another kind than the place asks for.
     #[error("`{path}` describes a `{found}`, but {role} is needed here: {expected}", path = path.display())]
@@ -65,11 +35,11 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// Its `kind`.
-        found: &'static str,
-        /// What the place is for.
+        found: String,
+        /// What the place is for, such as `a denoiser`.
         role: &'static str,
         /// The kinds that would do.
-        expected: &'static str,
+        expected: String,
     },
     /// A weight file is no safetensors file, or is cut short.
     #[error("`{path}` ({bytes} bytes) is not a whole safetensors file: {source}", path = path.display())]
@@ -88,6 +58,14 @@ pub enum ModelError {
         path: PathBuf,
         /// Every difference.
         mismatches: Box<Mismatches>,
+    },
+    /// A tensor that is to be weights holds NaN or an infinity.
+    #[error("`{name}` of `{path}` holds values that are no finite numbers", path = path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
     },
     /// A value that the chosen precision cannot hold.
     #[error("`{name}` holds {value}, which {precision} cannot represent; save it as f32")]
@@ -190,37 +168,6 @@ impl fmt::Display for Mismatches {
 }
 
 impl ModelError {
-    /// Names the configuration file that a contradiction came from.
-    pub(crate) fn in_file(self, file: &std::path::Path) -> Self {
-        match self {
-            Self::Value {
-                path: None,
-                pointer,
-                value,
-                expected,
-            } => Self::Value {
-                path: Some(file.to_owned()),
-                pointer,
-                value,
-                expected,
-            },
-            other => other,
-        }
-    }
-
-    pub(crate) fn value(
-        pointer: &'static str,
-        value: impl fmt::Display,
-        expected: impl Into<String>,
-    ) -> Self {
-        Self::Value {
-            path: None,
-            pointer,
-            value: value.to_string(),
-            expected: expected.into(),
-        }
-    }
-
     pub(crate) fn input(
         argument: impl Into<String>,
         found: impl Into<String>,
@@ -234,14 +181,19 @@ impl ModelError {
     }
 }
 
-/// `` `path` at `` or nothing.
-struct At<'a>(&'a Option<PathBuf>);
+/// Faults in one line.
+struct Listed<'a>(&'a [Issue]);
 
-impl fmt::Display for At<'_> {
+impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(path) => write!(f, "`{}` at ", path.display()),
-            None => Ok(()),
+        for (index, issue) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            let pointer = match issue.pointer.as_str() {
+                "" => "/",
+                pointer => pointer,
+            };
+            write!(f, "{separator}`{pointer}` {}", issue.message)?;
         }
+        Ok(())
     }
 }

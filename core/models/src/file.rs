@@ -1,14 +1,15 @@
-//! Weights in safetensors files. A file must hold exactly what the model declares; every difference is told at once. Files are
-//! written by a rename, so a reader never sees half of one, and their bytes depend on nothing but what they hold.
+//! Tensors in safetensors files. A weight file must hold exactly what the model declares, all of it finite; every difference is told
+//! at once. Files are mapped into memory, so that reading one takes no second copy of it, and appear whole or not at all; their bytes
+//! depend on nothing but what they hold.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use dtta_tensor::{Device, Tensor};
 use half::{bf16, f16};
+use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -54,35 +55,29 @@ impl Weights {
     /// Reads a safetensors file that holds exactly the parameters of `specs`, as f32, f16 or bf16. The counters of PyTorch's
     /// BatchNorm (`….num_batches_tracked`) may be there beside `….running_mean` and are dropped.
     ///
+    /// The file is mapped into memory. One that another program cuts short is an error, but for the moment in which a tensor is being
+    /// copied out of it: then the system ends the process. Files that this crate writes are replaced, never cut.
+    ///
     /// # Errors
-    /// [`ModelError::Read`], [`ModelError::Safetensors`] for a file of another format or one cut short,
-    /// [`ModelError::Mismatch`] listing every tensor that is missing, not declared, of another shape or of another type.
+    /// [`ModelError::File`] for one that cannot be read, [`ModelError::Safetensors`] for a file of another format or one cut short,
+    /// [`ModelError::Mismatch`] listing every tensor that is missing, not declared, of another shape or of another type,
+    /// [`ModelError::NotFinite`] for one that holds NaN or an infinity.
     pub fn load(path: &Path, specs: &Arc<[ParameterSpec]>, device: &Device) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|source| ModelError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|source| ModelError::Safetensors {
-            path: path.to_owned(),
-            bytes: bytes.len() as u64,
-            source,
-        })?;
+        let mapped = Mapped::open(path)?;
+        let file = mapped.parse()?;
         let found: BTreeMap<&str, TensorView<'_>> = file.iter().collect();
         let mismatches = compare(specs, &found);
         if !mismatches.is_empty() {
-            return Err(ModelError::Mismatch {
-                path: path.to_owned(),
-                mismatches: Box::new(mismatches),
-            });
+            return Err(mapped.mismatch(mismatches));
         }
         let tensors = specs
             .iter()
             .map(|spec| {
-                Ok(Tensor::from_floats(
-                    &widen(&found[spec.name.as_str()]),
-                    &spec.shape,
-                    device,
-                )?)
+                let values = mapped.values(&found[spec.name.as_str()])?;
+                if !values.iter().all(|value| value.is_finite()) {
+                    return Err(not_finite(path, &spec.name));
+                }
+                Ok(Tensor::from_floats(&values, &spec.shape, device)?)
             })
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -94,102 +89,149 @@ impl Weights {
     /// Writes a safetensors file, whole or not at all. The same values, precision and metadata give the same bytes.
     ///
     /// # Errors
-    /// [`ModelError::Write`], or [`ModelError::Precision`] for a value that f16 or bf16 would turn into infinity.
+    /// [`ModelError::File`], [`ModelError::NotFinite`] for NaN or an infinity, which [`load`](Self::load) would refuse, or
+    /// [`ModelError::Precision`] for a value that f16 or bf16 would turn into infinity.
     pub fn save(
         &self,
         path: &Path,
         precision: Precision,
         metadata: &BTreeMap<String, String>,
     ) -> Result<()> {
-        let named: BTreeMap<&str, &Tensor> = self
+        for (_, spec, tensor) in self.iter() {
+            if !tensor.is_finite()? {
+                return Err(not_finite(path, &spec.name));
+            }
+        }
+        let named = self
             .iter()
-            .map(|(_, spec, tensor)| (spec.name.as_str(), tensor))
-            .collect();
-        write_tensors(path, &named, precision, metadata)
+            .map(|(_, spec, tensor)| (spec.name.as_str(), tensor));
+        write(path, &named.collect(), precision, metadata)
     }
 }
 
-/// Writes named float tensors to a safetensors file, whole or not at all: what checkpoints hold beside weights.
+/// Writes named float tensors to a safetensors file as f32, whatever they hold, whole or not at all: what checkpoints keep.
 ///
 /// # Errors
-/// As [`Weights::save`].
-pub fn write_tensors(
-    path: &Path,
-    named: &BTreeMap<&str, &Tensor>,
-    precision: Precision,
-    metadata: &BTreeMap<String, String>,
-) -> Result<()> {
-    let partial = partial_path(path);
-    let written = write(&partial, named, precision, metadata, path);
-    if written.is_err() {
-        fs::remove_file(&partial).ok();
-    }
-    written
+/// [`ModelError::File`], or [`ModelError::Tensor`] for a tensor that holds no floats.
+pub fn write_tensors(path: &Path, named: &BTreeMap<String, Tensor>) -> Result<()> {
+    let named = named
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
+    write(path, &named, Precision::F32, &BTreeMap::new())
 }
 
-/// Reads every float tensor of a safetensors file, whatever their names.
+/// Reads every float tensor of a safetensors file, whatever their names and whatever they hold. The file is mapped, as by
+/// [`Weights::load`].
 ///
 /// # Errors
-/// [`ModelError::Read`], [`ModelError::Safetensors`], or [`ModelError::Mismatch`] listing tensors that are no floats.
+/// [`ModelError::File`], [`ModelError::Safetensors`], or [`ModelError::Mismatch`] listing tensors that are no floats.
 pub fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
-    let bytes = fs::read(path).map_err(|source| ModelError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|source| ModelError::Safetensors {
-        path: path.to_owned(),
-        bytes: bytes.len() as u64,
-        source,
-    })?;
+    let mapped = Mapped::open(path)?;
+    let file = mapped.parse()?;
     let mistyped: Vec<_> = file
         .iter()
         .filter(|(_, view)| !is_float(view))
         .map(|(name, view)| (name.to_owned(), format!("{:?}", view.dtype())))
         .collect();
     if !mistyped.is_empty() {
-        let mismatches = Mismatches {
+        return Err(mapped.mismatch(Mismatches {
             mistyped,
             ..Mismatches::default()
-        };
-        return Err(ModelError::Mismatch {
-            path: path.to_owned(),
-            mismatches: Box::new(mismatches),
-        });
+        }));
     }
     file.iter()
         .map(|(name, view)| {
-            let tensor = Tensor::from_floats(&widen(&view), view.shape(), device)?;
+            let tensor = Tensor::from_floats(&mapped.values(&view)?, view.shape(), device)?;
             Ok((name.to_owned(), tensor))
         })
         .collect()
 }
 
+/// A file in memory, as the system pages it in.
+struct Mapped<'a> {
+    path: &'a Path,
+    file: File,
+    /// None for an empty file, of which there is nothing to map.
+    bytes: Option<Mmap>,
+}
+
+impl<'a> Mapped<'a> {
+    fn open(path: &'a Path) -> Result<Self> {
+        let failed = |source| dtta_base::Error::Read {
+            path: path.into(),
+            source,
+        };
+        let file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        // SAFETY: the bytes must not change while the map is borrowed. Nothing here writes to a file in place: `dtta_base::replace`
+        // makes another one, and this map keeps the old. That no other program does is the caller's to uphold, as `Weights::load`
+        // says; `values` looks at the length again before each read, so that a file which was cut is refused and not read.
+        let map = || unsafe { Mmap::map(&file) };
+        let bytes = (length > 0).then(map).transpose().map_err(failed)?;
+        Ok(Self { path, file, bytes })
+    }
+
+    fn parse(&self) -> Result<SafeTensors<'_>> {
+        let bytes = self.bytes.as_deref().unwrap_or_default();
+        SafeTensors::deserialize(bytes).map_err(|source| ModelError::Safetensors {
+            path: self.path.into(),
+            bytes: bytes.len() as u64,
+            source,
+        })
+    }
+
+    /// The numbers of a tensor, copied, if the file is still as long as it was.
+    fn values(&self, view: &TensorView<'_>) -> Result<Vec<f32>> {
+        let failed = |source| dtta_base::Error::Read {
+            path: self.path.into(),
+            source,
+        };
+        let length = self.file.metadata().map_err(failed)?.len();
+        if length < self.bytes.as_deref().unwrap_or_default().len() as u64 {
+            let cut = format!("it was cut to {length} bytes while it was read");
+            return Err(failed(std::io::Error::other(cut)).into());
+        }
+        Ok(widen(view))
+    }
+
+    fn mismatch(&self, mismatches: Mismatches) -> ModelError {
+        ModelError::Mismatch {
+            path: self.path.into(),
+            mismatches: Box::new(mismatches),
+        }
+    }
+}
+
+fn not_finite(path: &Path, name: &str) -> ModelError {
+    ModelError::NotFinite {
+        path: path.into(),
+        name: name.into(),
+    }
+}
+
 fn write(
-    partial: &Path,
+    path: &Path,
     named: &BTreeMap<&str, &Tensor>,
     precision: Precision,
     metadata: &BTreeMap<String, String>,
-    path: &Path,
 ) -> Result<()> {
-    let failed = |source| ModelError::Write {
-        path: path.to_owned(),
-        source,
-    };
     let header = header(named, precision, metadata);
-    let mut file = BufWriter::new(fs::File::create(partial).map_err(failed)?);
-    file.write_all(&(header.len() as u64).to_le_bytes())
-        .map_err(failed)?;
-    file.write_all(header.as_bytes()).map_err(failed)?;
-    for (name, tensor) in named {
-        let values = tensor.to_floats()?;
-        file.write_all(&narrow(name, &values, precision)?)
-            .map_err(failed)?;
-    }
-    let file = file
-        .into_inner()
-        .map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)?;
-    fs::rename(partial, path).map_err(failed)
+    dtta_base::replace(path, |file| {
+        let mut put = |bytes: &[u8]| {
+            file.write_all(bytes)
+                .map_err(|source| dtta_base::Error::Write {
+                    path: path.into(),
+                    source,
+                })
+        };
+        put(&(header.len() as u64).to_le_bytes())?;
+        put(header.as_bytes())?;
+        for (name, tensor) in named {
+            put(&narrow(name, &tensor.to_floats()?, precision)?)?;
+        }
+        Ok(())
+    })
 }
 
 fn is_float(view: &TensorView<'_>) -> bool {
@@ -301,9 +343,26 @@ fn header(
     header
 }
 
-/// A name beside `path` that no other process uses.
-fn partial_path(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.partial", std::process::id()));
-    path.with_file_name(name)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_cut_while_it_is_read_is_refused_and_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        let long = Tensor::full(&[10_000], 1.0, &Device::cpu()).unwrap();
+        write_tensors(&path, &[("a".to_owned(), long)].into()).unwrap();
+        let mapped = Mapped::open(&path).unwrap();
+        let file = mapped.parse().unwrap();
+        let view = file.tensor("a").unwrap();
+        assert_eq!(mapped.values(&view).unwrap(), [1.0; 10_000]);
+        let other = File::options().write(true).open(&path).unwrap();
+        other.set_len(100).unwrap();
+        let error = mapped.values(&view).unwrap_err().to_string();
+        assert!(
+            error.contains("weights.safetensors") && error.contains("cut to 100 bytes"),
+            "{error}"
+        );
+    }
 }

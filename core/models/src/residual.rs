@@ -4,8 +4,9 @@ use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::Statistics;
-use crate::error::{ModelError, Result};
+use crate::backbone::BatchNormStatistics;
+use crate::error::Result;
+use crate::fault::Faults;
 use crate::layers::Conv;
 use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
 
@@ -48,18 +49,15 @@ pub enum Norm {
 }
 
 impl Norm {
-    pub(crate) fn check(self, widths: &[usize]) -> Result<()> {
-        let Self::Group { groups } = self else {
-            return Ok(());
-        };
-        if groups > 0 && widths.iter().all(|width| width.is_multiple_of(groups)) {
-            return Ok(());
+    pub(crate) fn check(self, widths: &[usize]) -> Faults {
+        let mut faults = Faults::default();
+        if let Self::Group { groups } = self
+            && (groups == 0 || widths.iter().any(|width| !width.is_multiple_of(groups)))
+        {
+            let expected = format!("a divisor of the widths {widths:?}");
+            faults.add("/groups", groups, expected);
         }
-        Err(ModelError::value(
-            "/norm/groups",
-            groups,
-            format!("a divisor of the widths {widths:?}"),
-        ))
+        faults
     }
 }
 
@@ -93,13 +91,13 @@ pub(crate) struct Block {
 /// What one forward pass needs beside its input.
 pub(crate) struct Pass<'a> {
     pub weights: &'a Weights,
-    statistics: Statistics,
+    statistics: BatchNormStatistics,
     /// What the batch's statistics were, where training wants to know.
     observed: Option<Vec<(ParameterId, Tensor)>>,
 }
 
 impl<'a> Pass<'a> {
-    pub fn new(weights: &'a Weights, statistics: Statistics) -> Self {
+    pub fn new(weights: &'a Weights, statistics: BatchNormStatistics) -> Self {
         Self {
             weights,
             statistics,
@@ -111,7 +109,7 @@ impl<'a> Pass<'a> {
     pub fn training(weights: &'a Weights) -> Self {
         Self {
             weights,
-            statistics: Statistics::Batch,
+            statistics: BatchNormStatistics::Batch,
             observed: Some(Vec::new()),
         }
     }
@@ -167,11 +165,11 @@ impl NormLayer {
             }
             NormKind::Batch { mean, variance } => {
                 let (m, v) = match pass.statistics {
-                    Statistics::Running => (
+                    BatchNormStatistics::Running => (
                         pass.weights.get(mean).clone(),
                         pass.weights.get(variance).clone(),
                     ),
-                    Statistics::Batch => {
+                    BatchNormStatistics::Batch => {
                         let m = x.mean(&[0, 2, 3], false)?;
                         let v = x.variance(&[0, 2, 3], false)?;
                         if let Some(observed) = &mut pass.observed {

@@ -4,15 +4,17 @@
 
 use std::sync::Arc;
 
-use dtta_tensor::{PoolOptions, Tensor};
+use dtta_tensor::{Named, PoolOptions, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{Backbone, Outputs, Statistics};
+use crate::backbone::{Backbone, BatchNormStatistics, FEATURES, LOGITS};
 use crate::denoiser::expect_images;
-use crate::error::{ModelError, Result};
+use crate::error::Result;
+use crate::fault::{Faults, MAX_EXTENT};
 use crate::layers::Linear;
 use crate::residual::{Block, BlockKind, Norm, Normalised, Pass};
+use crate::table::Architecture;
 use crate::weights::{Declaration, ParameterId, ParameterSpec, Weights};
 
 /// What comes before the first stage.
@@ -26,7 +28,7 @@ pub enum Stem {
     Small,
 }
 
-/// A residual network. ResNet-18 is all defaults with `image: [3, 224, 224], classes: 1000`; ResNet-50 has
+/// A residual network: a backbone that answers for whole images. ResNet-18 is all defaults with `image: [3, 224, 224], classes: 1000`; ResNet-50 has
 /// `block: "bottleneck", blocks: [3, 4, 6, 3]` besides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -63,35 +65,21 @@ fn doubling() -> Vec<usize> {
 
 impl ResNetConfig {
     fn check(&self) -> Result<()> {
-        if self.image.contains(&0) {
-            return Err(ModelError::value(
-                "/image",
-                format!("{:?}", self.image),
-                "three extents of 1 or more",
-            ));
-        }
-        if self.classes == 0 {
-            return Err(ModelError::value("/classes", 0, "1 or more"));
-        }
-        if self.blocks.is_empty() || self.blocks.contains(&0) {
-            return Err(ModelError::value(
-                "/blocks",
-                format!("{:?}", self.blocks),
-                "at least one stage of one block or more",
-            ));
-        }
-        if self.widths.len() != self.blocks.len() || self.widths.contains(&0) {
-            let expected = format!(
-                "{} widths of 1 or more, one for each stage",
-                self.blocks.len()
-            );
-            return Err(ModelError::value(
-                "/widths",
-                format!("{:?}", self.widths),
-                expected,
-            ));
-        }
-        self.norm.check(&self.widths)
+        let mut faults = Faults::default();
+        faults.image(self.image, 1);
+        faults.count("/classes", self.classes, MAX_EXTENT);
+        faults.levels(&self.blocks, &self.widths);
+        faults.part("/norm", self.norm.check(&self.widths));
+        faults.finish()
+    }
+}
+
+impl Architecture for ResNetConfig {
+    type Model = dyn Backbone;
+    const KIND: &'static str = "resnet";
+
+    fn build(self) -> Result<Box<dyn Backbone>> {
+        Ok(Box::new(ResNet::new(self)?))
     }
 }
 
@@ -108,7 +96,7 @@ impl ResNet {
     /// The structure that `config` describes. Allocates no parameter.
     ///
     /// # Errors
-    /// [`ModelError::Value`] for values that contradict one another.
+    /// [`ModelError::Config`](crate::ModelError::Config) with every contradiction.
     pub fn new(config: ResNetConfig) -> Result<Self> {
         config.check()?;
         let mut d = Declaration::new();
@@ -149,7 +137,7 @@ impl ResNet {
         &self.config
     }
 
-    fn run(&self, pass: &mut Pass<'_>, images: &Tensor) -> Result<Outputs> {
+    fn run(&self, pass: &mut Pass<'_>, images: &Tensor) -> Result<Named> {
         expect_images("the batch of images", images, self.config.image)?;
         let mut x = self.stem.forward(pass, images)?.relu()?;
         if self.config.stem == Stem::Imagenet {
@@ -164,10 +152,7 @@ impl ResNet {
         }
         let features = x.mean(&[2, 3], false)?;
         let logits = self.head.forward(pass.weights, &features)?;
-        Ok(vec![
-            ("features".into(), features),
-            ("logits".into(), logits),
-        ])
+        Ok(Named::one(FEATURES, features).with(LOGITS, logits))
     }
 }
 
@@ -184,12 +169,20 @@ impl Backbone for ResNet {
         self.config.classes
     }
 
+    fn per_pixel(&self) -> bool {
+        false
+    }
+
+    fn batch_statistics(&self) -> bool {
+        self.config.norm == Norm::Batch
+    }
+
     fn forward(
         &self,
         weights: &Weights,
         images: &Tensor,
-        statistics: Statistics,
-    ) -> Result<Outputs> {
+        statistics: BatchNormStatistics,
+    ) -> Result<Named> {
         self.run(&mut Pass::new(weights, statistics), images)
     }
 
@@ -197,7 +190,7 @@ impl Backbone for ResNet {
         &self,
         weights: &Weights,
         images: &Tensor,
-    ) -> Result<(Outputs, Vec<(ParameterId, Tensor)>)> {
+    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
         let mut pass = Pass::training(weights);
         let outputs = self.run(&mut pass, images)?;
         Ok((outputs, pass.observed()))

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
+use crate::fault::Faults;
 
 /// The curve along which noise is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -46,6 +47,25 @@ impl Default for ScheduleConfig {
     }
 }
 
+/// The most timesteps of a schedule.
+const MAX_TIMESTEPS: usize = 1 << 20;
+
+impl ScheduleConfig {
+    pub(crate) fn check(&self) -> Faults {
+        let mut faults = Faults::default();
+        faults.count("/timesteps", self.timesteps, MAX_TIMESTEPS);
+        let (start, end) = (self.beta_start, self.beta_end);
+        if !(start > 0.0 && start < 1.0) {
+            faults.add("/beta_start", start, "a number between 0 and 1");
+        }
+        if !(end >= start && end < 1.0) {
+            let expected = format!("a number from {start}, the first beta, to 1");
+            faults.add("/beta_end", end, expected);
+        }
+        faults
+    }
+}
+
 /// ᾱ for every timestep, and what follows from it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NoiseSchedule {
@@ -57,31 +77,15 @@ impl NoiseSchedule {
     /// Computes the schedule.
     ///
     /// # Errors
-    /// [`ModelError::Value`] for no timesteps, or betas outside 0 to 1 or in the wrong order.
+    /// [`ModelError::Config`] for no timesteps, or betas outside 0 to 1 or in the wrong order.
     pub fn new(config: &ScheduleConfig) -> Result<Self> {
+        config.check().finish()?;
         let ScheduleConfig {
             betas,
             timesteps,
             beta_start: start,
             beta_end: end,
         } = *config;
-        if timesteps == 0 {
-            return Err(ModelError::value("/schedule/timesteps", 0, "1 or more"));
-        }
-        if !(start > 0.0 && start < 1.0) {
-            return Err(ModelError::value(
-                "/schedule/beta_start",
-                start,
-                "a number between 0 and 1",
-            ));
-        }
-        if !(end >= start && end < 1.0) {
-            return Err(ModelError::value(
-                "/schedule/beta_end",
-                end,
-                format!("a number from {start}, the first beta, to 1"),
-            ));
-        }
         let fraction = |t: usize| t as f64 / (timesteps.max(2) - 1) as f64;
         let between = |from: f64, to: f64, t: usize| from + (to - from) * fraction(t);
         let cosine = |t: usize| {

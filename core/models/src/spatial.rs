@@ -1,13 +1,14 @@
 //! The spatial slot: a map as large as the image, laid beside it in the denoiser's input (Diffusion-TTA, section 3.2: a mixture of
 //! category embeddings for each pixel in segmentation, the map itself in depth).
 
+use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::denoiser::{CLASS_EMBEDDINGS, Conditioning, Slot};
-use crate::error::{ModelError, Result};
+use crate::denoiser::{CLASS_EMBEDDINGS, Slot};
+use crate::error::Result;
+use crate::fault::{Faults, MAX_EXTENT};
 use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
-use dtta_tensor::Tensor;
 
 /// The slot's name.
 pub const SPATIAL: &str = "spatial";
@@ -34,21 +35,14 @@ fn tenth() -> f64 {
 }
 
 impl SpatialConfig {
-    pub(crate) fn check(&self) -> Result<()> {
-        if self.channels == 0 {
-            return Err(ModelError::value("/spatial/channels", 0, "1 or more"));
+    pub(crate) fn check(&self) -> Faults {
+        let mut faults = Faults::default();
+        faults.count("/channels", self.channels, MAX_EXTENT);
+        if let Some(classes) = self.classes {
+            faults.count("/classes", classes, MAX_EXTENT);
         }
-        if self.classes == Some(0) {
-            return Err(ModelError::value("/spatial/classes", 0, "1 or more"));
-        }
-        if !(0.0..=1.0).contains(&self.dropout_prob) {
-            return Err(ModelError::value(
-                "/spatial/dropout_prob",
-                self.dropout_prob,
-                "a probability, 0 to 1",
-            ));
-        }
-        Ok(())
+        faults.probability("/dropout_prob", self.dropout_prob);
+        faults
     }
 }
 
@@ -85,7 +79,7 @@ impl SpatialSlot {
     }
 
     /// The image with the map beside it, `[B, C + channels, H, W]`.
-    pub fn join(&self, image: &Tensor, conditioning: &Conditioning) -> Result<Tensor> {
+    pub fn join(&self, image: &Tensor, conditioning: &Named) -> Result<Tensor> {
         let Some(map) = conditioning.get(SPATIAL) else {
             return Ok(image.clone());
         };
@@ -103,18 +97,18 @@ impl SpatialSlot {
         config: &SpatialConfig,
         [_, height, width]: [usize; 3],
         weights: &Weights,
-    ) -> Result<Option<Conditioning>> {
+    ) -> Result<Option<Named>> {
         let Some((_, _, beside)) = weights.iter().next().filter(|_| config.dropout_prob > 0.0)
         else {
             return Ok(None);
         };
         let shape = [1, config.channels, height, width];
         let zeros = Tensor::full(&shape, 0.0, beside.device())?;
-        Ok(Some(Conditioning::one(SPATIAL, zeros)))
+        Ok(Some(Named::one(SPATIAL, zeros)))
     }
 
     /// The categories' embeddings, where there are any.
-    pub fn constants(&self, weights: &Weights) -> Vec<(String, Tensor)> {
+    pub fn constants(&self, weights: &Weights) -> Named {
         let table = self.table.map(|id| weights.get(id).clone());
         table
             .map(|table| (CLASS_EMBEDDINGS.to_owned(), table))

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::denoiser::Slot;
-use crate::error::{ModelError, Result};
+use crate::error::Result;
+use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
 use crate::layers::{BiasedConv, GroupNorm, Linear, LinearProjection};
 use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
 
@@ -44,21 +45,16 @@ fn one() -> usize {
 }
 
 impl TokensConfig {
-    pub(crate) fn check(&self, channels: &[usize]) -> Result<()> {
-        for (pointer, value) in [
-            ("/tokens/length", self.length),
-            ("/tokens/width", self.width),
-            ("/tokens/layers", self.layers),
-        ] {
-            if value == 0 {
-                return Err(ModelError::value(pointer, 0, "1 or more"));
-            }
-        }
+    pub(crate) fn check(&self, channels: &[usize]) -> Faults {
+        let mut faults = Faults::default();
+        faults.count("/length", self.length, MAX_EXTENT);
+        faults.count("/width", self.width, MAX_EXTENT);
+        faults.count("/layers", self.layers, MAX_LAYERS);
         if self.heads == 0 || channels.iter().any(|c| !c.is_multiple_of(self.heads)) {
             let expected = format!("a divisor of the channels with cross-attention, {channels:?}");
-            return Err(ModelError::value("/tokens/heads", self.heads, expected));
+            faults.add("/heads", self.heads, expected);
         }
-        Ok(())
+        faults
     }
 
     /// How the slot is published.

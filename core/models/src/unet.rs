@@ -4,15 +4,17 @@
 
 use std::sync::Arc;
 
-use dtta_tensor::{Device, Tensor};
+use dtta_tensor::{Device, Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::denoiser::{Conditioning, Denoiser, Slot, expect_images, expect_timesteps};
-use crate::error::{ModelError, Result};
+use crate::denoiser::{Denoiser, Slot, expect_images, expect_slots, expect_timesteps};
+use crate::error::Result;
+use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
 use crate::layers::{BiasedConv, GroupNorm, Linear, timestep_codes};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::spatial::{SpatialConfig, SpatialSlot};
+use crate::table::Architecture;
 use crate::transformer2d::{TOKENS, TokensConfig, Transformer2d};
 use crate::weights::{Declaration, ParameterSpec, Weights};
 
@@ -27,7 +29,7 @@ pub enum UNetBlock {
     CrossAttnDownBlock2D,
 }
 
-/// A U-Net. Field names and defaults are those of diffusers' `UNet2DModel`; the way up mirrors the way down, and the
+/// A U-Net: a denoiser. Field names and defaults are those of diffusers' `UNet2DModel`; the way up mirrors the way down, and the
 /// bottom has cross-attention where any level has. Stable Diffusion 1.5 is `image: [4, 64, 64], block_out_channels: [320, 640, 1280,
 /// 1280], down_block_types` of three with cross-attention and one `DownBlock2D`, `tokens: { length: 77, width: 768, heads: 8 }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -96,47 +98,38 @@ fn epsilon() -> f64 {
 
 impl UNetConfig {
     fn check(&self) -> Result<()> {
-        let levels = self.block_out_channels.len();
-        if levels == 0 || self.norm_num_groups == 0 {
-            let (pointer, found) = match levels {
-                0 => ("/block_out_channels", "[]".to_owned()),
-                _ => ("/norm_num_groups", "0".to_owned()),
-            };
-            return Err(ModelError::value(pointer, found, "1 or more"));
-        }
-        let groups = self.norm_num_groups;
-        let divided = |&c: &usize| c > 0 && c.is_multiple_of(groups) && c.is_multiple_of(2);
-        if !self.block_out_channels.iter().all(divided) {
-            return Err(ModelError::value(
-                "/block_out_channels",
-                format!("{:?}", self.block_out_channels),
-                format!("even multiples of the number of groups, {groups}"),
-            ));
+        let mut faults = Faults::default();
+        let (levels, groups) = (self.block_out_channels.len(), self.norm_num_groups);
+        let grouped = faults.count("/norm_num_groups", groups, MAX_EXTENT);
+        let fits = |&c: &usize| {
+            let whole = !grouped || c.is_multiple_of(groups);
+            (1..=MAX_EXTENT).contains(&c) && c.is_multiple_of(2) && whole
+        };
+        if levels == 0 || !self.block_out_channels.iter().all(fits) {
+            let found = format!("{:?}", self.block_out_channels);
+            let expected = format!(
+                "one or more even multiples of the number of groups, {groups}, up to {MAX_EXTENT}"
+            );
+            faults.add("/block_out_channels", found, expected);
         }
         if self.down_block_types.len() != levels {
-            return Err(ModelError::value(
-                "/down_block_types",
-                format!("{} types", self.down_block_types.len()),
-                format!("{levels}, one for each of `block_out_channels`"),
-            ));
+            let found = format!("{} types", self.down_block_types.len());
+            let expected = format!("{levels}, one for each of `block_out_channels`");
+            faults.add("/down_block_types", found, expected);
         }
-        if self.layers_per_block == 0 {
-            return Err(ModelError::value("/layers_per_block", 0, "1 or more"));
-        }
-        let crossed = self.attended(UNetBlock::CrossAttnDownBlock2D);
+        faults.count("/layers_per_block", self.layers_per_block, MAX_LAYERS);
         match &self.tokens {
             Some(_) if !self.crosses() => {
                 let expected = "at least one `CrossAttnDownBlock2D`, since there are `tokens`";
-                return Err(ModelError::value(
-                    "/down_block_types",
-                    "none with cross-attention",
-                    expected,
-                ));
+                faults.add("/down_block_types", "none with cross-attention", expected);
             }
-            Some(tokens) => tokens.check(&crossed)?,
+            Some(tokens) => {
+                let crossed = self.attended(UNetBlock::CrossAttnDownBlock2D);
+                faults.part("/tokens", tokens.check(&crossed));
+            }
             None if self.crosses() => {
                 let expected = "what levels with cross-attention attend to";
-                return Err(ModelError::value("/tokens", "nothing", expected));
+                faults.add("/tokens", "nothing", expected);
             }
             None => {}
         }
@@ -146,25 +139,18 @@ impl UNetConfig {
             .iter()
             .any(|c| head == 0 || !c.is_multiple_of(head))
         {
-            return Err(ModelError::value(
-                "/attention_head_dim",
-                head,
-                format!("a divisor of the channels with attention, {attended:?}"),
-            ));
+            let expected = format!("a divisor of the channels with attention, {attended:?}");
+            faults.add("/attention_head_dim", head, expected);
         }
         if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
-            return Err(ModelError::value("/norm_eps", self.norm_eps, "above 0"));
+            faults.add("/norm_eps", self.norm_eps, "above 0");
         }
-        let ([channels, height, width], step) = (self.image, 1usize << (levels - 1).min(31));
-        let whole = |extent: usize| extent > 0 && extent.is_multiple_of(step);
-        if channels == 0 || !whole(height) || !whole(width) {
-            return Err(ModelError::value(
-                "/image",
-                format!("{:?}", self.image),
-                format!("channels and two positive multiples of {step}"),
-            ));
+        faults.image(self.image, 1 << levels.saturating_sub(1).min(31));
+        if let Some(spatial) = &self.spatial {
+            faults.part("/spatial", spatial.check());
         }
-        self.spatial.as_ref().map_or(Ok(()), SpatialConfig::check)
+        faults.part("/schedule", self.schedule.check());
+        faults.finish()
     }
 
     /// Whether any level has cross-attention.
@@ -199,6 +185,15 @@ impl UNetConfig {
 
     fn norm(&self) -> (usize, f64) {
         (self.norm_num_groups, self.norm_eps)
+    }
+}
+
+impl Architecture for UNetConfig {
+    type Model = dyn Denoiser;
+    const KIND: &'static str = "unet";
+
+    fn build(self) -> Result<Box<dyn Denoiser>> {
+        Ok(Box::new(UNet::new(self)?))
     }
 }
 
@@ -264,7 +259,7 @@ impl UNet {
     /// The structure that `config` describes. Allocates no parameter.
     ///
     /// # Errors
-    /// [`ModelError::Value`] for values that contradict one another.
+    /// [`ModelError::Config`](crate::ModelError::Config) with every contradiction.
     pub fn new(config: UNetConfig) -> Result<Self> {
         config.check()?;
         let schedule = NoiseSchedule::new(&config.schedule)?;
@@ -399,10 +394,10 @@ impl Denoiser for UNet {
         weights: &Weights,
         noisy: &Tensor,
         timesteps: &[usize],
-        conditioning: &Conditioning,
+        conditioning: &Named,
     ) -> Result<Tensor> {
         let batch = expect_images("the noisy batch", noisy, self.config.image)?;
-        conditioning.expect(&self.slots, batch)?;
+        expect_slots(conditioning, &self.slots, batch)?;
         expect_timesteps(timesteps, batch, &self.schedule)?;
         let time = self.embed_timesteps(weights, timesteps, noisy.device())?;
         let input = match &self.spatial {
@@ -443,12 +438,12 @@ impl Denoiser for UNet {
         self.last.forward(weights, &x)
     }
 
-    fn constants(&self, weights: &Weights) -> Result<Vec<(String, Tensor)>> {
+    fn constants(&self, weights: &Weights) -> Result<Named> {
         let spatial = self.spatial.as_ref();
-        Ok(spatial.map_or_else(Vec::new, |spatial| spatial.constants(weights)))
+        Ok(spatial.map_or_else(Named::new, |spatial| spatial.constants(weights)))
     }
 
-    fn unconditional(&self, weights: &Weights) -> Result<Option<Conditioning>> {
+    fn unconditional(&self, weights: &Weights) -> Result<Option<Named>> {
         match (&self.config.spatial, &self.config.tokens) {
             (Some(spatial), None) => SpatialSlot::nothing(spatial, self.config.image, weights),
             _ => Ok(None),

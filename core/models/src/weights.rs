@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use dtta_tensor::{Device, Tensor};
+use dtta_tensor::{Device, Shape, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -187,12 +187,14 @@ impl Weights {
     /// Starting values, the same for the same seed on every device.
     ///
     /// # Errors
-    /// [`ModelError::Tensor`] if the device refuses them.
+    /// [`ModelError::Tensor`] if one is larger than a tensor can be, or the device refuses them.
     pub fn initialise(specs: &Arc<[ParameterSpec]>, seed: u64, device: &Device) -> Result<Self> {
         let tensors = specs
             .iter()
             .enumerate()
             .map(|(index, spec)| {
+                // Before memory is asked for it.
+                Shape::new("initialise", &spec.shape)?;
                 Ok(Tensor::from_floats(
                     &spec.draw(seed, index),
                     &spec.shape,
@@ -292,7 +294,7 @@ impl Weights {
         }
     }
 
-    /// The same values on `device`, untracked unless they are there already.
+    /// The same values on `device`, untracked. Shares those that are there already.
     ///
     /// # Errors
     /// [`ModelError::Tensor`] if the transfer fails.

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dtta_models::{
-    Conditioning, Declaration, Denoiser, Dit, DitConfig, Group, Init, ModelConfig, ModelError,
-    NoiseSchedule, ParameterSpec, Precision, ScheduleConfig, Weights, load_backbone, load_denoiser,
+    ClassCondition, Declaration, Denoiser, Dit, DitConfig, Group, Init, ModelError, Models,
+    NoiseSchedule, ParameterSpec, Precision, ScheduleConfig, UNet, Weights, read_tensors,
+    write_tensors,
 };
-use dtta_tensor::{Device, Tensor};
+use dtta_tensor::{Device, Named, Tensor};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -186,7 +187,9 @@ fn counters_of_batch_norm_are_dropped_only_beside_running_statistics() {
     let bytes = fs::read(fixture("resnet_batch.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert!(file.names().contains(&"bn1.num_batches_tracked"));
-    load_backbone(&fixture("resnet_batch.json"), None, &Device::cpu()).unwrap();
+    Models::standard()
+        .load_backbone(&fixture("resnet_batch.json"), None, &Device::cpu())
+        .unwrap();
     let folder = folder();
     let (path, _) = save(
         folder.path(),
@@ -220,7 +223,7 @@ fn refusal(mut config: Value, pointer: &str, value: Value) -> String {
         (None, None) => panic!("no place {pointer}"),
     }
     fs::write(&path, config.to_string()).unwrap();
-    let message = match load_denoiser(&path, None, &Device::cpu()) {
+    let message = match Models::standard().denoiser(&path) {
         Ok(_) => panic!("accepted"),
         Err(error) => error.to_string(),
     };
@@ -240,59 +243,58 @@ fn configuration_errors_name_file_and_place() {
             dit(),
             "/depht",
             json!(1),
-            "at `/depht`: unknown field `depht`",
+            "/: Additional properties are not allowed ('depht' was unexpected)",
         ),
         (
             dit(),
             "/image/1",
             json!("8"),
-            "at `/image/1`: invalid type: string",
+            "/image/1: \"8\" is not of type \"integer\"",
         ),
         (
             with_schedule(),
             "/schedule/betas",
             json!("quadratic"),
-            "at `/schedule/betas`: unknown variant `quadratic`",
+            "/schedule/betas: ",
         ),
         (
             with_schedule(),
             "/schedule/steps",
             json!(1),
-            "at `/schedule/steps`: unknown field `steps`",
+            "/schedule: Additional properties are not allowed ('steps' was unexpected)",
         ),
         (
             dit(),
             "/kind",
             json!("gan"),
-            "at `/kind`: is \"gan\", expected `dit`, `unet`, `resnet` or `encoder_decoder`",
+            "/kind: is \"gan\", expected `dit`, `unet`, `resnet` or `encoder_decoder`",
         ),
-        (dit(), "/kind", json!("resnet"), "unknown field"),
         (
             dit(),
             "/image",
             json!([1, 9, 8]),
-            "at `/image` is [1, 9, 8], expected channels and two positive multiples of the patch size, 2",
+            "/image: is [1, 9, 8], expected channels and two positive multiples of 2",
         ),
-        (dit(), "/hidden_size", json!(18), "`/hidden_size` is 18"),
-        (dit(), "/num_heads", json!(0), "`/num_heads` is 0"),
+        (dit(), "/hidden_size", json!(18), "/hidden_size: is 18"),
+        (dit(), "/num_heads", json!(0), "/num_heads: 0 is less than"),
         (
             dit(),
             "/class_dropout_prob",
             json!(1.5),
-            "`/class_dropout_prob` is 1.5",
+            "/class_dropout_prob: 1.5 is greater",
         ),
         (
             with_schedule(),
             "/schedule/beta_end",
             json!(0.0),
-            "`/schedule/beta_end` is 0",
+            "/schedule/beta_end: is 0, expected a number from 0.0001",
         ),
-        (dit(), "", json!([1]), "expected an object"),
+        (dit(), "", json!([1]), "/: expected an object"),
         (
             resnet(),
             "/classes",
             json!(5),
-            "describes a `resnet`, but a denoiser is needed here: `dit`",
+            "describes a `resnet`, but a denoiser is needed here: `dit` or `unet`",
         ),
     ] {
         let message = refusal(config, pointer, value);
@@ -304,11 +306,79 @@ fn configuration_errors_name_file_and_place() {
 }
 
 #[test]
+fn every_fault_of_a_configuration_is_told_at_once() {
+    let mut config = dit();
+    config["image"] = json!([1, 9, 8]);
+    config["hidden_size"] = json!(18);
+    config["schedule"] = json!({ "beta_start": 2.0 });
+    let message = refusal(config.clone(), "/num_classes", json!(0));
+    for pointer in [
+        "/image",
+        "/hidden_size",
+        "/num_classes",
+        "/schedule/beta_start",
+        "/schedule/beta_end",
+    ] {
+        assert!(
+            message.contains(&format!("\n  {pointer}: is ")),
+            "{pointer}: {message}"
+        );
+    }
+    config["num_heads"] = json!("two");
+    let message = refusal(config, "/depht", json!(1));
+    assert!(
+        message.contains("/num_heads") && message.contains("depht"),
+        "{message}"
+    );
+    // From Rust there is no file to name.
+    let mut config = dit_config();
+    (config.patch_size, config.num_heads) = (3, 3);
+    let message = Dit::new(config).err().unwrap().to_string();
+    assert!(
+        message.contains("`/image` is [1, 8, 8]") && message.contains("; `/hidden_size` is 16"),
+        "{message}"
+    );
+}
+
+#[test]
+fn sizes_that_no_machine_could_hold_are_refused_before_memory_is_asked_for() {
+    let huge = u64::MAX >> 1;
+    for pointer in [
+        "/image/0",
+        "/image/2",
+        "/patch_size",
+        "/hidden_size",
+        "/depth",
+        "/num_heads",
+        "/num_classes",
+        "/mlp_ratio",
+    ] {
+        let message = refusal(dit(), pointer, json!(huge));
+        let place = pointer.trim_end_matches(|c: char| c == '/' || c.is_ascii_digit());
+        assert!(message.contains(place), "{pointer}: {message}");
+    }
+    let mut config = dit();
+    config["hidden_size"] = json!(65_536);
+    let message = refusal(config, "/image", json!([1, 65_536, 65_536]));
+    assert!(message.contains("/patch_size: is 2, of"), "{message}");
+    let mut config = dit();
+    config["schedule"] = json!({ "timesteps": huge });
+    let message = refusal(config, "/depth", json!(1));
+    assert!(message.contains("/schedule/timesteps"), "{message}");
+    // One layer of 2^32 elements.
+    let mut config = dit_config();
+    (config.hidden_size, config.num_heads) = (65_536, 1);
+    let dit = Dit::new(config).unwrap();
+    assert!(Weights::initialise(dit.parameters(), 0, &Device::cpu()).is_err());
+}
+
+#[test]
 fn a_configuration_that_is_no_json_names_line_and_column() {
     let folder = folder();
     let path = folder.path().join("model.json");
     fs::write(&path, "{\n  \"kind\": \"dit\",,\n}").unwrap();
-    let message = ModelConfig::load(&path).unwrap_err().to_string();
+    let error = Models::standard().denoiser(&path).err().unwrap();
+    let message = error.to_string();
     assert!(
         message.contains("model.json") && message.contains("line 2 column"),
         "{message}"
@@ -323,28 +393,26 @@ fn resnet_configurations_are_held_to_their_own_rules() {
         (
             "widths",
             json!([8, 16]),
-            "`/widths` is [8, 16], expected 1 widths",
+            "/blocks: is [1], expected 2 numbers from 1",
         ),
         (
             "norm",
             json!({ "kind": "group", "groups": 3 }),
-            "`/norm/groups` is 3, expected a divisor of the widths [8]",
+            "/norm/groups: is 3, expected a divisor of the widths [8]",
         ),
         (
             "norm",
             json!({ "kind": "group", "groups": 4, "eps": 1 }),
-            "at `/norm`: unknown field `eps`",
+            "/norm: Additional properties are not allowed ('eps' was unexpected)",
         ),
-        ("blocks", json!([0]), "`/blocks` is [0]"),
-        ("stem", json!("tiny"), "at `/stem`: unknown variant `tiny`"),
+        ("blocks", json!([0]), "/blocks: is [0]"),
+        ("stem", json!("tiny"), "/stem: "),
     ] {
         let mut config = resnet();
         config[name] = value;
         fs::write(&path, config.to_string()).unwrap();
-        let message = load_backbone(&path, None, &Device::cpu())
-            .err()
-            .unwrap()
-            .to_string();
+        let error = Models::standard().backbone(&path).err().unwrap();
+        let message = error.to_string();
         assert!(
             message.contains(expected) && message.contains("model.json"),
             "{message}\nexpected: {expected}"
@@ -353,22 +421,14 @@ fn resnet_configurations_are_held_to_their_own_rules() {
 }
 
 #[test]
-fn a_schema_reference_is_accepted_and_parsing_agrees_with_serde() {
+fn a_schema_reference_is_accepted() {
     let folder = folder();
-    for config in [dit(), resnet()] {
-        let path = folder.path().join("model.json");
-        let mut with_schema = config.clone();
-        with_schema["$schema"] = json!("../schema/model.json");
-        fs::write(&path, with_schema.to_string()).unwrap();
-        let loaded = ModelConfig::load(&path).unwrap();
-        assert_eq!(
-            loaded,
-            serde_json::from_value::<ModelConfig>(config).unwrap()
-        );
-        let again: ModelConfig =
-            serde_json::from_value(serde_json::to_value(&loaded).unwrap()).unwrap();
-        assert_eq!(again, loaded);
-    }
+    let path = folder.path().join("model.json");
+    let mut config = dit();
+    config["$schema"] = json!("../schema/model.json");
+    fs::write(&path, config.to_string()).unwrap();
+    Models::standard().denoiser(&path).unwrap();
+    assert_eq!(dtta_base::check(&config, &Models::standard().schema()), []);
 }
 
 #[test]
@@ -385,7 +445,7 @@ fn the_schema_describes_every_field_and_refuses_others() {
             _ => {}
         }
     }
-    let schema = serde_json::to_value(schemars::schema_for!(ModelConfig)).unwrap();
+    let schema = Models::standard().schema();
     let mut found = Vec::new();
     objects(&schema, &mut found);
     assert!(found.len() >= 4, "{schema:#}");
@@ -403,10 +463,68 @@ fn the_schema_describes_every_field_and_refuses_others() {
     }
 }
 
-fn small_dit() -> (Dit, Weights) {
+#[test]
+fn weights_that_are_no_numbers_are_refused_by_name() {
+    let folder = folder();
+    let (path, mut weights) = save(folder.path(), &[("a", &[3]), ("b", &[2])], Precision::F32);
+    let id = weights.find("b").unwrap();
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let tensor = Tensor::full(&[2], value, &Device::cpu()).unwrap();
+        weights.set(id, tensor).unwrap();
+        let before = fs::read(&path).unwrap();
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let error = weights
+                .save(&path, precision, &BTreeMap::new())
+                .unwrap_err();
+            assert!(matches!(error, ModelError::NotFinite { .. }), "{error}");
+        }
+        assert_eq!(fs::read(&path).unwrap(), before);
+        // Checkpoints keep what there is; as weights it does not load.
+        let named: BTreeMap<String, Tensor> = weights
+            .iter()
+            .map(|(_, spec, tensor)| (spec.name.clone(), tensor.clone()))
+            .collect();
+        write_tensors(&path, &named).unwrap();
+        let read = read_tensors(&path, &Device::cpu()).unwrap();
+        assert_eq!(read["a"].to_floats(), named["a"].to_floats());
+        assert_eq!(read["b"].is_finite(), Ok(false));
+        let error = Weights::load(&path, weights.specs(), &Device::cpu()).unwrap_err();
+        let ModelError::NotFinite { name, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(name, "b");
+        assert!(error.to_string().contains("weights.safetensors"), "{error}");
+    }
+}
+
+#[test]
+fn weights_are_read_while_their_file_is_replaced() {
+    let folder = folder();
+    let (path, weights) = save(folder.path(), &[("a", &[100_000])], Precision::F32);
+    let expected = weights.get(weights.find("a").unwrap()).to_floats();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..50 {
+                weights
+                    .save(&path, Precision::F32, &BTreeMap::new())
+                    .unwrap();
+            }
+        });
+        for _ in 0..50 {
+            let read = Weights::load(&path, weights.specs(), &Device::cpu()).unwrap();
+            assert_eq!(read.get(read.find("a").unwrap()).to_floats(), expected);
+        }
+    });
+}
+
+fn dit_config() -> DitConfig {
     let mut config = dit();
     config.as_object_mut().unwrap().remove("kind");
-    let dit = Dit::new(serde_json::from_value::<DitConfig>(config).unwrap()).unwrap();
+    serde_json::from_value(config).unwrap()
+}
+
+fn small_dit() -> (Dit, Weights) {
+    let dit = Dit::new(dit_config()).unwrap();
     let weights = Weights::initialise(dit.parameters(), 0, &Device::cpu()).unwrap();
     (dit, weights)
 }
@@ -415,9 +533,9 @@ fn small_dit() -> (Dit, Weights) {
 fn inputs_that_do_not_fit_are_refused_by_name() {
     let (dit, weights) = small_dit();
     let full = |shape: &[usize]| Tensor::full(shape, 0.1, &Device::cpu()).unwrap();
-    let condition = || Conditioning::one("class-embedding", full(&[2, 16]));
+    let condition = || Named::one("class-embedding", full(&[2, 16]));
     let noisy = full(&[2, 1, 8, 8]);
-    let refused = |noisy: &Tensor, timesteps: &[usize], conditioning: Conditioning| {
+    let refused = |noisy: &Tensor, timesteps: &[usize], conditioning: Named| {
         dit.predict_noise(&weights, noisy, timesteps, &conditioning)
             .unwrap_err()
             .to_string()
@@ -440,18 +558,18 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
             "timestep is 1000, expected 0 to 999",
         ),
         (
-            refused(&noisy, &[0, 1], Conditioning::default()),
+            refused(&noisy, &[0, 1], Named::new()),
             "missing slot `class-embedding`",
         ),
         (
-            refused(&noisy, &[0, 1], Conditioning::one("tokens", full(&[2, 16]))),
+            refused(&noisy, &[0, 1], Named::one("tokens", full(&[2, 16]))),
             "unknown slot `tokens`",
         ),
         (
             refused(
                 &noisy,
                 &[0, 1],
-                Conditioning::one("class-embedding", full(&[3, 16])),
+                Named::one("class-embedding", full(&[3, 16])),
             ),
             "the condition for slot `class-embedding` has shape [3, 16], expected [2 or 1, 16]",
         ),
@@ -473,24 +591,26 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
 fn labels_and_constants_come_from_the_same_table() {
     let (dit, weights) = small_dit();
     let constants = dit.constants(&weights).unwrap();
-    let (name, table) = &constants[0];
-    assert_eq!(
-        (name.as_str(), &*table.shape()),
-        ("class-embeddings", &[10, 16][..])
-    );
+    let table = constants.get("class-embeddings").unwrap();
+    assert_eq!((constants.len(), &*table.shape()), (1, &[10, 16][..]));
     let labels = Tensor::from_ints(&[3, 9], &[2], &Device::cpu()).unwrap();
-    let embedded = dit.embed_labels(&weights, &labels).unwrap();
+    let embedded = dit.embed_classes(&weights, &labels).unwrap();
     assert_eq!(
         embedded.to_floats().unwrap()[16..],
         table.to_floats().unwrap()[9 * 16..]
     );
-    assert_eq!(dit.null_label(), Some(10));
+    let told = ClassCondition {
+        classes: 10,
+        dropout_prob: 0.1,
+        null_label: Some(10),
+    };
+    assert_eq!(dit.class_condition(), Some(told));
     let null = Tensor::from_ints(&[10], &[1], &Device::cpu()).unwrap();
     // Without a class, the denoiser is told the last row.
     let nothing = dit.unconditional(&weights).unwrap().unwrap();
     assert_eq!(
         nothing.get("class-embedding").unwrap().to_floats().unwrap(),
-        dit.embed_labels(&weights, &null)
+        dit.embed_classes(&weights, &null)
             .unwrap()
             .to_floats()
             .unwrap()
@@ -502,15 +622,15 @@ fn a_map_that_training_left_out_is_zeros_and_one_that_it_never_did_is_unknown() 
     let device = Device::cpu();
     for (dropout, known) in [(0.1, true), (0.0, false)] {
         let config = json!({
-            "kind": "unet", "image": [1, 4, 6], "block_out_channels": [4], "down_block_types": ["DownBlock2D"],
+            "image": [1, 4, 6], "block_out_channels": [4], "down_block_types": ["DownBlock2D"],
             "layers_per_block": 1, "attention_head_dim": 4, "norm_num_groups": 2, "spatial": { "channels": 2, "dropout_prob": dropout }
         });
-        let path = Path::new("unet.json");
-        let denoiser = serde_json::from_value::<ModelConfig>(config)
-            .unwrap()
-            .into_denoiser(path)
-            .unwrap();
+        let denoiser = UNet::new(serde_json::from_value(config).unwrap()).unwrap();
+        let labels = Tensor::from_ints(&[0], &[1], &device).unwrap();
         let weights = Weights::initialise(denoiser.parameters(), 0, &device).unwrap();
+        assert_eq!(denoiser.class_condition(), None);
+        let error = denoiser.embed_classes(&weights, &labels).unwrap_err();
+        assert!(error.to_string().contains("publishes `spatial`"), "{error}");
         let nothing = denoiser.unconditional(&weights).unwrap();
         assert_eq!(nothing.is_some(), known);
         for (_, map) in nothing.iter().flat_map(|nothing| nothing.iter()) {
@@ -524,7 +644,7 @@ fn a_map_that_training_left_out_is_zeros_and_one_that_it_never_did_is_unknown() 
 fn a_fresh_dit_predicts_nothing_as_adaln_zero_starts() {
     let (dit, weights) = small_dit();
     let full = |shape: &[usize]| Tensor::full(shape, 0.1, &Device::cpu()).unwrap();
-    let conditioning = Conditioning::one("class-embedding", full(&[1, 16]));
+    let conditioning = Named::one("class-embedding", full(&[1, 16]));
     let noise = dit
         .predict_noise(&weights, &full(&[2, 1, 8, 8]), &[1, 2], &conditioning)
         .unwrap();

@@ -11,11 +11,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use dtta_models::{
-    Backbone, Conditioning, Denoiser, Dit, DitConfig, NoiseSchedule, ParameterSpec, ResNet,
-    ResNetConfig, ScheduleConfig, Statistics, UNet, UNetConfig, Weights, load_backbone,
-    load_denoiser,
+    Backbone, BatchNormStatistics, Denoiser, Dit, DitConfig, Models, NoiseSchedule, ParameterSpec,
+    ResNet, ResNetConfig, ScheduleConfig, UNet, UNetConfig, Weights,
 };
-use dtta_tensor::{Device, Gradients, Tensor};
+use dtta_tensor::{Device, Gradients, Named, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
@@ -25,6 +24,13 @@ fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name)
+}
+
+fn denoiser(name: &str) -> (Box<dyn Denoiser>, Weights) {
+    let config = fixture(&format!("{name}.json"));
+    Models::standard()
+        .load_denoiser(&config, None, &Device::cpu())
+        .unwrap()
 }
 
 /// Inputs, outputs and gradients of one model.
@@ -98,8 +104,7 @@ impl Expected {
 }
 
 fn check_denoiser(name: &str, slot: &str) {
-    let (denoiser, weights) =
-        load_denoiser(&fixture(&format!("{name}.json")), None, &Device::cpu()).unwrap();
+    let (denoiser, weights) = denoiser(name);
     let expected = Expected::of(name);
     let weights = expected.leaves(&weights);
     let timesteps: Vec<usize> = expected.0["input.timesteps"]
@@ -108,7 +113,7 @@ fn check_denoiser(name: &str, slot: &str) {
         .map(|&t| t as usize)
         .collect();
     let condition = expected.tensor("input.condition").to_leaf().unwrap();
-    let conditioning = Conditioning::one(slot, condition.clone());
+    let conditioning = Named::one(slot, condition.clone());
     let noise = denoiser
         .predict_noise(
             &weights,
@@ -153,10 +158,10 @@ fn unet_gives_the_noise_and_the_gradients_of_diffusers() {
 
 #[test]
 fn dit_gradient_reaches_the_condition_with_frozen_weights() {
-    let (denoiser, weights) = load_denoiser(&fixture("dit.json"), None, &Device::cpu()).unwrap();
+    let (denoiser, weights) = denoiser("dit");
     let expected = Expected::of("dit");
     let condition = expected.tensor("input.condition").to_leaf().unwrap();
-    let conditioning = Conditioning::one("class-embedding", condition.clone());
+    let conditioning = Named::one("class-embedding", condition.clone());
     let noise = denoiser
         .predict_noise(
             &weights,
@@ -178,12 +183,12 @@ fn dit_gradient_reaches_the_condition_with_frozen_weights() {
 
 #[test]
 fn a_condition_for_all_rows_gets_the_sum_of_their_gradients() {
-    let (denoiser, weights) = load_denoiser(&fixture("dit.json"), None, &Device::cpu()).unwrap();
+    let (denoiser, weights) = denoiser("dit");
     let expected = Expected::of("dit");
     let one = expected.tensor("input.condition").narrow(0, 1, 1).unwrap();
     let gradient = |condition: Tensor| {
         let condition = condition.to_leaf().unwrap();
-        let conditioning = Conditioning::one("class-embedding", condition.clone());
+        let conditioning = Named::one("class-embedding", condition.clone());
         let noise = denoiser
             .predict_noise(
                 &weights,
@@ -212,13 +217,13 @@ fn a_condition_for_all_rows_gets_the_sum_of_their_gradients() {
 
 #[test]
 fn the_rows_of_a_batch_do_not_see_one_another() {
-    let (denoiser, weights) = load_denoiser(&fixture("dit.json"), None, &Device::cpu()).unwrap();
+    let (denoiser, weights) = denoiser("dit");
     let expected = Expected::of("dit");
     let (noisy, condition) = (
         expected.tensor("input.noisy"),
         expected.tensor("input.condition"),
     );
-    let conditioned = |condition: Tensor| Conditioning::one("class-embedding", condition);
+    let conditioned = |condition: Tensor| Named::one("class-embedding", condition);
     let whole = denoiser
         .predict_noise(
             &weights,
@@ -246,13 +251,14 @@ fn the_rows_of_a_batch_do_not_see_one_another() {
 }
 
 fn check_backbone(name: &str) -> (Box<dyn Backbone>, Weights, Expected) {
-    let (backbone, weights) =
-        load_backbone(&fixture(&format!("{name}.json")), None, &Device::cpu()).unwrap();
+    let (backbone, weights) = Models::standard()
+        .load_backbone(&fixture(&format!("{name}.json")), None, &Device::cpu())
+        .unwrap();
     let expected = Expected::of(name);
     let leaves = expected.leaves(&weights);
     let images = expected.tensor("input.images").to_leaf().unwrap();
     let outputs: BTreeMap<_, _> = backbone
-        .forward(&leaves, &images, Statistics::Running)
+        .forward(&leaves, &images, BatchNormStatistics::Running)
         .unwrap()
         .into_iter()
         .collect();
@@ -289,11 +295,11 @@ fn resnet_with_the_statistics_of_the_batch_gives_the_logits_of_the_reference_in_
     let (backbone, weights, expected) = check_backbone("resnet_batch");
     let images = expected.tensor("input.images");
     let outputs = backbone
-        .forward(&weights, &images, Statistics::Batch)
+        .forward(&weights, &images, BatchNormStatistics::Batch)
         .unwrap();
-    expected.assert_close("output.batch_logits", &outputs[1].1);
+    expected.assert_close("output.batch_logits", outputs.get("logits").unwrap());
     let (outputs, observed) = backbone.forward_training(&weights, &images).unwrap();
-    expected.assert_close("output.batch_logits", &outputs[1].1);
+    expected.assert_close("output.batch_logits", outputs.get("logits").unwrap());
     for (id, observed) in &observed {
         let name = &weights.spec(*id).name;
         let Some(statistic) = name.strip_prefix("bn1.") else {
@@ -397,8 +403,7 @@ fn unets_of_diffusers_are_configurations() {
 #[test]
 fn the_fixed_position_table_is_that_of_the_reference() {
     for name in ["dit", "dit_sigma"] {
-        let (denoiser, loaded) =
-            load_denoiser(&fixture(&format!("{name}.json")), None, &Device::cpu()).unwrap();
+        let (denoiser, loaded) = denoiser(name);
         let made = Weights::initialise(denoiser.parameters(), 0, &Device::cpu()).unwrap();
         let table = |weights: &Weights| {
             weights

@@ -13,9 +13,9 @@ mod support;
 use std::path::Path;
 
 use divan::{Bencher, black_box};
-use dtta_plugin::{Environment, Plugin, Values};
-use dtta_tensor::{Device, Tensor};
-use support::{ask, inputs, mapper, mapper_component};
+use dtta_plugin::{Environment, Plugin, SlotSpec, Values};
+use dtta_tensor::{Device, Named, Tensor};
+use support::{ask, inputs, mapper, mapper_component, slot};
 
 fn main() {
     divan::main();
@@ -57,11 +57,14 @@ fn negate_1000_direct(bencher: Bencher) {
 fn class_mix(bencher: Bencher, plugin: &Plugin) {
     let full = |shape: &[usize]| Tensor::full(shape, 0.5, &Device::cpu()).unwrap();
     let environment = Environment::default().with_constant("class-embeddings", full(&[1000, 1152]));
-    let slots = serde_json::json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 1152]}]);
+    let slots = [SlotSpec {
+        shape: vec![None, Some(1152)],
+        ..slot("class-embedding")
+    }];
     let mut mapper = plugin
         .mapper(&serde_json::json!({}), &slots, &environment)
         .unwrap();
-    let outputs = vec![("logits".to_owned(), full(&[1, 1000]))];
+    let outputs = Named::one("logits", full(&[1, 1000]));
     bencher.bench_local(|| mapper.condition(&outputs, &mut Values::none()).unwrap());
 }
 
@@ -99,9 +102,6 @@ fn load(bencher: Bencher) {
 #[divan::bench]
 fn instantiate(bencher: Bencher) {
     let (plugin, environment) = (support::plugin(), Environment::default());
-    let (config, slots) = (
-        serde_json::json!({}),
-        serde_json::json!([{"name": "class-embedding"}]),
-    );
+    let (config, slots) = (serde_json::json!({}), [slot("class-embedding")]);
     bencher.bench_local(|| plugin.mapper(&config, &slots, &environment).unwrap());
 }

@@ -1,6 +1,6 @@
 //! What the host lends to a configured role.
 
-use dtta_tensor::{Device, Limits, Tensor};
+use dtta_tensor::{Device, Limits, Named, Tensor};
 
 /// Guest instructions that one call may take, unless the experiment says otherwise. The
 /// classification mapper takes some thousands.
@@ -21,7 +21,7 @@ pub struct Environment {
     /// Bytes of WebAssembly memory that each instance may have. Other loaders do not count them.
     pub memory_bytes: usize,
     /// Constants that it may ask for by name, such as `class-embeddings`.
-    pub constants: Vec<(String, Tensor)>,
+    pub constants: Named,
 }
 
 impl Environment {
@@ -32,14 +32,14 @@ impl Environment {
             limits: Limits::default(),
             instructions: DEFAULT_INSTRUCTIONS,
             memory_bytes: DEFAULT_MEMORY_BYTES,
-            constants: Vec::new(),
+            constants: Named::new(),
         }
     }
 
     /// Adds a constant.
     #[must_use]
     pub fn with_constant(mut self, name: impl Into<String>, constant: Tensor) -> Self {
-        self.constants.push((name.into(), constant));
+        self.constants.push(name, constant);
         self
     }
 }

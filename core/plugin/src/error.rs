@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use dtta_base::Issue;
+
 use crate::manifest::Role;
 
 /// Where in a plugin something went wrong.
@@ -35,26 +37,6 @@ impl fmt::Display for Place {
             "plugin `{}`, {}.{}",
             self.plugin, self.role, self.function
         )
-    }
-}
-
-/// One thing that a plugin's schema refuses in its config.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigIssue {
-    /// JSON pointer into the config; empty for the config itself.
-    pub pointer: String,
-    /// What is wrong with the value there.
-    pub message: String,
-}
-
-impl fmt::Display for ConfigIssue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pointer = if self.pointer.is_empty() {
-            "/"
-        } else {
-            &self.pointer
-        };
-        write!(f, "`{pointer}`: {}", self.message)
     }
 }
 
@@ -153,7 +135,7 @@ pub enum PluginError {
         /// The role.
         role: Role,
         /// Everything that is wrong with it.
-        issues: Vec<ConfigIssue>,
+        issues: Vec<Issue>,
     },
     /// An error that the plugin, or an operation it asked for, answered with.
     #[error("{place}: {message} ({code})")]
@@ -242,18 +224,26 @@ impl PluginError {
         }
     }
 
-    /// Whether the plugin was running, rather than being found, loaded or configured.
+    /// Whether the plugin failed while it was running, rather than when it was found, loaded or configured. An
+    /// [interrupt](Self::is_interrupt) is no failure.
     pub fn is_at_run_time(&self) -> bool {
-        self.place().is_some_and(|place| place.function != "create")
+        let is_running = |place: &Place| place.function != "create";
+        !self.is_interrupt() && self.place().is_some_and(is_running)
+    }
+
+    /// Whether nothing failed, and [`interrupt`](crate::interrupt) ended the call: a reason to stop, not to go on without
+    /// what was asked for.
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Interrupted { .. })
     }
 }
 
-fn list(issues: &[ConfigIssue]) -> String {
-    issues
-        .iter()
-        .map(ConfigIssue::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+fn list(issues: &[Issue]) -> String {
+    let written = issues.iter().map(|Issue { pointer, message }| {
+        let pointer = if pointer.is_empty() { "/" } else { pointer };
+        format!("`{pointer}`: {message}")
+    });
+    written.collect::<Vec<_>>().join("; ")
 }
 
 /// Shorthand used throughout.

@@ -5,6 +5,7 @@
 //! - [`Registry`] finds a plugin by reference; [`Plugin`] is one, loaded, with its digest.
 //! - [`Plugin::head`] and [`Plugin::mapper`] make configured roles, behind [`Head`] and
 //!   [`Mapper`]. [`Accuracy`] is a [`Metric`] that comes with the core.
+//! - [`Plugin::predicts`] and [`Plugin::scores`] say what the task is, as data: the host needs to know no task by name.
 //! - WebAssembly components run in a sandbox with budgets; plugins that are linked into the
 //!   program speak the C tables of `dtta-abi`. Both ask the same tensor session, so the same
 //!   plugin gives the same bits either way.
@@ -14,21 +15,27 @@
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use dtta_plugin::{Environment, Named, PluginError, Registry, Values};
-//! use dtta_tensor::{Device, Tensor};
+//! use dtta_plugin::{Environment, PluginError, Registry, SlotSpec, Values};
+//! use dtta_tensor::{Device, Named, Tensor};
 //! use serde_json::json;
 //!
 //! fn condition(logits: Tensor, embeddings: Tensor) -> Result<Named, PluginError> {
 //!     let folder_of_the_experiment = Path::new("examples/fashion");
 //!     let plugin = Registry::from_environment().find("../../plugins/classification", folder_of_the_experiment)?;
-//!     let slots = json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 1152]}]);
+//!     let slots = [SlotSpec {
+//!         name: "class-embedding".into(),
+//!         meaning: "class-embedding".into(),
+//!         shape: vec![None, Some(1152)],
+//!     }];
 //!     let environment = Environment::new(Device::cpu()).with_constant("class-embeddings", embeddings);
 //!     let mut mapper = plugin.mapper(&json!({"top_k": 3}), &slots, &environment)?;
-//!     mapper.condition(&vec![("logits".into(), logits)], &mut Values::none())
+//!     mapper.condition(&Named::one("logits", logits), &mut Values::none())
 //! }
 //! ```
 
 mod accuracy;
+mod checked;
+mod counts;
 mod environment;
 mod error;
 mod manifest;
@@ -37,16 +44,19 @@ mod plugin;
 mod registry;
 mod roles;
 mod saved;
-mod slots;
+mod task;
 mod values;
 mod wasm;
 
 pub use accuracy::Accuracy;
+pub use checked::SlotSpec;
+pub use counts::Layout;
 pub use environment::{DEFAULT_INSTRUCTIONS, DEFAULT_MEMORY_BYTES, Environment};
-pub use error::{ConfigIssue, Place, PluginError, Result};
-pub use manifest::{INTERFACE_VERSION, MANIFEST_SCHEMA_VERSION, Manifest, Needs, Role, sha256};
+pub use error::{Place, PluginError, Result};
+pub use manifest::{INTERFACE_VERSION, MANIFEST_SCHEMA_VERSION, Manifest, Needs, Role};
 pub use plugin::{LoaderKind, Plugin};
 pub use registry::{Listing, PLUGIN_PATH, Registry};
-pub use roles::{Head, Mapper, Metric, Named, Objective, find};
+pub use roles::{Head, Mapper, Metric, Objective};
+pub use task::{ColourScale, Picture, PixelError, Predicts, ScoreSpec};
 pub use values::{ValueSpec, Values};
 pub use wasm::interrupt;

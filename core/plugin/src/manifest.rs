@@ -8,10 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-
 use crate::error::{PluginError, Result};
+use crate::task::{Predicts, ScoreSpec, is_false};
+use serde::{Deserialize, Serialize};
 
 /// The version of the manifest's layout that this host reads.
 pub const MANIFEST_SCHEMA_VERSION: u32 = 1;
@@ -100,6 +99,16 @@ pub struct Manifest {
     /// What it asks of its host.
     #[serde(default)]
     pub needs: Needs,
+    /// What its head predicts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicts: Option<Predicts>,
+    /// How the scores of its metric are to be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<ScoreSpec>,
+    /// Whether what its metric saves is JSON whose numbers are whole and merge by addition, so that a host may sum saved
+    /// accumulators by itself, with [`Layout`](crate::Layout).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub additive: bool,
     /// The toolchain that built the artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub built_with: Option<serde_json::Value>,
@@ -151,7 +160,23 @@ impl Manifest {
                 offered: INTERFACE_VERSION,
             });
         }
-        Ok(manifest)
+        match manifest.problem() {
+            Some(problem) => Err(refuse(problem)),
+            None => Ok(manifest),
+        }
+    }
+
+    /// What contradicts itself in what it says of a task, if anything does.
+    fn problem(&self) -> Option<String> {
+        let is_without = |role| !self.roles.contains(&role);
+        if self.predicts.is_some() && is_without(Role::Head) {
+            return Some("it says what it predicts, and is no head".into());
+        }
+        if (self.additive || !self.scores.is_empty()) && is_without(Role::Metric) {
+            return Some("it says what its scores are, and is no metric".into());
+        }
+        let predicts = self.predicts.as_ref().and_then(Predicts::problem);
+        predicts.or_else(|| ScoreSpec::problem(&self.scores))
     }
 }
 
@@ -202,12 +227,14 @@ impl FromStr for Interface {
     }
 }
 
-/// The sha256 of some bytes, in lower-case hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+/// The digest of a file, read piece by piece.
+pub(crate) fn digest_of(path: &Path) -> Result<String> {
+    dtta_base::sha256_file(path).map_err(|error| match error {
+        dtta_base::Error::Read { path, source } => PluginError::Read { path, source },
+        other => PluginError::Host {
+            message: other.to_string(),
+        },
+    })
 }
 
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
@@ -272,10 +299,56 @@ mod tests {
     }
 
     #[test]
-    fn digests_as_sha256sum_does() {
-        assert_eq!(
-            sha256(b"abc"),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+    fn reads_a_task() {
+        let manifest = parse(
+            r#"{"name": "p", "version": "1", "interface": "0.1", "roles": ["head", "metric"],
+                "predicts": {"name": "labels", "target": {"kind": "label_map"}, "picture": {"kind": "palette"}},
+                "scores": [{"name": "miou", "higher_is_better": true, "unit": "share", "leads": true}, {"name": "class_*"}],
+                "additive": true}"#,
+        )
+        .unwrap();
+        assert_eq!(manifest.predicts.as_ref().unwrap().name, "labels");
+        assert!(manifest.scores[0].is_share() && manifest.scores[0].leads);
+        assert_eq!(manifest.scores[1].higher_is_better, None);
+        assert!(manifest.additive);
+        let text = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(parse(&text).unwrap(), manifest);
+    }
+
+    #[test]
+    fn refuses_a_task_that_is_none() {
+        for (role, task, word) in [
+            ("head", r#""predicts": {"name": "x"}"#, "target"),
+            (
+                "head",
+                r#""predicts": {"name": "x", "target": {"kind": "class_index"}, "picture": {"kind": "rgb", "low": 0, "high": 1}}"#,
+                "class index",
+            ),
+            (
+                "metric",
+                r#""predicts": {"name": "x", "target": {"kind": "class_index"}}"#,
+                "no head",
+            ),
+            (
+                "metric",
+                r#""scores": [{"name": "x", "better": true}]"#,
+                "better",
+            ),
+            (
+                "metric",
+                r#""scores": [{"name": "x", "leads": true}, {"name": "y", "leads": true}]"#,
+                "lead",
+            ),
+            ("head", r#""scores": [{"name": "x"}]"#, "no metric"),
+            ("head", r#""additive": true"#, "no metric"),
+            ("metric", r#""additive": 1"#, "boolean"),
+        ] {
+            let text = format!(
+                r#"{{"name": "p", "version": "1", "interface": "0.1", "roles": ["{role}"], {task}}}"#
+            );
+            let error = parse(&text).unwrap_err();
+            assert_eq!(error.code(), "manifest");
+            assert!(error.to_string().contains(word), "{error}");
+        }
     }
 }

@@ -1,20 +1,20 @@
 //! A loaded plugin: what it says of itself, and configured roles made from it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jsonschema::Validator;
-use serde_json::Value;
+use dtta_base::{Issue, sha256};
+use serde_json::{Value, json};
 
+use crate::checked::{CheckedHead, CheckedMapper, SlotSpec};
 use crate::environment::Environment;
-use crate::error::{ConfigIssue, PluginError, Result};
-use crate::manifest::{Manifest, Role, join, read_bytes, sha256};
+use crate::error::{PluginError, Result};
+use crate::manifest::{Manifest, Role, digest_of, join, read_bytes};
 use crate::native::{self, NativeHead, NativeMapper, NativeMetric, NativeObjective, NativePlugin};
 use crate::roles::{Head, Mapper, Metric, Objective};
 use crate::saved::Saved;
-use crate::slots::{CheckedMapper, Slots};
+use crate::task::{Predicts, ScoreSpec};
 use crate::wasm::{self, WasmHead, WasmMapper, WasmMetric, WasmObjective, WasmPlugin};
 
 /// How a plugin is run.
@@ -56,7 +56,6 @@ struct Inner {
     manifest: Manifest,
     origin: PathBuf,
     digest: String,
-    validators: BTreeMap<Role, Validator>,
     loaded: Loaded,
 }
 
@@ -100,20 +99,22 @@ impl Plugin {
             .clone()
             .ok_or_else(|| refuse("it has no sha256 of its artifact"))?;
         let artifact = path.parent().unwrap_or(Path::new("")).join(file);
-        let bytes = read_bytes(&artifact)?;
-        let found = sha256(&bytes);
-        if !found.eq_ignore_ascii_case(&expected) {
-            return Err(PluginError::Digest {
-                path: artifact,
-                expected,
+        let matching = |found: String| match found.eq_ignore_ascii_case(&expected) {
+            true => Ok(found),
+            false => Err(PluginError::Digest {
+                path: artifact.clone(),
+                expected: expected.clone(),
                 found,
-            });
-        }
+            }),
+        };
         if LoaderKind::of_file(&artifact) == LoaderKind::Native {
-            return Self::from_library(artifact, found);
+            let digest = matching(digest_of(&artifact)?)?;
+            return Self::from_library(artifact, digest);
         }
+        let bytes = read_bytes(&artifact)?;
+        let digest = matching(sha256(&bytes))?;
         let component = wasm::load(&manifest.name, &artifact, &bytes)?;
-        Self::from_component(manifest, artifact, found, component)
+        Self::from_component(manifest, artifact, digest, component)
     }
 
     /// Loads a component or a library, by the file's extension. A manifest beside it is used if it names
@@ -137,8 +138,7 @@ impl Plugin {
         if let Some(manifest) = manifest_beside(path)? {
             return Self::from_manifest(&manifest);
         }
-        let digest = sha256(&read_bytes(path)?);
-        Self::from_library(path.into(), digest)
+        Self::from_library(path.into(), digest_of(path)?)
     }
 
     fn from_library(path: PathBuf, digest: String) -> Result<Self> {
@@ -189,8 +189,9 @@ impl Plugin {
         )
     }
 
-    /// A plugin that is linked into this program, under its `linked:` name. Its digest is that
-    /// of the source it says it was built from, or else of its description.
+    /// A plugin that is linked into this program, under its `linked:` name. It has no artifact of its own: its digest is that of
+    /// the source it says it was built from, or else of its description alone, which other code may share. What runs is then
+    /// told by the program's version.
     ///
     /// # Errors
     /// [`PluginError::Interface`], [`PluginError::Manifest`], [`PluginError::MissingRole`].
@@ -231,20 +232,18 @@ impl Plugin {
                 message,
             });
         }
-        let validators = manifest.config_schema.iter().map(|(&role, schema)| {
-            let validator =
-                jsonschema::draft202012::new(schema).map_err(|error| PluginError::Manifest {
-                    path: origin.clone(),
+        for (role, schema) in &manifest.config_schema {
+            if let Err(error) = jsonschema::draft202012::new(schema) {
+                return Err(PluginError::Manifest {
+                    path: origin,
                     message: format!("the config schema of `{role}` is no JSON Schema: {error}"),
-                })?;
-            Ok((role, validator))
-        });
-        let validators = validators.collect::<Result<_>>()?;
+                });
+            }
+        }
         Ok(Self(Arc::new(Inner {
             manifest,
             origin,
             digest,
-            validators,
             loaded,
         })))
     }
@@ -278,7 +277,7 @@ impl Plugin {
         }
     }
 
-    /// sha256 of the artifact, in lower-case hexadecimal.
+    /// sha256 of the artifact, in lower-case hexadecimal; of a linked plugin, what [`linked`](Self::linked) says.
     pub fn digest(&self) -> &str {
         &self.0.digest
     }
@@ -302,6 +301,21 @@ impl Plugin {
         }
     }
 
+    /// What its head predicts, if it says so. What the head then predicts is held to it.
+    pub fn predicts(&self) -> Option<&Predicts> {
+        self.0.manifest.predicts.as_ref()
+    }
+
+    /// How the scores of its metric are to be read, as far as it says so.
+    pub fn scores(&self) -> &[ScoreSpec] {
+        &self.0.manifest.scores
+    }
+
+    /// Whether saved accumulators of its metric may be summed with [`Layout`](crate::Layout).
+    pub fn additive(&self) -> bool {
+        self.0.manifest.additive
+    }
+
     /// The JSON Schema of a role's config, if the plugin gives one.
     pub fn config_schema(&self, role: Role) -> Option<&Value> {
         self.0.manifest.config_schema.get(&role)
@@ -311,15 +325,11 @@ impl Plugin {
     ///
     /// # Errors
     /// Everything that the schema refuses, each with its place in the config.
-    pub fn validate_config(&self, role: Role, config: &Value) -> Result<(), Vec<ConfigIssue>> {
-        let Some(validator) = self.0.validators.get(&role) else {
+    pub fn validate_config(&self, role: Role, config: &Value) -> Result<(), Vec<Issue>> {
+        let Some(schema) = self.config_schema(role) else {
             return Ok(());
         };
-        let issue = |error: jsonschema::ValidationError<'_>| ConfigIssue {
-            pointer: error.instance_path().to_string(),
-            message: error.to_string(),
-        };
-        let issues: Vec<ConfigIssue> = validator.iter_errors(config).map(issue).collect();
+        let issues = dtta_base::check(config, schema);
         if issues.is_empty() {
             Ok(())
         } else {
@@ -327,38 +337,43 @@ impl Plugin {
         }
     }
 
-    /// Makes its head. A config of null means none: `{}`.
+    /// Makes its head. What it predicts is held to what the plugin [says](Self::predicts). A config of null means none: `{}`.
     ///
     /// # Errors
     /// [`PluginError::MissingRole`], [`PluginError::Config`], or what the plugin answers with.
     pub fn head(&self, config: &Value, environment: &Environment) -> Result<Box<dyn Head>> {
         let config = self.configure(Role::Head, config)?;
         let environment = environment.clone();
-        Ok(make!(
+        let head: Box<dyn Head> = make!(
             self,
             WasmHead,
             NativeHead(config, String::new(), environment)
-        ))
+        );
+        Ok(match self.predicts() {
+            Some(predicts) => Box::new(CheckedHead::new(head, predicts.clone(), self.name())),
+            None => head,
+        })
     }
 
-    /// Makes its mapper. `slots` is what the denoiser publishes, as
-    /// `[{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 1152]}]`;
-    /// what the mapper answers with is held to it. A config of null means none: `{}`.
+    /// Makes its mapper, for a denoiser that publishes these slots. What it answers with is held to them: it fills each, with a
+    /// tensor of the slot's shape and of a row for each image of the batch, or of one for all. A config of null means none: `{}`.
     ///
     /// # Errors
-    /// As [`head`](Self::head), and [`PluginError::Host`] for slots that are none.
+    /// As [`head`](Self::head).
     pub fn mapper(
         &self,
         config: &Value,
-        slots: &Value,
+        slots: &[SlotSpec],
         environment: &Environment,
     ) -> Result<Box<dyn Mapper>> {
         let config = self.configure(Role::Mapper, config)?;
-        let published = Slots::parse(slots)?;
-        let (slots, environment) = (slots.to_string(), environment.clone());
-        let mapper: Box<dyn Mapper> =
-            make!(self, WasmMapper, NativeMapper(config, slots, environment));
-        Ok(Box::new(CheckedMapper::new(mapper, published, self.name())))
+        let (document, environment) = (json!(slots).to_string(), environment.clone());
+        let mapper: Box<dyn Mapper> = make!(
+            self,
+            WasmMapper,
+            NativeMapper(config, document, environment)
+        );
+        Ok(Box::new(CheckedMapper::new(mapper, slots, self.name())))
     }
 
     /// Makes its objective. A config of null means none: `{}`.

@@ -3,20 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use dtta_tensor::{Tensor, Usage};
+use dtta_tensor::{Named, Tensor, Usage};
 
 use crate::error::{Place, PluginError, Result};
 use crate::values::{ValueSpec, Values};
-
-/// Tensors with the names that their producer and consumer agree on.
-pub type Named = Vec<(String, Tensor)>;
-
-/// The tensor of that name.
-pub fn find<'a>(named: &'a Named, name: &str) -> Option<&'a Tensor> {
-    named
-        .iter()
-        .find_map(|(known, tensor)| (known == name).then_some(tensor))
-}
 
 /// Features or pixels in, task outputs and predictions out.
 pub trait Head: Send {

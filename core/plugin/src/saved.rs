@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use dtta_tensor::Named;
+
 use crate::error::Result;
-use crate::roles::{Metric, Named};
+use crate::roles::Metric;
 
 /// An accumulator in a plugin, through some loader.
 pub(crate) trait Accumulator: Send {

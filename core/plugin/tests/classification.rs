@@ -7,8 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dtta_plugin::{Environment, LoaderKind, Named, Plugin, Values, find};
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::{Environment, LoaderKind, Plugin, SlotSpec, Values};
+use dtta_tensor::{Device, Named, Tensor};
 use serde_json::{Value, json};
 
 const SAMPLES: usize = 3;
@@ -38,8 +38,12 @@ fn environment() -> Environment {
     Environment::default().with_constant("class-embeddings", tensor(&[CLASSES, WIDTH], 7))
 }
 
-fn slots() -> Value {
-    json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, WIDTH]}])
+fn slots() -> [SlotSpec; 1] {
+    [SlotSpec {
+        name: "class-embedding".into(),
+        meaning: "class-embedding".into(),
+        shape: vec![None, Some(WIDTH)],
+    }]
 }
 
 fn linked() -> Plugin {
@@ -71,11 +75,11 @@ fn step(plugin: &Plugin, head: &Value, mapper: &Value) -> Vec<(String, Vec<u32>)
         .to_leaf()
         .unwrap();
     let outputs = head
-        .forward(&vec![("logits".into(), leaf.clone())], &mut Values::none())
+        .forward(&Named::one("logits", leaf.clone()), &mut Values::none())
         .unwrap();
     let prediction = head.predict(&outputs).unwrap();
     let slots = mapper.condition(&outputs, &mut Values::none()).unwrap();
-    let conditioning = find(&slots, "class-embedding").unwrap();
+    let conditioning = slots.get("class-embedding").unwrap();
     assert!(conditioning.is_tracked());
     let loss = conditioning
         .mul(&tensor(&[SAMPLES, WIDTH], 11))
@@ -83,12 +87,8 @@ fn step(plugin: &Plugin, head: &Value, mapper: &Value) -> Vec<(String, Vec<u32>)
         .sum(&[], false)
         .unwrap();
     let gradient = loss.backward().unwrap().of(&leaf).unwrap();
-    let named: Named = outputs
-        .into_iter()
-        .chain(prediction)
-        .chain(slots)
-        .chain([("gradient".into(), gradient)])
-        .collect();
+    let named: Named = outputs.into_iter().chain(prediction).chain(slots).collect();
+    let named = named.with("gradient", gradient);
     named
         .iter()
         .map(|(name, tensor)| {
@@ -101,7 +101,7 @@ fn step(plugin: &Plugin, head: &Value, mapper: &Value) -> Vec<(String, Vec<u32>)
                     .map(|&value| value as u32)
                     .collect(),
             };
-            (name.clone(), bits)
+            (name.to_owned(), bits)
         })
         .collect()
 }
@@ -151,6 +151,8 @@ fn says_the_same_of_itself_linked_and_as_a_component() {
         component.descriptor().needs.constants,
         linked.descriptor().needs.constants
     );
+    assert_eq!(component.predicts(), linked.predicts());
+    assert_eq!(linked.predicts().unwrap().name, "class");
 }
 
 /// The linked plugin against the operations written out: c = softmax(logits) · embeddings. On
@@ -199,7 +201,7 @@ fn names_the_constant_that_is_not_bound() {
         let mut mapper = plugin
             .mapper(&json!({}), &slots(), &Environment::default())
             .unwrap();
-        let logits = vec![("logits".to_owned(), tensor(&[1, CLASSES], 1))];
+        let logits = Named::one("logits", tensor(&[1, CLASSES], 1));
         let error = mapper.condition(&logits, &mut Values::none()).unwrap_err();
         assert_eq!(error.code(), "unknown-name");
         assert!(error.to_string().contains("class-embeddings"), "{error}");

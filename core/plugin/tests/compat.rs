@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dtta_plugin::{Environment, Named, Plugin, Values, find};
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::{Environment, Plugin, SlotSpec, Values};
+use dtta_tensor::{Device, Named, Tensor};
 use serde_json::{Value, json};
 
 fn root() -> PathBuf {
@@ -41,11 +41,11 @@ fn ints(shape: &[usize], values: &[i64]) -> Tensor {
 }
 
 fn one(name: &str, tensor: Tensor) -> Named {
-    vec![(name.into(), tensor)]
+    Named::one(name, tensor)
 }
 
 fn read(named: &Named, name: &str) -> Vec<f32> {
-    let tensor = find(named, name).unwrap();
+    let tensor = named.get(name).unwrap();
     match tensor.to_floats() {
         Ok(values) => values,
         Err(_) => tensor
@@ -66,11 +66,13 @@ fn assert_near(found: &[f32], expected: &[f32]) {
 }
 
 /// The slot that a mapper hears of, without its batch.
-fn slot(name: &str, shape: &[usize]) -> Value {
-    let shape: Vec<Value> = std::iter::once(Value::Null)
-        .chain(shape.iter().map(|&extent| json!(extent)))
-        .collect();
-    json!([{"name": name, "meaning": "a golden slot", "shape": shape}])
+fn slot(name: &str, shape: &[usize]) -> [SlotSpec; 1] {
+    let extents = shape.iter().map(|&extent| Some(extent));
+    [SlotSpec {
+        name: name.into(),
+        meaning: "a golden slot".into(),
+        shape: std::iter::once(None).chain(extents).collect(),
+    }]
 }
 
 fn scores(
@@ -124,7 +126,8 @@ fn classification_still_predicts_and_mixes() {
         let condition = mapper.condition(&outputs, &mut Values::none()).unwrap();
         assert_near(&read(&condition, "class-embedding"), &[3.0, 6.0]);
         // ∂(4 p₁) / ∂logits = 4 p₁ (1 - p₁) (-1, 1), and twice that from the second channel.
-        let sum = find(&condition, "class-embedding")
+        let sum = condition
+            .get("class-embedding")
             .unwrap()
             .sum(&[], false)
             .unwrap();
@@ -218,10 +221,8 @@ fn entropy_still_measures() {
 #[test]
 fn accuracy_still_counts() {
     for plugin in golden("accuracy") {
-        let predictions = vec![
-            ("class".into(), ints(&[4], &[0, 1, 2, 3])),
-            ("confidence".into(), floats(&[4], &[1.0, 0.5, 1.0, 0.5])),
-        ];
+        let predictions = one("class", ints(&[4], &[0, 1, 2, 3]))
+            .with("confidence", floats(&[4], &[1.0, 0.5, 1.0, 0.5]));
         let targets = one("class", ints(&[4], &[0, 1, 2, 0]));
         let found = scores(&plugin, &json!({}), &predictions, &targets);
         assert_scores(&found, &[("accuracy", 0.75), ("confidence", 0.75)]);

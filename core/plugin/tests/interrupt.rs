@@ -10,7 +10,7 @@ mod support;
 use std::thread;
 use std::time::Duration;
 
-use dtta_plugin::{Environment, PluginError, Values, interrupt};
+use dtta_plugin::{Environment, Values, interrupt};
 use support::{ask, inputs, mapper};
 
 #[test]
@@ -26,7 +26,8 @@ fn ends_the_call_that_is_running_and_no_later_one() {
     let error = mapper
         .condition(&inputs(ask::SPIN), &mut Values::none())
         .unwrap_err();
-    assert!(matches!(error, PluginError::Interrupted { .. }), "{error}");
+    assert!(error.is_interrupt(), "{error}");
+    assert!(!error.is_at_run_time(), "it is no failure of the plugin");
     ctrl_c.join().unwrap();
     mapper
         .condition(&inputs(ask::ECHO), &mut Values::none())

@@ -8,9 +8,11 @@
 use std::path::Path;
 use std::ptr;
 
-use dtta_plugin::{Environment, LoaderKind, Mapper, Named, Plugin, PluginError, Registry, Values};
+use dtta_plugin::{
+    Environment, LoaderKind, Mapper, Plugin, PluginError, Registry, SlotSpec, Values,
+};
 use dtta_sdk::abi::{Entry, Header, HostTable, MapperTable, PluginTable, Sink, Status};
-use dtta_tensor::{Device, Limits, Tensor};
+use dtta_tensor::{Device, Limits, Named, Tensor};
 use serde_json::{Value, json};
 
 /// A mapper that does what its config says.
@@ -100,8 +102,12 @@ mod counter {
     export_plugin! { metric: Counter }
 }
 
-fn slots() -> Value {
-    json!([{"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 3]}])
+fn slots() -> [SlotSpec; 1] {
+    [SlotSpec {
+        name: "class-embedding".into(),
+        meaning: "class-embedding".into(),
+        shape: vec![None, Some(3)],
+    }]
 }
 
 fn make(does: &str) -> Result<Box<dyn Mapper>, PluginError> {
@@ -120,10 +126,10 @@ fn make(does: &str) -> Result<Box<dyn Mapper>, PluginError> {
 }
 
 fn logits(rows: usize) -> Named {
-    vec![(
-        "logits".into(),
+    Named::one(
+        "logits",
         Tensor::full(&[rows, 3], 0.5, &Device::cpu()).unwrap(),
-    )]
+    )
 }
 
 #[test]
@@ -141,7 +147,10 @@ fn answers_as_its_source_says() {
         .unwrap()
         .condition(&logits(2), &mut Values::none())
         .unwrap();
-    assert_eq!(answer[0].1.to_floats().unwrap(), [0.5; 6]);
+    assert_eq!(
+        answer.get("class-embedding").unwrap().to_floats().unwrap(),
+        [0.5; 6]
+    );
     let error = registry.find("linked:other", Path::new(".")).unwrap_err();
     assert!(error.to_string().contains("`linked:fixture`"), "{error}");
 }

@@ -10,7 +10,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use dtta_plugin::{Plugin, Registry, sha256};
+use dtta_plugin::{Plugin, Registry};
 use serde_json::json;
 
 /// A packaged fixture in a folder of its own.
@@ -20,7 +20,7 @@ fn package(folder: &Path, name: &str) {
     fs::write(folder.join("fixture.wasm"), &bytes).unwrap();
     let manifest = json!({
         "schema_version": 1, "name": name, "version": "1.0.0", "interface": "0.1", "roles": ["mapper"],
-        "artifact": "fixture.wasm", "sha256": sha256(&bytes),
+        "artifact": "fixture.wasm", "sha256": dtta_base::sha256(&bytes),
         "config_schema": {"mapper": {"type": "object", "additionalProperties": false}},
     });
     fs::write(folder.join("plugin.json"), manifest.to_string()).unwrap();

@@ -8,9 +8,14 @@
 mod support;
 
 use dtta_plugin::{Environment, Plugin, PluginError, Values};
-use dtta_tensor::Device;
+use dtta_tensor::{Device, Named};
 use serde_json::json;
-use support::{ask, component, inputs, mapper, mapper_wat, wit};
+use support::{ask, component, inputs, mapper, mapper_wat, slot, wit};
+
+/// What the fixture filled its slot with.
+fn answer(slots: &Named) -> Vec<f32> {
+    slots.get("class-embedding").unwrap().to_floats().unwrap()
+}
 
 /// Runs one call that must fail, and one after it that must not.
 fn fails(ask: usize) -> PluginError {
@@ -24,8 +29,7 @@ fn fails(ask: usize) -> PluginError {
     let after = mapper
         .condition(&inputs(ask::ECHO), &mut Values::none())
         .unwrap();
-    assert_eq!(before[0].0, after[0].0);
-    assert_eq!(before[0].1.to_floats(), after[0].1.to_floats());
+    assert_eq!(answer(&before), answer(&after));
     error
 }
 
@@ -48,11 +52,11 @@ fn describes_itself_and_answers() {
     );
     assert_eq!(plugin.digest().len(), 64);
     let mut mapper = mapper(&Environment::default());
-    let answer = mapper
+    let slots = mapper
         .condition(&inputs(ask::NEGATE_1000), &mut Values::none())
         .unwrap();
-    assert_eq!(answer.len(), 1);
-    assert_eq!(answer[0].1.to_floats().unwrap(), [0.0]);
+    assert_eq!(slots.len(), 1);
+    assert_eq!(answer(&slots), [0.0]);
 }
 
 #[test]
@@ -130,7 +134,7 @@ fn refuses_a_config_schema_that_is_none() {
     support::write(folder.path(), "fixture.wasm", &bytes);
     let manifest = json!({
         "name": "fixture", "version": "1.0.0", "interface": "0.1", "roles": ["mapper"],
-        "artifact": "fixture.wasm", "sha256": dtta_plugin::sha256(&bytes),
+        "artifact": "fixture.wasm", "sha256": dtta_base::sha256(&bytes),
         "config_schema": {"mapper": {"type": "thing"}},
     });
     let path = support::write(
@@ -169,7 +173,7 @@ fn refuses_a_handle_from_an_earlier_call() {
     let second = mapper
         .condition(&inputs(ask::KEEP), &mut Values::none())
         .unwrap();
-    assert_eq!(second[0].1.to_floats().unwrap(), [1.0]);
+    assert_eq!(answer(&second), [1.0]);
     let error = mapper
         .condition(&inputs(ask::USE_KEPT), &mut Values::none())
         .unwrap_err();
@@ -181,7 +185,7 @@ fn refuses_a_handle_from_an_earlier_call() {
 
 #[test]
 fn passes_on_what_create_refuses() {
-    let slots = json!([{"name": "class-embedding"}]);
+    let slots = [slot("class-embedding")];
     let created = support::plugin().mapper(&json!({"top_k": 3}), &slots, &Environment::default());
     let error = created.err().unwrap();
     assert_eq!(
@@ -193,7 +197,7 @@ fn passes_on_what_create_refuses() {
 
 #[test]
 fn refuses_an_answer_for_a_slot_that_is_not_there() {
-    let slots = json!([{"name": "tokens"}]);
+    let slots = [slot("tokens")];
     let mut mapper = support::plugin()
         .mapper(&json!({}), &slots, &Environment::default())
         .unwrap();
@@ -259,7 +263,7 @@ fn runs_a_newer_plugin_of_the_same_track_that_needs_nothing_new() {
     let bytes = component(&newer(mapper_wat()), &newer(wit()), "mapper-plugin", None);
     let plugin =
         Plugin::from_component_file(&support::write(folder.path(), "newer.wasm", &bytes)).unwrap();
-    let slots = json!([{"name": "class-embedding"}]);
+    let slots = [slot("class-embedding")];
     let mut mapper = plugin
         .mapper(&json!({}), &slots, &Environment::default())
         .unwrap();

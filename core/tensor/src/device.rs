@@ -1,5 +1,6 @@
 //! Devices by name. The device picks the backend at run time; which backends
-//! exist is decided by Cargo features when the binary is built.
+//! exist is decided by Cargo features when the binary is built. One table says
+//! all that is known of each, so that a device is added by a row.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,6 +9,7 @@ use burn::backend::{Dispatch, DispatchDevice, get_or_init_device_settings};
 use burn::tensor::{BoolDType, FloatDType, IntDType};
 
 use crate::error::{Result, TensorError};
+use crate::tensor::guard;
 
 /// Where tensors live and which backend computes with them.
 #[derive(Clone, PartialEq)]
@@ -26,7 +28,15 @@ impl Device {
         }
     }
 
-    /// The name by which this device was asked for, such as `cpu` or `libtorch:cuda:0`.
+    /// The names that are understood, for help texts: "auto, cpu, …, or …".
+    pub fn help() -> String {
+        let mut names = vec!["auto".to_owned()];
+        names.extend(ROWS.iter().map(Row::example));
+        let last = names.pop().unwrap_or_default();
+        format!("{} or {last}", names.join(", "))
+    }
+
+    /// Its name, with an index where there may be several: `cpu`, `libtorch:cuda:0`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -77,89 +87,102 @@ impl fmt::Display for Device {
     }
 }
 
-/// Parses `auto`, `cpu`, `cuda[:N]`, `wgpu[:N]`, `libtorch:cpu` or `libtorch:cuda[:N]`.
-///
-/// `auto` is the fastest device that this build has: `cuda`, then `libtorch:cuda:0` where
-/// LibTorch sees a GPU, then `cpu`.
-impl FromStr for Device {
-    type Err = TensorError;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let refuse = |reason: String| TensorError::Device {
-            name: name.into(),
-            reason,
-        };
-        let index = |text: Option<&str>| match text {
-            None => Ok(0usize),
-            Some(text) => text
-                .parse()
-                .map_err(|_| refuse(format!("`{text}` is not a device index"))),
-        };
-        let (backend, rest) = match name.split_once(':') {
-            Some((backend, rest)) => (backend, Some(rest)),
-            None => (name, None),
-        };
-        match (backend, rest) {
-            ("auto", None) => Ok(automatic()),
-            ("cpu", None) => Ok(Self::cpu()),
-            ("cuda", rest) => cuda(name, index(rest)?).map_err(refuse),
-            ("wgpu", rest) => wgpu(name, index(rest)?).map_err(refuse),
-            ("libtorch", Some("cpu")) => libtorch(name, None).map_err(refuse),
-            ("libtorch", Some(rest)) if rest == "cuda" || rest.starts_with("cuda:") => {
-                libtorch(name, Some(index(rest.strip_prefix("cuda:"))?)).map_err(refuse)
-            }
-            _ => Err(refuse(
-                "not a device name; expected `auto`, `cpu`, `cuda:N`, `wgpu`, `libtorch:cpu` or `libtorch:cuda:N`".into(),
-            )),
-        }
-    }
+/// How the name of a device goes on.
+#[derive(Clone, Copy, PartialEq)]
+enum Index {
+    /// It ends here.
+    None,
+    /// With `:N`; 0 if left out.
+    Numbered,
+    /// With `:N`, or without one for the device that the backend prefers.
+    Preferred,
 }
 
-fn automatic() -> Device {
-    let candidates = ["cuda:0", "libtorch:cuda:0"];
-    candidates
-        .iter()
-        .find_map(|name| name.parse().ok())
-        .unwrap_or_else(Device::cpu)
+/// What is known of one kind of device.
+struct Row {
+    /// Its name, without an index.
+    name: &'static str,
+    index: Index,
+    /// The Cargo feature that brings its backend; the embedded one needs none.
+    feature: &'static str,
+    /// When `auto` tries it, the first one with index 0; `None` for never.
+    turn: Option<u8>,
+    /// How this build makes it; `None` without the feature.
+    make: Option<Make>,
 }
 
-#[cfg(not(all(feature = "cuda", feature = "wgpu", feature = "libtorch")))]
-fn missing(feature: &str) -> String {
-    format!("this build has no such backend; build with `--features {feature}`")
-}
+type Make = fn(Option<usize>) -> Result<burn::tensor::Device, String>;
 
-#[cfg(feature = "cuda")]
-fn cuda(name: &str, index: usize) -> Result<Device, String> {
-    let device = burn::tensor::Device::cuda(index);
-    Ok(Device {
-        name: name.into(),
-        inner: device.as_dispatch().clone(),
-    })
-}
+/// The kinds of devices, in the order in which people are told of them. Names, help, messages and what `auto` takes come from here.
+const ROWS: [Row; 5] = [
+    Row {
+        name: "cpu",
+        index: Index::None,
+        feature: "",
+        turn: Some(2),
+        make: Some(|_| Ok(burn::tensor::Device::flex())),
+    },
+    Row {
+        name: "cuda",
+        index: Index::Numbered,
+        feature: "cuda",
+        turn: Some(0),
+        make: CUDA,
+    },
+    Row {
+        name: "wgpu",
+        index: Index::Preferred,
+        feature: "wgpu",
+        turn: None,
+        make: WGPU,
+    },
+    Row {
+        name: "libtorch:cpu",
+        index: Index::None,
+        feature: "libtorch",
+        turn: None,
+        make: LIBTORCH_CPU,
+    },
+    Row {
+        name: "libtorch:cuda",
+        index: Index::Numbered,
+        feature: "libtorch",
+        turn: Some(1),
+        make: LIBTORCH_CUDA,
+    },
+];
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_name: &str, _index: usize) -> Result<Device, String> {
-    Err(missing("cuda"))
-}
-
-#[cfg(feature = "wgpu")]
-fn wgpu(name: &str, index: usize) -> Result<Device, String> {
-    use burn::tensor::DeviceKind;
-    let kind = if name == "wgpu" {
-        DeviceKind::DefaultDevice
-    } else {
-        DeviceKind::DiscreteGpu(index)
-    };
-    let device = burn::tensor::Device::wgpu(kind);
-    Ok(Device {
-        name: name.into(),
-        inner: device.as_dispatch().clone(),
-    })
-}
+const CUDA: Option<Make> = None;
+#[cfg(feature = "cuda")]
+const CUDA: Option<Make> = Some(|index| Ok(burn::tensor::Device::cuda(index.unwrap_or(0))));
 
 #[cfg(not(feature = "wgpu"))]
-fn wgpu(_name: &str, _index: usize) -> Result<Device, String> {
-    Err(missing("wgpu"))
+const WGPU: Option<Make> = None;
+#[cfg(feature = "wgpu")]
+const WGPU: Option<Make> = Some(|index| {
+    use burn::tensor::DeviceKind;
+    let kind = index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu);
+    Ok(burn::tensor::Device::wgpu(kind))
+});
+
+#[cfg(not(feature = "libtorch"))]
+const LIBTORCH_CPU: Option<Make> = None;
+#[cfg(feature = "libtorch")]
+const LIBTORCH_CPU: Option<Make> = Some(libtorch_cpu);
+
+#[cfg(not(feature = "libtorch"))]
+const LIBTORCH_CUDA: Option<Make> = None;
+#[cfg(feature = "libtorch")]
+const LIBTORCH_CUDA: Option<Make> = Some(libtorch_cuda);
+
+#[cfg(feature = "libtorch")]
+#[expect(
+    deprecated,
+    reason = "Burn 0.22.1 is the last release that carries LibTorch; the version is pinned"
+)]
+fn libtorch_cpu(_: Option<usize>) -> Result<burn::tensor::Device, String> {
+    Ok(burn::tensor::Device::libtorch())
 }
 
 #[cfg(feature = "libtorch")]
@@ -167,27 +190,86 @@ fn wgpu(_name: &str, _index: usize) -> Result<Device, String> {
     deprecated,
     reason = "Burn 0.22.1 is the last release that carries LibTorch; the version is pinned"
 )]
-fn libtorch(name: &str, cuda: Option<usize>) -> Result<Device, String> {
-    let device = match cuda {
-        None => burn::tensor::Device::libtorch(),
-        Some(index) => {
-            // 0 counts CUDA devices.
-            let found = <burn_tch::LibTorch as burn::backend::Backend>::device_count(0);
-            if index >= found {
-                return Err(format!("LibTorch sees {found} CUDA devices"));
-            }
-            burn::tensor::Device::libtorch_cuda(index)
-        }
-    };
-    Ok(Device {
-        name: name.into(),
-        inner: device.as_dispatch().clone(),
-    })
+fn libtorch_cuda(index: Option<usize>) -> Result<burn::tensor::Device, String> {
+    let index = index.unwrap_or(0);
+    // 0 counts CUDA devices.
+    let found = <burn_tch::LibTorch as burn::backend::Backend>::device_count(0);
+    if index >= found {
+        return Err(format!("LibTorch sees {found} CUDA devices"));
+    }
+    Ok(burn::tensor::Device::libtorch_cuda(index))
 }
 
-#[cfg(not(feature = "libtorch"))]
-fn libtorch(_name: &str, _cuda: Option<usize>) -> Result<Device, String> {
-    Err(missing("libtorch"))
+impl Row {
+    /// The device of that index.
+    fn device(&self, index: Option<usize>) -> Result<Device, String> {
+        let make = self.make.ok_or_else(|| {
+            let feature = self.feature;
+            format!("this build has no such backend; build with `--features {feature}`")
+        })?;
+        let made = guard("device", || make(index)).map_err(|error| error.to_string())??;
+        let index = match self.index {
+            Index::Numbered => Some(index.unwrap_or(0)),
+            Index::None | Index::Preferred => index,
+        };
+        Ok(Device {
+            name: index.map_or_else(|| self.name.into(), |n| format!("{}:{n}", self.name)),
+            inner: made.as_dispatch().clone(),
+        })
+    }
+
+    /// What `name` says after this row's, if it begins with it: nothing, or an index.
+    fn index<'a>(&self, name: &'a str) -> Option<Option<&'a str>> {
+        match name.strip_prefix(self.name)? {
+            "" => Some(None),
+            _ if self.index == Index::None => None,
+            rest => rest.strip_prefix(':').map(Some),
+        }
+    }
+
+    /// What people are told to write.
+    fn example(&self) -> String {
+        match self.index {
+            Index::Numbered => format!("{}:N", self.name),
+            Index::None | Index::Preferred => self.name.into(),
+        }
+    }
+}
+
+/// Parses the names of [`Device::help`]; an index `:N` may be left out.
+///
+/// `auto` is the fastest device that this build has: `cuda:0`, then `libtorch:cuda:0` where
+/// LibTorch sees a GPU, then `cpu`.
+impl FromStr for Device {
+    type Err = TensorError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        if name == "auto" {
+            return Ok(automatic());
+        }
+        let refuse = |reason: String| TensorError::Device {
+            name: name.into(),
+            reason,
+        };
+        let found = ROWS.iter().find_map(|row| Some((row, row.index(name)?)));
+        let Some((row, index)) = found else {
+            let expected = Self::help();
+            return Err(refuse(format!("not a device name; expected {expected}")));
+        };
+        let index = index.map(|text| {
+            text.parse()
+                .map_err(|_| refuse(format!("`{text}` is not a device index")))
+        });
+        row.device(index.transpose()?).map_err(refuse)
+    }
+}
+
+fn automatic() -> Device {
+    let mut rows: Vec<&Row> = ROWS.iter().filter(|row| row.turn.is_some()).collect();
+    rows.sort_by_key(|row| row.turn);
+    rows.into_iter()
+        .find_map(|row| row.device(None).ok())
+        .unwrap_or_else(Device::cpu)
 }
 
 #[cfg(test)]
@@ -206,6 +288,41 @@ mod tests {
             let error = "libtorch:cuda:1".parse::<Device>().unwrap_err();
             assert!(error.to_string().contains("--features libtorch"), "{error}");
         }
+    }
+
+    #[test]
+    fn help_names_what_is_understood() {
+        assert_eq!(
+            Device::help(),
+            "auto, cpu, cuda:N, wgpu, libtorch:cpu or libtorch:cuda:N"
+        );
+    }
+
+    #[test]
+    fn a_name_is_known_or_says_what_is() {
+        fn found(name: &str) -> Option<(&str, Option<&str>)> {
+            ROWS.iter()
+                .find_map(|row| Some((row.name, row.index(name)?)))
+        }
+        assert_eq!(found("cpu"), Some(("cpu", None)));
+        assert_eq!(found("cuda"), Some(("cuda", None)));
+        assert_eq!(found("wgpu:2"), Some(("wgpu", Some("2"))));
+        assert_eq!(found("libtorch:cpu"), Some(("libtorch:cpu", None)));
+        assert_eq!(found("libtorch:cuda:1"), Some(("libtorch:cuda", Some("1"))));
+        let error = "gpu".parse::<Device>().unwrap_err().to_string();
+        assert!(error.ends_with(&Device::help()), "{error}");
+    }
+
+    #[test]
+    fn automatic_is_the_first_that_this_build_has() {
+        let turns: Vec<_> = [0, 1, 2]
+            .into_iter()
+            .filter_map(|turn| ROWS.iter().find(|row| row.turn == Some(turn)))
+            .map(Row::example)
+            .collect();
+        assert_eq!(turns, ["cuda:N", "libtorch:cuda:N", "cpu"]);
+        #[cfg(not(any(feature = "cuda", feature = "libtorch")))]
+        assert_eq!("auto".parse::<Device>().unwrap(), Device::cpu());
     }
 
     #[test]

@@ -9,6 +9,14 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::device::Device;
 
 impl Device {
+    /// How many items [`each`](Self::each) works on at once, given so many: the threads of the embedded CPU; 1 on other devices.
+    pub fn lanes(&self) -> usize {
+        match self.raw() {
+            DispatchDevice::Flex(_) => rayon::current_num_threads(),
+            _ => 1,
+        }
+    }
+
     /// The result of `work` for each item, in their order.
     ///
     /// The embedded CPU works on as many items at once as it has threads, each item on its share of them, so that what one operation
@@ -20,10 +28,7 @@ impl Device {
         work: impl Fn(I) -> T + Sync,
     ) -> Vec<T> {
         let items = items.into_iter();
-        let lanes = match self.raw() {
-            DispatchDevice::Flex(_) => items.len().min(rayon::current_num_threads()),
-            _ => 1,
-        };
+        let lanes = items.len().min(self.lanes());
         let pools = match lanes {
             0 | 1 => None,
             _ => pools(lanes, rayon::current_num_threads()),
@@ -89,6 +94,11 @@ mod tests {
             let squares = with_threads(threads, || Device::cpu().each(0..20u32, |n| n * n));
             assert_eq!(squares, (0..20).map(|n| n * n).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn there_are_as_many_lanes_as_threads() {
+        assert_eq!(with_threads(3, || Device::cpu().lanes()), 3);
     }
 
     #[test]

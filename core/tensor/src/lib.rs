@@ -27,6 +27,7 @@ mod cpu;
 mod device;
 mod error;
 mod lanes;
+mod named;
 mod ops;
 mod optimize;
 mod session;
@@ -36,6 +37,7 @@ mod tensor;
 
 pub use device::Device;
 pub use error::{Result, TensorError};
+pub use named::Named;
 pub use ops::{ConvOptions, PoolOptions};
 pub use optimize::AdamStep;
 pub use session::{Handle, Limits, Phase, Session, Storage, Usage, Value};

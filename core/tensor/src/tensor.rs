@@ -11,6 +11,7 @@ use burn::backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn::backend::{AutodiffBackend, Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{Scalar, TensorData};
 
+use crate::cpu::CpuOps;
 use crate::device::Device;
 use crate::error::{Result, TensorError};
 use crate::shape::Shape;
@@ -209,6 +210,35 @@ impl Tensor {
         Ok(self.to_floats()?[0])
     }
 
+    /// Whether every element is a finite number. Whole numbers and truth values always are. Waits for the device and leaves the
+    /// tape.
+    ///
+    /// # Errors
+    /// [`TensorError::Backend`] if the device fails.
+    pub fn is_finite(&self) -> Result<bool> {
+        if self.kind != Kind::Float {
+            return Ok(true);
+        }
+        if self.has_cpu_ops() {
+            let raw = self.untracked_raw();
+            let answer = guard("is-finite", || self.like(Dispatch::cpu_is_finite(raw)))?;
+            return Ok(answer.item()? != 0.0);
+        }
+        self.is_finite_composed()
+    }
+
+    fn is_finite_composed(&self) -> Result<bool> {
+        let (raw, boolean) = (self.untracked_raw(), self.device.boolean());
+        let other = guard("is-finite", || {
+            let other = Dispatch::bool_or(
+                Dispatch::float_is_nan(raw.clone(), boolean),
+                Dispatch::float_is_inf(raw, boolean),
+            );
+            Self::wrap(Dispatch::bool_any(other), Kind::Bool, &self.device)
+        })?;
+        Ok(other.to_ints()? == [0])
+    }
+
     /// The same values, cut off from whatever computed them. Never tracked.
     pub fn detach(&self) -> Self {
         match self.kind {
@@ -247,13 +277,13 @@ impl Tensor {
         })
     }
 
-    /// Copies the tensor to `device`, without its tape.
+    /// The same values on `device`, untracked. Shares the storage if they are there already.
     ///
     /// # Errors
     /// [`TensorError::Backend`] if the transfer fails.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         if self.device == *device {
-            return Ok(self.clone());
+            return Ok(self.detach());
         }
         let shape = self.shape;
         match self.kind {
@@ -393,4 +423,71 @@ fn read<T, E: fmt::Debug>(
         .ok_or_else(|| failed("the device cannot be read synchronously".into()))?
         .map_err(|error| failed(format!("{error:?}")))?;
     convert(data).ok_or_else(|| failed("the data has an unexpected type".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_element_that_is_no_number_is_found_anywhere() {
+        let device = Device::cpu();
+        for n in [1, 7, 100_000] {
+            let mut values = vec![f32::MAX; n];
+            values[n / 2] = f32::MIN_POSITIVE / 2.0;
+            let finite = Tensor::from_floats(&values, &[n], &device).unwrap();
+            assert_eq!(finite.is_finite(), Ok(true));
+            assert_eq!(finite.is_finite_composed(), Ok(true));
+            for (place, value) in [
+                (0, f32::NAN),
+                (n / 2, f32::INFINITY),
+                (n - 1, f32::NEG_INFINITY),
+                (n - 1, -f32::NAN),
+            ] {
+                let mut values = values.clone();
+                values[place] = value;
+                let other = Tensor::from_floats(&values, &[n], &device).unwrap();
+                assert_eq!(other.is_finite(), Ok(false), "{value} at {place} of {n}");
+                assert_eq!(other.is_finite_composed(), Ok(false));
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_a_view_shows_counts() {
+        let device = Device::cpu();
+        let values = [1.0, f32::NAN, 3.0, 4.0];
+        let all = Tensor::from_floats(&values, &[2, 2], &device).unwrap();
+        assert_eq!(all.narrow(0, 1, 1).unwrap().is_finite(), Ok(true));
+        let column = |n| all.permute(&[1, 0]).unwrap().narrow(0, n, 1).unwrap();
+        assert_eq!(column(0).is_finite(), Ok(true));
+        assert_eq!(column(1).is_finite(), Ok(false));
+    }
+
+    #[test]
+    fn a_tracked_tensor_is_looked_through_and_stays_tracked() {
+        let leaf = Tensor::full(&[3], 2.0, &Device::cpu())
+            .unwrap()
+            .to_leaf()
+            .unwrap();
+        let root = leaf.affine(-1.0, 0.0).unwrap().sqrt().unwrap();
+        assert_eq!((leaf.is_finite(), root.is_finite()), (Ok(true), Ok(false)));
+        assert!(root.is_tracked());
+    }
+
+    #[test]
+    fn whole_numbers_and_truth_values_are_finite() {
+        let ints = Tensor::from_ints(&[i64::from(i32::MAX), -1], &[2], &Device::cpu()).unwrap();
+        assert_eq!(ints.is_finite(), Ok(true));
+        assert_eq!(ints.cast(Kind::Bool).unwrap().is_finite(), Ok(true));
+    }
+
+    #[test]
+    fn what_is_on_the_device_already_is_shared_and_untracked() {
+        let device = Device::cpu();
+        let leaf = Tensor::full(&[3], 2.0, &device).unwrap().to_leaf().unwrap();
+        let there = leaf.to_device(&device).unwrap();
+        assert!(leaf.is_tracked() && !there.is_tracked());
+        assert_eq!(there.to_floats(), leaf.to_floats());
+    }
 }

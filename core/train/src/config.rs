@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use dtta::{Issue, OptimizerConfig, Standardize, TimestepsConfig};
-use dtta_data::{Augmentation, DatasetConfig, DepthRange, Transform};
+use dtta_base::{Issue, invalid, read_json};
+use dtta_data::{Augmentation, DatasetConfig, DepthRange, Standardize, Transform};
+use dtta_learn::{OptimizerConfig, TimestepsConfig};
 use dtta_models::Precision;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,12 +18,13 @@ use crate::error::{Error, Result};
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TrainingConfig {
     /// Trains a denoiser to predict the noise in an image: mean squared error on ε (Ho et al. 2020, eq. 14). What it is told, the
-    /// model says: the image's class, its mask or its depth map.
+    /// model says: the image's class, the mixture of classes of each cell, or the numbers of a map.
     Denoiser(DenoiserTraining),
     /// Trains a classifier of images, or of pixels where the model answers for each: cross-entropy.
     Classifier(ClassifierTraining),
-    /// Trains a predictor of depth: absolute error of normalised depth and of its differences between neighbours.
-    Depth(DepthTraining),
+    /// Trains a predictor of numbers for each pixel, such as distances or normals: absolute error of the numbers and of their differences
+    /// between neighbours.
+    Numbers(NumbersTraining),
 }
 
 /// How a denoiser is trained.
@@ -48,10 +50,13 @@ pub struct DenoiserTraining {
     /// How timesteps are drawn. `stratified` takes one from each of as many equal parts of the range as there are images in a batch.
     #[serde(default)]
     pub timesteps: TimestepsConfig,
-    /// How distances become the map y in [0, 1] of which the denoiser is told 2 y - 1, for one that is told about depth. Pixels
-    /// without a distance are 0 in the map. The experiment's mapper has to be told the same.
+    /// The name of the dataset's target that it is told; the only one of the type that the model takes, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub depth: Option<DepthRange>,
+    pub target: Option<String>,
+    /// How distances become the map y in [0, 1] of which the denoiser is told 2 y - 1; absent for numbers that it is told as they are.
+    /// Unknown pixels are 0 in the map. The experiment's mapper has to be told the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<DepthRange>,
     /// Measures the averaged weights on held-out images now and then, and at the end; never if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<DenoiserEvaluation>,
@@ -78,6 +83,9 @@ pub struct ClassifierTraining {
     pub data: DataConfig,
     /// How the weights move.
     pub optimization: OptimizationConfig,
+    /// The name of the dataset's target that it learns; the only one of the type that the model answers with, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// How much of each target is spread evenly over all classes (Szegedy et al. 2016).
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
@@ -92,11 +100,11 @@ pub struct ClassifierTraining {
     pub output: OutputConfig,
 }
 
-/// How a predictor of depth is trained. The model's only map of logits goes through a sigmoid to y, which is compared with the
-/// normalised depth.
+/// How a predictor of numbers is trained. With a `range`, the model's only map of logits goes through a sigmoid to y, which is compared with
+/// the normalised distance; without, its maps are compared with the numbers as they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DepthTraining {
+pub struct NumbersTraining {
     /// Where editors find this schema. Not read by dtta.
     #[serde(rename = "$schema", default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
@@ -112,8 +120,12 @@ pub struct DepthTraining {
     pub data: DataConfig,
     /// How the weights move.
     pub optimization: OptimizationConfig,
-    /// How distances become numbers in [0, 1]. The experiment's head has to be told the same.
-    pub depth: DepthRange,
+    /// The name of the dataset's target that it learns; the only one with as many channels as the model has outputs, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// How distances become numbers in [0, 1]; absent for numbers that are learned as they are. The experiment's head has to be told the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<DepthRange>,
     /// How much the error of differences between neighbouring pixels counts beside the error of pixels.
     #[serde(default = "half")]
     #[schemars(range(min = 0))]
@@ -133,7 +145,7 @@ fn half() -> f64 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Images to train on, with what the model learns: classes, masks or depth maps.
+    /// Images to train on, with the target that the model learns.
     pub training: DatasetConfig,
     /// Such images to measure on; needed where `evaluate` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -222,7 +234,7 @@ pub struct DenoiserEvaluation {
     pub range: Option<[usize; 2]>,
 }
 
-/// How a classifier or a predictor of depth is measured.
+/// How a classifier or a predictor of numbers is measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierEvaluation {
@@ -264,7 +276,7 @@ fn default_log_every() -> usize {
 }
 
 /// What all kinds of training have.
-pub(crate) struct Common<'a> {
+pub(crate) struct Shared<'a> {
     pub kind: &'static str,
     pub model: &'a Path,
     pub seed: u64,
@@ -275,20 +287,14 @@ pub(crate) struct Common<'a> {
 }
 
 impl TrainingConfig {
-    /// Reads a configuration file. Each override is `POINTER=VALUE`, as in an experiment's
-    /// [`Document::load`](dtta::Document::load).
+    /// Reads a configuration file. Each override is `POINTER=VALUE`, as in [`dtta_base::read_json`].
     ///
     /// # Errors
-    /// [`Error::Engine`] for a file that cannot be read or is no such document, with every fault.
+    /// [`Error::Base`] for a file that cannot be read or is no such document, with every fault.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let value = dtta::read_json(path, overrides)?;
-        Self::parse(value).map_err(|issues| {
-            Error::Engine(dtta::Error::Invalid {
-                path: path.into(),
-                what: "training configuration",
-                issues,
-            })
-        })
+        let value = read_json(path, overrides)?;
+        Self::parse(value)
+            .map_err(|issues| Error::Base(invalid(path, "training configuration", issues)))
     }
 
     /// Reads a configuration that is JSON already.
@@ -296,7 +302,7 @@ impl TrainingConfig {
     /// # Errors
     /// Every fault that was found.
     pub fn parse(value: Value) -> Result<Self, Vec<Issue>> {
-        let config: Self = dtta::parse(value)?;
+        let config: Self = dtta_base::parse(value)?;
         let issues = config.contradictions();
         if issues.is_empty() {
             Ok(config)
@@ -305,9 +311,9 @@ impl TrainingConfig {
         }
     }
 
-    pub(crate) fn common(&self) -> Common<'_> {
+    pub(crate) fn shared(&self) -> Shared<'_> {
         match self {
-            Self::Denoiser(config) => Common {
+            Self::Denoiser(config) => Shared {
                 kind: "denoiser",
                 model: &config.model,
                 seed: config.seed,
@@ -316,7 +322,7 @@ impl TrainingConfig {
                 output: &config.output,
                 evaluate_every: config.evaluate.as_ref().and_then(|evaluate| evaluate.every),
             },
-            Self::Classifier(config) => Common {
+            Self::Classifier(config) => Shared {
                 kind: "classifier",
                 model: &config.model,
                 seed: config.seed,
@@ -325,8 +331,8 @@ impl TrainingConfig {
                 output: &config.output,
                 evaluate_every: config.evaluate.as_ref().and_then(|evaluate| evaluate.every),
             },
-            Self::Depth(config) => Common {
-                kind: "depth",
+            Self::Numbers(config) => Shared {
+                kind: "numbers",
                 model: &config.model,
                 seed: config.seed,
                 data: &config.data,
@@ -359,7 +365,7 @@ impl TrainingConfig {
                     &mut config.output,
                 )
             }
-            Self::Depth(config) => {
+            Self::Numbers(config) => {
                 config.evaluate = None;
                 config.data.held_out = None;
                 (
@@ -381,15 +387,12 @@ impl TrainingConfig {
 
     /// What a schema cannot say.
     fn contradictions(&self) -> Vec<Issue> {
-        let Common {
+        let Shared {
             optimization, data, ..
-        } = self.common();
+        } = self.shared();
         let mut issues = Vec::new();
         let mut issue = |pointer: &str, message: &str| {
-            issues.push(Issue {
-                pointer: pointer.into(),
-                message: message.into(),
-            });
+            issues.push(Issue::new(pointer, message));
         };
         let (ranges, measured) = match self {
             Self::Denoiser(config) => {
@@ -401,15 +404,15 @@ impl TrainingConfig {
                 (ranges, config.evaluate.is_some())
             }
             Self::Classifier(config) => (Vec::new(), config.evaluate.is_some()),
-            Self::Depth(config) => (Vec::new(), config.evaluate.is_some()),
+            Self::Numbers(config) => (Vec::new(), config.evaluate.is_some()),
         };
         let range = match self {
-            Self::Denoiser(config) => config.depth,
+            Self::Denoiser(config) => config.range,
             Self::Classifier(_) => None,
-            Self::Depth(config) => Some(config.depth),
+            Self::Numbers(config) => config.range,
         };
         if let Some(problem) = range.and_then(|range| range.problem()) {
-            issue("/depth", &problem);
+            issue("/range", &problem);
         }
         if let Self::Classifier(config) = self
             && config
@@ -438,7 +441,7 @@ impl TrainingConfig {
 
 /// The JSON Schema (draft 2020-12) of a training configuration.
 pub fn schema() -> Value {
-    dtta::schema_of::<TrainingConfig>("dtta training")
+    dtta_base::schema_of::<TrainingConfig>("dtta training")
 }
 
 #[cfg(test)]
@@ -470,7 +473,7 @@ mod tests {
     /// Where the only fault is.
     fn pointer(error: &Error) -> &str {
         match error {
-            Error::Engine(dtta::Error::Invalid { issues, .. }) if issues.len() == 1 => {
+            Error::Base(dtta_base::Error::Invalid { issues, .. }) if issues.len() == 1 => {
                 &issues[0].pointer
             }
             other => panic!("not one fault of a document: {other}"),
@@ -510,20 +513,22 @@ mod tests {
     #[test]
     fn takes_overrides() {
         let config = load(&["optimization.steps=3", "/model=other.json"]).unwrap();
-        assert_eq!(config.common().optimization.steps, 3);
-        assert_eq!(config.common().model, Path::new("other.json"));
+        assert_eq!(config.shared().optimization.steps, 3);
+        assert_eq!(config.shared().model, Path::new("other.json"));
         let error = load(&["steps"]).unwrap_err();
-        let refused = matches!(error, Error::Engine(dtta::Error::Override { .. }));
+        let refused = matches!(error, Error::Base(dtta_base::Error::Override { .. }));
         assert!(refused, "{error}");
     }
 
     #[test]
-    fn the_schema_describes_both_kinds() {
+    fn the_schema_describes_every_kind() {
         let text = schema().to_string();
         for part in [
             "denoiser",
             "classifier",
             "label_smoothing",
+            "numbers",
+            "gradient_weight",
             "class_dropout_prob",
         ] {
             assert!(text.contains(part), "{part}");

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use dtta_base::{TargetType, keyed_rng};
 use dtta_data::{
-    DataError, Dataset, DatasetConfig, Image, Maps, Selection, Transform, augment, keyed_rng,
-    transform,
+    CLASS, DataError, Dataset, DatasetConfig, Image, LabelMap, NumberMap, Selection, Target,
+    Targets, Transform, View, augment,
 };
 use dtta_tensor::{Device, Tensor};
 use rand_distr::{Distribution, Uniform};
@@ -14,53 +15,110 @@ use crate::error::{Error, Result};
 
 /// Some images with what is known about them.
 #[derive(Debug, Clone)]
-pub(crate) struct Batch {
+pub(crate) struct Examples {
     /// `[B, C, H, W]`, preprocessed.
     pub images: Tensor,
     /// The class of each image; empty where maps are learned.
     pub labels: Vec<usize>,
-    /// The maps of each image.
-    pub maps: Vec<Maps>,
+    /// What is known of each image.
+    pub targets: Vec<Targets>,
+    /// The target that is learned, by name.
+    pub name: String,
+}
+
+impl Examples {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// The label maps that are learned.
+    pub fn label_maps(&self) -> impl Iterator<Item = &LabelMap> {
+        let found = self.targets.iter().filter_map(|t| t.get(&self.name));
+        found.filter_map(Target::labels)
+    }
+
+    /// The number maps that are learned.
+    pub fn number_maps(&self) -> impl Iterator<Item = &NumberMap> {
+        let found = self.targets.iter().filter_map(|t| t.get(&self.name));
+        found.filter_map(Target::numbers)
+    }
 }
 
 /// Training images. Sample `n` of the run is the same whatever came before: each pass over the dataset has a shuffle of its own.
 pub(crate) struct TrainingData {
     config: DataConfig,
     dataset: Dataset,
-    labels: Vec<usize>,
     takes: Takes,
+    /// The target that is learned.
+    name: String,
     seed: u64,
     /// A pass and its order; the last one used.
     order: (u64, Vec<usize>),
 }
 
 /// What a model takes: images of a shape, and what it learns from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Takes {
     pub shape: [usize; 3],
-    pub target: Target,
+    pub target: TargetType,
+    /// Of classes: how many.
+    pub classes: Option<usize>,
+    /// Whether a map has the extents of the model's images; it is finer or as fine otherwise.
+    pub cover: bool,
+    /// The target's name; the only one of its type in the dataset, if absent.
+    pub name: Option<String>,
 }
 
-/// What a model learns from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// A class for each image, of so many.
-    Classes(usize),
-    /// A class for each pixel, of so many. A map that has to `cover` has the extents of the model's images.
-    Masks { classes: usize, cover: bool },
-    /// A distance for each pixel.
-    Depths { cover: bool },
+impl Takes {
+    /// The name of the target in a dataset.
+    fn resolve(&self, dataset: &Dataset, pointer: &str) -> Result<String> {
+        let held = dataset.target_types();
+        let fits = |name: &&String| held[*name].fits(self.target);
+        if let Some(name) = &self.name {
+            return match held.get(name) {
+                Some(_) if fits(&name) => Ok(name.clone()),
+                Some(other) => Err(Error::invalid(
+                    "/target",
+                    format!(
+                        "`{name}` of `{pointer}` is a {other}, the model learns a {}",
+                        self.target
+                    ),
+                )),
+                None => Err(Error::invalid(
+                    pointer,
+                    format!("has no `{name}`, which the model learns from"),
+                )),
+            };
+        }
+        let found: Vec<&String> = held.keys().filter(fits).collect();
+        match found[..] {
+            [name] => Ok(name.clone()),
+            [] if !self.target.is_map() => Err(DataError::Unlabelled {
+                path: dataset.location().to_owned(),
+            }
+            .into()),
+            [] => {
+                let message = format!("has no {}, which the model learns from", self.target);
+                Err(Error::invalid(pointer, message))
+            }
+            _ => {
+                let message = format!("is missing: `{pointer}` has {found:?}, which all fit");
+                Err(Error::invalid("/target", message))
+            }
+        }
+    }
 }
 
 impl TrainingData {
     pub fn open(config: &DataConfig, base: &Path, takes: Takes, seed: u64) -> Result<Self> {
-        let (dataset, labels) = open(&config.training, base, config, takes, "/data/training")?;
+        let (dataset, name) = open(&config.training, base, config, &takes, "/data/training")?;
         let order = (0, shuffled(dataset.len(), seed, 0));
         Ok(Self {
             config: config.clone(),
             dataset,
-            labels,
             takes,
+            name,
             seed,
             order,
         })
@@ -70,31 +128,33 @@ impl TrainingData {
         self.dataset.len()
     }
 
+    /// The digest of every image with its targets.
+    pub fn digest(&self) -> Result<String> {
+        Ok(self.dataset.digest()?)
+    }
+
     /// The images of `step`.
-    pub fn batch(&mut self, step: usize, size: usize, device: &Device) -> Result<Batch> {
+    pub fn batch(&mut self, step: usize, size: usize, device: &Device) -> Result<Examples> {
         let key = [self.seed.to_le_bytes(), (step as u64).to_le_bytes()];
         let mut rng = keyed_rng("training augmentation", &[&key[0], &key[1]]);
         let mut collected = Collected::default();
         for n in 0..size {
             let index = self.index(step as u64 * size as u64 + n as u64);
             let sample = self.dataset.sample(index)?;
-            let (image, maps) = augment(
+            let (image, targets) = augment(
                 &self.config.augmentation,
                 sample.image,
-                sample.maps,
+                sample.targets,
                 &mut rng,
             );
-            let label = self.labels.get(index).copied();
             collected.add(
-                image,
-                maps,
-                label,
+                (image, targets),
                 &self.config,
-                self.takes,
+                (&self.takes, &self.name),
                 "/data/training",
             )?;
         }
-        collected.finish(self.takes.shape, device)
+        collected.finish(self.takes.shape, self.name.clone(), device)
     }
 
     /// Which sample of the dataset is sample `n` of the run.
@@ -113,25 +173,25 @@ pub(crate) fn held_out(
     dataset: &DatasetConfig,
     base: &Path,
     config: &DataConfig,
-    takes: Takes,
+    takes: &Takes,
     (samples, seed): (Option<usize>, u64),
     device: &Device,
-) -> Result<Batch> {
+) -> Result<Examples> {
     let pointer = "/data/held_out";
-    let (dataset, labels) = open(dataset, base, config, takes, pointer)?;
+    let (dataset, name) = open(dataset, base, config, takes, pointer)?;
     let selection = Selection {
         samples,
         offset: 0,
-        stratified: matches!(takes.target, Target::Classes(_)),
+        stratified: name == CLASS,
     };
     let chosen = dataset.select(&selection, seed)?;
     let mut collected = Collected::default();
     for &index in &chosen {
         let sample = dataset.sample(index)?;
-        let label = labels.get(index).copied();
-        collected.add(sample.image, sample.maps, label, config, takes, pointer)?;
+        let sample = (sample.image, sample.targets);
+        collected.add(sample, config, (takes, &name), pointer)?;
     }
-    collected.finish(takes.shape, device)
+    collected.finish(takes.shape, name, device)
 }
 
 /// A batch in the making.
@@ -139,43 +199,58 @@ pub(crate) fn held_out(
 struct Collected {
     values: Vec<f32>,
     labels: Vec<usize>,
-    maps: Vec<Maps>,
+    targets: Vec<Targets>,
 }
 
 impl Collected {
     fn add(
         &mut self,
-        image: Image,
-        maps: Maps,
-        label: Option<usize>,
+        (image, targets): (Image, Targets),
         config: &DataConfig,
-        takes: Takes,
+        (takes, name): (&Takes, &str),
         pointer: &str,
     ) -> Result<()> {
-        let image = transform(&config.preprocess, image)?;
-        takes.expect(image.shape(), &maps, pointer)?;
-        let mut pixels = image.into_data();
-        if let Some(target) = config.standardize {
-            target.apply(&mut pixels);
+        let image = config.view().see(image)?;
+        takes.expect(image.shape(), &targets, name, pointer)?;
+        self.values.extend(image.into_data());
+        if let Some(class) = targets.get(name).and_then(Target::class) {
+            self.labels.push(takes.expect_class(class, pointer)?);
         }
-        self.values.extend(pixels);
-        self.labels.extend(label);
-        self.maps.push(maps);
+        self.targets.push(targets);
         Ok(())
     }
 
-    fn finish(self, [c, h, w]: [usize; 3], device: &Device) -> Result<Batch> {
-        Ok(Batch {
-            images: Tensor::from_floats(&self.values, &[self.maps.len(), c, h, w], device)?,
+    fn finish(self, [c, h, w]: [usize; 3], name: String, device: &Device) -> Result<Examples> {
+        Ok(Examples {
+            images: Tensor::from_floats(&self.values, &[self.targets.len(), c, h, w], device)?,
             labels: self.labels,
-            maps: self.maps,
+            targets: self.targets,
+            name,
         })
     }
 }
 
 impl Takes {
+    /// Refuses a class that the model does not know.
+    fn expect_class(&self, class: u32, pointer: &str) -> Result<usize> {
+        let class = class as usize;
+        match self.classes {
+            Some(classes) if class >= classes => {
+                let message = format!("has label {class}, but the model has {classes} classes");
+                Err(Error::invalid(pointer, message))
+            }
+            _ => Ok(class),
+        }
+    }
+
     /// Refuses an image, or a map over it, of another shape.
-    fn expect(&self, found: [usize; 3], maps: &Maps, pointer: &str) -> Result<()> {
+    fn expect(
+        &self,
+        found: [usize; 3],
+        targets: &Targets,
+        name: &str,
+        pointer: &str,
+    ) -> Result<()> {
         if found != self.shape {
             let message = format!(
                 "gives images of {found:?} after `/data/preprocess`, but the model takes {:?}",
@@ -183,13 +258,12 @@ impl Takes {
             );
             return Err(Error::invalid(pointer, message));
         }
-        let (extents, cover) = match self.target {
-            Target::Classes(_) => return Ok(()),
-            Target::Masks { cover, .. } => (maps.mask.as_ref().map(|mask| mask.shape()), cover),
-            Target::Depths { cover } => (maps.depth.as_ref().map(|depth| depth.shape()), cover),
-        };
+        if !self.target.is_map() {
+            return Ok(());
+        }
+        let cover = self.cover;
         let [_, height, width] = self.shape;
-        match extents {
+        match targets.get(name).and_then(Target::extents) {
             None => Err(Error::invalid(pointer, "has a sample without a map")),
             Some(found) if cover && found != [height, width] => {
                 let message = format!(
@@ -215,61 +289,43 @@ fn open(
     dataset: &DatasetConfig,
     base: &Path,
     config: &DataConfig,
-    takes: Takes,
+    takes: &Takes,
     pointer: &str,
-) -> Result<(Dataset, Vec<usize>)> {
+) -> Result<(Dataset, String)> {
     let dataset = Dataset::open(dataset, base)?;
-    let labels = match takes.target {
-        Target::Classes(classes) => class_labels(&dataset, classes, pointer)?,
-        Target::Masks { .. } | Target::Depths { .. } => {
-            expect_maps(&dataset, &config.preprocess, takes.target, pointer)?;
-            Vec::new()
-        }
-    };
+    let name = takes.resolve(&dataset, pointer)?;
+    if takes.target.is_map() {
+        expect_map(&dataset, &config.preprocess, takes, pointer)?;
+    } else if let Some(&highest) = dataset.labels().and_then(|labels| labels.iter().max())
+        && name == CLASS
+    {
+        takes.expect_class(highest, pointer)?;
+    }
     // One look, so that a wrong shape is told before the run starts.
     let sample = dataset.sample(0)?;
-    let image = transform(&config.preprocess, sample.image)?;
-    takes.expect(image.shape(), &sample.maps, pointer)?;
-    Ok((dataset, labels))
+    let image = config.view().see(sample.image)?;
+    takes.expect(image.shape(), &sample.targets, &name, pointer)?;
+    Ok((dataset, name))
 }
 
-fn class_labels(dataset: &Dataset, classes: usize, pointer: &str) -> Result<Vec<usize>> {
-    let Some(labels) = dataset.labels() else {
-        return Err(DataError::Unlabelled {
-            path: dataset.location().to_owned(),
+impl DataConfig {
+    /// How the model sees an image.
+    fn view(&self) -> View {
+        View {
+            steps: self.preprocess.clone(),
+            standardize: self.standardize,
         }
-        .into());
-    };
-    let labels: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
-    let highest = labels.iter().copied().max().unwrap_or_default();
-    if highest >= classes {
-        let message = format!("has label {highest}, but the model has {classes} classes");
-        return Err(Error::invalid(pointer, message));
     }
-    Ok(labels)
 }
 
-fn expect_maps(
+fn expect_map(
     dataset: &Dataset,
     preprocess: &[Transform],
-    target: Target,
+    takes: &Takes,
     pointer: &str,
 ) -> Result<()> {
-    let [masks, depths] = dataset.has_maps();
-    let (found, name) = match target {
-        Target::Depths { .. } => (depths, "depth maps"),
-        _ => (masks, "masks"),
-    };
-    if !found {
-        return Err(Error::invalid(
-            pointer,
-            format!("has no {name}, which the model learns from"),
-        ));
-    }
-    if let Target::Masks { classes, .. } = target
-        && dataset.class_names().len() != classes
-    {
-        let names = dataset.class_names().len();
+    let names = dataset.class_names().len();
+    if let Some(classes) = takes.classes.filter(|&classes| classes != names) {
         let message = format!("has {names} class names, but the model has {classes} classes");
         return Err(Error::invalid(pointer, message));
     }

@@ -13,30 +13,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be read.
-    #[error("cannot read `{path}`: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file could not be written.
-    #[error("cannot write `{path}`: {source}", path = path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file is not JSON.
-    #[error("`{path}` is not JSON: {source}", path = path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
-    },
+    /// A file cannot be read or written, is no valid training configuration, or lies in a folder that another run works in.
+    #[error(transparent)]
+    Base(#[from] dtta_base::Error),
     /// A part of a training configuration does not fit the data or the model.
     #[error("{}: {message}", place(file, pointer))]
     Invalid {
@@ -48,7 +27,7 @@ pub enum Error {
         message: String,
     },
     /// An output folder holds another run.
-    #[error("`{path}` holds a training run; continue it with `--resume`, or choose another folder with `--out`", path = path.display())]
+    #[error("`{path}` holds a training run; continue it with `--resume`, replace it with `--force`, or choose another folder with `--out`", path = path.display())]
     OutputExists {
         /// The folder.
         path: PathBuf,
@@ -86,9 +65,9 @@ pub enum Error {
     /// Something about a tensor.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// Something that the engine refused: a document, a step of the optimizer.
+    /// Something about draws, the optimizer or its state.
     #[error(transparent)]
-    Engine(#[from] dtta::Error),
+    Learn(#[from] dtta_learn::Error),
 }
 
 impl Error {

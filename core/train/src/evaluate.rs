@@ -1,22 +1,25 @@
 //! Measures of trained weights on labelled images.
 
-use dtta::{Draws, NoiseSharing, TimestepSampler};
+use dtta_learn::{Draws, NoiseSharing, TimestepSampler};
 use dtta_models::{
-    Backbone, CLASS_EMBEDDING, CLASS_EMBEDDINGS, Conditioning, Denoiser, Statistics, Weights,
+    Backbone, BatchNormStatistics, CLASS_EMBEDDING, CLASS_EMBEDDINGS, Denoiser, Weights,
 };
-use dtta_tensor::Tensor;
+use dtta_tensor::{Named, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::task::{cross_entropy, logits};
+use crate::lesson::{cross_entropy, logits, no_embeddings};
 
 /// How well weights do on labelled images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Share of images or pixels whose class is found; of a denoiser that is told a map, share of images whose noise it predicts better
-    /// under their own map than under another image's; of a predictor of depth, share of pixels within a factor of 1.25.
+    /// under their own map than under another image's; of a predictor of distances, share of pixels within a factor of 1.25; of other
+    /// numbers, the share of their variance that is explained (1 - squared error / squared distance from the mean, below 0 for what is
+    /// worse than the mean).
     pub accuracy: f64,
-    /// Mean loss under the truth: squared error of the noise, cross-entropy, or absolute error of normalised depth.
+    /// Mean loss under the truth: squared error of the noise, cross-entropy, or absolute error of
+    /// numbers, of distances once they are normalised.
     pub loss: f64,
     /// How many images.
     pub samples: usize,
@@ -69,11 +72,7 @@ pub fn diffusion_classifier(
 ) -> Result<Evaluation> {
     let weights = &weights.detach();
     let constants = denoiser.constants(weights)?;
-    let table = constants
-        .into_iter()
-        .find(|(name, _)| name == CLASS_EMBEDDINGS)
-        .map(|(_, table)| table)
-        .ok_or_else(|| Error::invalid("/model", "the denoiser has no class embeddings"))?;
+    let table = constants.get(CLASS_EMBEDDINGS).ok_or_else(no_embeddings)?;
     let (classes, width) = (table.shape()[0], table.shape()[1]);
     expect_labels(images, labels, classes)?;
     let [low, high] = options.range;
@@ -105,7 +104,7 @@ pub fn diffusion_classifier(
             .unsqueeze(0)?
             .expand(&[count, classes, width])?
             .reshape(&[rows[0], width as i64])?;
-        let condition = Conditioning::one(CLASS_EMBEDDING, condition);
+        let condition = Named::one(CLASS_EMBEDDING, condition);
         let mut losses: Option<Tensor> = None;
         for draw in 0..options.draws {
             let mut noise = vec![0.0; count * c * h * w];
@@ -130,7 +129,9 @@ pub fn diffusion_classifier(
                 None => loss,
             });
         }
-        let losses = losses.expect("there is at least one draw").to_floats()?;
+        let losses = losses
+            .expect("there is at least one draw, as was checked")
+            .to_floats()?;
         for (row, &label) in losses.chunks(classes).zip(&labels[start..start + count]) {
             let best = (0..classes).min_by(|&a, &b| row[a].total_cmp(&row[b]));
             let loss = f64::from(row[label]) / options.draws as f64;
@@ -165,9 +166,9 @@ pub fn classifier_accuracy(
         let outputs = backbone.forward(
             weights,
             &images.narrow(0, start, count)?,
-            Statistics::Running,
+            BatchNormStatistics::Running,
         )?;
-        let logits = logits(&outputs);
+        let logits = logits(&outputs)?;
         let loss = f64::from(cross_entropy(logits, labels, 0.0, &[])?.item()?);
         let logits = logits.to_floats()?;
         for (row, &label) in logits.chunks(classes).zip(labels) {

@@ -1,14 +1,14 @@
-//! Measures of trained weights on images with masks or depth maps.
+//! Measures of trained weights on images with label maps or number maps.
 
-use dtta::{Draws, NoiseSharing, TimestepSampler};
-use dtta_data::{DepthRange, IGNORE, is_distance};
-use dtta_models::{Backbone, Conditioning, SPATIAL, Statistics, Weights};
-use dtta_tensor::Tensor;
+use dtta_data::{DepthRange, IGNORE, NumberMap};
+use dtta_learn::{Draws, NoiseSharing, TimestepSampler};
+use dtta_models::{Backbone, BatchNormStatistics, SPATIAL, Weights};
+use dtta_tensor::{Named, Tensor};
 
-use crate::data::Batch;
+use crate::data::Examples;
 use crate::error::Result;
 use crate::evaluate::Evaluation;
-use crate::task::{MapDenoiser, depth_error, logits, pixel_cross_entropy};
+use crate::lesson::{MapDenoiser, logits, number_error, pixel_cross_entropy};
 
 /// Images in one call of a model.
 const ROWS: usize = 64;
@@ -16,15 +16,15 @@ const ROWS: usize = 64;
 /// Compares the noise that a denoiser predicts under each image's own map and under the next image's, over draws that both share.
 /// Records no tape.
 pub(crate) fn own_map_accuracy(
-    task: &MapDenoiser,
+    lesson: &MapDenoiser,
     weights: &Weights,
-    held_out: &Batch,
+    held_out: &Examples,
     draws: usize,
     range: [usize; 2],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     let weights = &weights.detach();
-    let samples = held_out.maps.len();
+    let samples = held_out.len();
     let draws = Draws {
         seed: 0,
         count: draws,
@@ -32,7 +32,7 @@ pub(crate) fn own_map_accuracy(
         range,
         noise: NoiseSharing::Fresh,
     };
-    let condition = task.condition(weights, &held_out.maps, held_out.images.device())?;
+    let condition = lesson.condition(weights, held_out)?;
     let (mut right, mut sum) = (0, 0.0);
     for start in (0..samples).step_by(ROWS) {
         let rows: Vec<usize> = (start..samples.min(start + ROWS)).collect();
@@ -57,13 +57,13 @@ pub(crate) fn own_map_accuracy(
                 timesteps.push(draws.timesteps(&id, 0)[draw]);
             }
             let noise = Tensor::from_floats(&noise, &shape, device)?;
-            let noisy = task
+            let noisy = lesson
                 .denoiser
                 .schedule()
                 .add_noise(&images, &noise, &timesteps)?;
             for (losses, condition) in losses.iter_mut().zip([&own, &other]) {
-                let condition = Conditioning::one(SPATIAL, condition.clone());
-                let error = task
+                let condition = Named::one(SPATIAL, condition.clone());
+                let error = lesson
                     .denoiser
                     .predict_noise(weights, &noisy, &timesteps, &condition)?
                     .sub(&noise)?;
@@ -95,7 +95,7 @@ pub(crate) fn own_map_accuracy(
 pub(crate) fn pixel_accuracy(
     backbone: &dyn Backbone,
     weights: &Weights,
-    held_out: &Batch,
+    held_out: &Examples,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     let classes = backbone.outputs();
@@ -103,11 +103,11 @@ pub(crate) fn pixel_accuracy(
     let mut counts = vec![[0u64; 3]; classes];
     let mut sum = 0.0;
     over_batches(backbone, weights, held_out, progress, |logits, batch| {
-        let count = batch.maps.len() as f64;
-        sum += count * f64::from(pixel_cross_entropy(logits, &batch.maps, 0.0, &[])?.item()?);
+        let count = batch.len() as f64;
+        sum += count * f64::from(pixel_cross_entropy(logits, batch, 0.0, &[])?.item()?);
         let found = logits.argmax(1)?.to_ints()?;
-        let masks = batch.maps.iter().filter_map(|maps| maps.mask.as_ref());
-        for (found, &label) in found.into_iter().zip(masks.flat_map(|mask| mask.data())) {
+        let labels = batch.label_maps().flat_map(|map| map.data());
+        for (found, &label) in found.into_iter().zip(labels) {
             if label != IGNORE {
                 let (found, label) = (found as usize, usize::from(label));
                 counts[label][0] += 1;
@@ -127,32 +127,33 @@ pub(crate) fn pixel_accuracy(
         .collect();
     Ok(Evaluation {
         accuracy: total(2) / total(0).max(1.0),
-        loss: sum / held_out.maps.len() as f64,
-        samples: held_out.maps.len(),
+        loss: sum / held_out.len() as f64,
+        samples: held_out.len(),
         miou: Some(shares.iter().sum::<f64>() / shares.len().max(1) as f64),
     })
 }
 
-/// Measures a predictor of depth: the share of pixels within a factor of 1.25, after scaling each image to its median distance, and the
-/// error of normalised depth. Records no tape.
-pub(crate) fn depth_accuracy(
+/// Measures a predictor of distances: the share of pixels within a factor of 1.25, after scaling each image to its median distance, and the
+/// error of normalised distances. Records no tape.
+pub(crate) fn distance_accuracy(
     backbone: &dyn Backbone,
     weights: &Weights,
     range: DepthRange,
-    held_out: &Batch,
+    held_out: &Examples,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     let (mut near, mut known, mut sum) = (0u64, 0u64, 0.0);
     over_batches(backbone, weights, held_out, progress, |logits, batch| {
-        let count = batch.maps.len();
-        sum += count as f64 * f64::from(depth_error(logits, &batch.maps, range, 0.0)?.item()?);
+        let count = batch.len();
+        sum += count as f64 * f64::from(number_error(logits, batch, Some(range), 0.0)?.item()?);
         let found = logits.sigmoid()?.to_floats()?;
-        let depths = batch.maps.iter().filter_map(|maps| maps.depth.as_ref());
-        for (found, depth) in found.chunks(found.len() / count).zip(depths) {
+        for (found, map) in found.chunks(found.len() / count).zip(batch.number_maps()) {
             let pairs: Vec<(f32, f32)> = found
                 .iter()
-                .zip(depth.data())
-                .filter(|(_, distance)| is_distance(**distance))
+                .zip(map.data())
+                .enumerate()
+                .filter(|(pixel, _)| map.is_known(*pixel))
+                .map(|(_, pair)| pair)
                 .map(|(&found, &distance)| (range.distance(found).max(f32::MIN_POSITIVE), distance))
                 .collect();
             let median = |mut values: Vec<f32>| {
@@ -172,31 +173,82 @@ pub(crate) fn depth_accuracy(
     })?;
     Ok(Evaluation {
         accuracy: near as f64 / known.max(1) as f64,
-        loss: sum / held_out.maps.len() as f64,
-        samples: held_out.maps.len(),
+        loss: sum / held_out.len() as f64,
+        samples: held_out.len(),
         miou: None,
     })
+}
+
+/// Measures a predictor of numbers: the share of their variance that it explains, over all known pixels and channels, and its absolute
+/// error. Records no tape.
+pub(crate) fn number_accuracy(
+    backbone: &dyn Backbone,
+    weights: &Weights,
+    held_out: &Examples,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Evaluation> {
+    let means = channel_means(held_out.number_maps(), backbone.outputs());
+    let (mut errors, mut spread, mut sum) = (0.0f64, 0.0f64, 0.0);
+    over_batches(backbone, weights, held_out, progress, |logits, batch| {
+        let count = batch.len();
+        sum += count as f64 * f64::from(number_error(logits, batch, None, 0.0)?.item()?);
+        let found = logits.to_floats()?;
+        for (found, map) in found.chunks(found.len() / count).zip(batch.number_maps()) {
+            let [_, height, width] = map.shape();
+            for pixel in (0..height * width).filter(|&pixel| map.is_known(pixel)) {
+                let predicted = found[pixel..].iter().step_by(height * width);
+                for ((number, &predicted), mean) in map.pixel(pixel).zip(predicted).zip(&means) {
+                    let number = f64::from(number);
+                    errors += (f64::from(predicted) - number).powi(2);
+                    spread += (number - mean).powi(2);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Evaluation {
+        accuracy: 1.0 - errors / spread.max(f64::MIN_POSITIVE),
+        loss: sum / held_out.len() as f64,
+        samples: held_out.len(),
+        miou: None,
+    })
+}
+
+/// The mean of each channel over all known pixels.
+fn channel_means<'a>(maps: impl Iterator<Item = &'a NumberMap>, channels: usize) -> Vec<f64> {
+    let (mut sums, mut count) = (vec![0.0; channels], 0u64);
+    for map in maps {
+        let [_, height, width] = map.shape();
+        for pixel in (0..height * width).filter(|&pixel| map.is_known(pixel)) {
+            count += 1;
+            for (sum, number) in sums.iter_mut().zip(map.pixel(pixel)) {
+                *sum += f64::from(number);
+            }
+        }
+    }
+    sums.iter().map(|sum| sum / count.max(1) as f64).collect()
 }
 
 /// Shows the images to the backbone, with its running statistics, and its logits to `measure`.
 fn over_batches(
     backbone: &dyn Backbone,
     weights: &Weights,
-    held_out: &Batch,
+    held_out: &Examples,
     progress: &mut dyn FnMut(usize),
-    mut measure: impl FnMut(&Tensor, &Batch) -> Result<()>,
+    mut measure: impl FnMut(&Tensor, &Examples) -> Result<()>,
 ) -> Result<()> {
     let weights = &weights.detach();
-    let samples = held_out.maps.len();
+    let samples = held_out.len();
     for start in (0..samples).step_by(ROWS) {
         let count = ROWS.min(samples - start);
-        let batch = Batch {
+        let batch = Examples {
             images: held_out.images.narrow(0, start, count)?,
             labels: Vec::new(),
-            maps: held_out.maps[start..start + count].to_vec(),
+            targets: held_out.targets[start..start + count].to_vec(),
+            name: held_out.name.clone(),
         };
-        let outputs = backbone.forward(weights, &batch.images, Statistics::Running)?;
-        measure(logits(&outputs), &batch)?;
+        let outputs = backbone.forward(weights, &batch.images, BatchNormStatistics::Running)?;
+        measure(logits(&outputs)?, &batch)?;
         progress(start + count);
     }
     Ok(())

@@ -4,10 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use dtta_base::{Error, remove, write_whole};
 use serde_json::Value;
 
-use crate::checkpoint::replace;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Its name in the output folder.
 const NAME: &str = "training.jsonl";
@@ -26,25 +26,40 @@ impl Log {
             Some(step) => match fs::read_to_string(&path) {
                 Ok(text) => until(&text, step),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-                Err(source) => return Err(Error::Read { path, source }),
+                Err(source) => return Err(Error::Read { path, source }.into()),
             },
             None => String::new(),
         };
-        replace(&path, text.as_bytes())?;
+        write_whole(&path, text.as_bytes())?;
         let opened = OpenOptions::new().append(true).open(&path);
         match opened {
             Ok(file) => Ok(Self { path, file }),
-            Err(source) => Err(Error::Write { path, source }),
+            Err(source) => Err(Error::Write { path, source }.into()),
         }
     }
 
     /// Appends a line.
     pub fn write(&mut self, line: &Value) -> Result<()> {
         let written = self.file.write_all(format!("{line}\n").as_bytes());
-        written.map_err(|source| Error::Write {
+        Ok(written.map_err(|source| self.failed(source))?)
+    }
+
+    /// Waits until every line is on disk, as it has to be before a checkpoint counts on it.
+    pub fn sync(&self) -> Result<()> {
+        let synced = self.file.sync_data();
+        Ok(synced.map_err(|source| self.failed(source))?)
+    }
+
+    /// Removes the log of an earlier run.
+    pub fn remove(folder: &Path) -> Result<()> {
+        Ok(remove(&folder.join(NAME))?)
+    }
+
+    fn failed(&self, source: std::io::Error) -> Error {
+        Error::Write {
             path: self.path.clone(),
             source,
-        })
+        }
     }
 }
 

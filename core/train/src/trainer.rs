@@ -6,23 +6,23 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use dtta::Draws;
-use dtta_models::{Dit, ModelConfig, ModelError, Weights};
+use dtta_base::{FolderLock, remove, sha256, sha256_file};
+use dtta_learn::Draws;
+use dtta_models::{Models, Weights};
 use dtta_tensor::{Device, Tensor};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use crate::checkpoint::Checkpoint;
-use crate::config::{Common, DenoiserTraining, TrainingConfig};
-use crate::data::{Batch, TrainingData, held_out};
+use crate::averaged::Averaged;
+use crate::checkpoint::{Identity, TrainingCheckpoint};
+use crate::config::{DenoiserTraining, Shared, TrainingConfig};
+use crate::data::{Examples, TrainingData, held_out};
 use crate::error::{Error, Result};
 use crate::evaluate::{
     DiffusionClassifierOptions, Evaluation, classifier_accuracy, diffusion_classifier,
 };
-use crate::evaluate_maps::{depth_accuracy, own_map_accuracy, pixel_accuracy};
-use crate::learner::Learner;
+use crate::evaluate_maps::{distance_accuracy, number_accuracy, own_map_accuracy, pixel_accuracy};
+use crate::lesson::{ClassDenoiser, Lesson, MapDenoiser, training_draws};
 use crate::log::Log;
-use crate::task::{MapDenoiser, Task, training_draws};
 
 /// Images in one forward pass while a classifier is measured.
 const EVALUATION_ROWS: usize = 256;
@@ -90,11 +90,10 @@ pub struct Trainer {
     config: TrainingConfig,
     base: PathBuf,
     device: Device,
-    digest: String,
-    task: Task,
+    lesson: Lesson,
     data: TrainingData,
-    held_out: Option<Batch>,
-    learner: Learner,
+    held_out: Option<Examples>,
+    averaged: Averaged,
 }
 
 /// Loss and norms since the last line of the log, kept on the device until then.
@@ -111,38 +110,34 @@ impl Trainer {
     /// # Errors
     /// Whatever a file, the model or the data refuses; [`Error::Invalid`] for parts that do not fit each other.
     pub fn prepare(config: TrainingConfig, base: &Path, device: Device) -> Result<Self> {
-        let common = config.common();
-        let model_path = base.join(common.model);
-        let model = ModelConfig::load(&model_path)?;
-        let digest = digest(&config, &model);
-        let task = task(&config, model, &model_path)?;
-        let data = TrainingData::open(common.data, base, task.takes(), common.seed)?;
+        let shared = config.shared();
+        let lesson = lesson(&config, &base.join(shared.model))?;
+        let data = TrainingData::open(shared.data, base, lesson.takes(), shared.seed)?;
         let samples = match &config {
             TrainingConfig::Denoiser(config) => config.evaluate.as_ref().map(|e| Some(e.samples)),
             TrainingConfig::Classifier(config) => config.evaluate.as_ref().map(|e| e.samples),
-            TrainingConfig::Depth(config) => config.evaluate.as_ref().map(|e| e.samples),
+            TrainingConfig::Numbers(config) => config.evaluate.as_ref().map(|e| e.samples),
         };
-        let held_out = match samples.zip(common.data.held_out.as_ref()) {
+        let held_out = match samples.zip(shared.data.held_out.as_ref()) {
             Some((samples, dataset)) => Some(held_out(
                 dataset,
                 base,
-                common.data,
-                task.takes(),
-                (samples, common.seed),
+                shared.data,
+                &lesson.takes(),
+                (samples, shared.seed),
                 &device,
             )?),
             None => None,
         };
-        let weights = Weights::initialise(task.parameters(), common.seed, &device)?;
-        let learner = Learner::new(weights, common.optimization.clone());
+        let weights = Weights::initialise(lesson.parameters(), shared.seed, &device)?;
+        let averaged = Averaged::new(weights, shared.optimization.clone());
         Ok(Self {
-            digest,
             base: base.to_owned(),
             device,
-            task,
+            lesson,
             data,
             held_out,
-            learner,
+            averaged,
             config,
         })
     }
@@ -163,7 +158,7 @@ impl Trainer {
         reason = "the average is what is measured and saved; the moving weights are nobody's business"
     )]
     pub fn weights(&self) -> &Weights {
-        &self.learner.average
+        &self.averaged.average
     }
 
     /// Number of training images.
@@ -173,7 +168,7 @@ impl Trainer {
 
     /// The configuration's file for the weights.
     pub fn weights_path(&self) -> PathBuf {
-        self.base.join(&self.config.common().output.weights)
+        self.base.join(&self.config.shared().output.weights)
     }
 
     /// Measures weights on the held-out images; `None` if the configuration has no `evaluate`.
@@ -188,51 +183,46 @@ impl Trainer {
         let Some(held_out) = &self.held_out else {
             return Ok(None);
         };
-        let Batch { images, labels, .. } = held_out;
-        let total = held_out.maps.len();
+        let Examples { images, labels, .. } = held_out;
+        let total = held_out.len();
         let mut progress = |done: usize| observer.measuring(done, total);
         // Draws and range of a denoiser's measurement.
         let draws = match &self.config {
             TrainingConfig::Denoiser(config) => config.evaluate.as_ref(),
             _ => None,
         };
-        let found = match &self.task {
-            Task::Classifier {
-                backbone,
-                of_pixels: true,
-                ..
-            } => pixel_accuracy(&**backbone, weights, held_out, &mut progress),
-            Task::Classifier { backbone, .. } => {
+        let found = match &self.lesson {
+            Lesson::Classifier { backbone, .. } if backbone.per_pixel() => {
+                pixel_accuracy(&**backbone, weights, held_out, &mut progress)
+            }
+            Lesson::Classifier { backbone, .. } => {
                 let rows = EVALUATION_ROWS;
                 classifier_accuracy(&**backbone, weights, images, labels, rows, &mut progress)
             }
-            Task::Depth {
+            Lesson::Numbers {
                 backbone, range, ..
-            } => depth_accuracy(&**backbone, weights, *range, held_out, &mut progress),
-            Task::ClassDenoiser {
-                dit,
-                draws: training,
-            } => {
+            } => match range {
+                Some(range) => {
+                    distance_accuracy(&**backbone, weights, *range, held_out, &mut progress)
+                }
+                None => number_accuracy(&**backbone, weights, held_out, &mut progress),
+            },
+            Lesson::ClassDenoiser(lesson) => {
                 let Some(evaluate) = draws else {
                     return Ok(None);
                 };
-                let range = evaluate.range.unwrap_or(training.range);
+                let range = evaluate.range.unwrap_or(lesson.draws.range);
                 let options = DiffusionClassifierOptions::new(evaluate.draws, range);
-                diffusion_classifier(&**dit, weights, images, labels, &options, &mut progress)
+                let denoiser = &*lesson.denoiser;
+                diffusion_classifier(denoiser, weights, images, labels, &options, &mut progress)
             }
-            Task::MapDenoiser(task) => {
+            Lesson::MapDenoiser(lesson) => {
                 let Some(evaluate) = draws else {
                     return Ok(None);
                 };
-                let range = evaluate.range.unwrap_or(task.draws.range);
-                own_map_accuracy(
-                    task,
-                    weights,
-                    held_out,
-                    evaluate.draws,
-                    range,
-                    &mut progress,
-                )
+                let range = evaluate.range.unwrap_or(lesson.draws.range);
+                let draws = evaluate.draws;
+                own_map_accuracy(lesson, weights, held_out, draws, range, &mut progress)
             }
         };
         found.map(Some)
@@ -243,7 +233,7 @@ impl Trainer {
     /// # Errors
     /// As [`Weights::load`].
     pub fn load_weights(&self, path: &Path) -> Result<Weights> {
-        Ok(Weights::load(path, self.task.parameters(), &self.device)?)
+        Ok(Weights::load(path, self.lesson.parameters(), &self.device)?)
     }
 
     /// Trains to the end and saves the averaged weights.
@@ -257,49 +247,59 @@ impl Trainer {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let out = &options.out;
-        fs::create_dir_all(out).map_err(|source| Error::Write {
-            path: out.clone(),
-            source,
-        })?;
+        let _lock = FolderLock::take(out)?;
+        let identity = self.identity()?;
+        let weights = options
+            .weights
+            .clone()
+            .unwrap_or_else(|| self.weights_path());
         let mut seconds = 0.0;
         let mut evaluation = None;
         let mut kept = None;
         if options.resume {
-            let learner = &mut self.learner;
-            if let Some(found) = Checkpoint::restore(out, &self.digest, learner, &self.device)? {
+            let averaged = &mut self.averaged;
+            let found = TrainingCheckpoint::restore(out, &identity, averaged, &self.device)?;
+            if let Some(found) = found {
                 (seconds, evaluation) = (found.seconds, found.evaluation);
                 kept = Some(found.step);
             }
-        } else if Checkpoint::exists(out) {
+        } else if TrainingCheckpoint::exists(out) {
             if !options.force {
                 return Err(Error::OutputExists { path: out.clone() });
             }
-            Checkpoint::remove(out)?;
+            TrainingCheckpoint::remove(out)?;
+            Log::remove(out)?;
+            // Weights elsewhere are nobody's until this run's replace them.
+            if weights.parent() == Some(out) {
+                remove(&weights)?;
+            }
         }
         let mut log = Log::open(out, kept)?;
         if kept.is_none() {
-            log.write(&self.heading())?;
+            log.write(&self.heading(&identity))?;
+            log.sync()?;
+            TrainingCheckpoint::save(out, &identity, &self.averaged, (0.0, None))?;
         }
-        let Common {
+        let Shared {
             optimization,
             output,
             evaluate_every,
             ..
-        } = self.config.common();
+        } = self.config.shared();
         let (steps, batch) = (optimization.steps, optimization.batch);
         let (log_every, checkpoint_every) = (output.log_every, output.checkpoint_every);
         let due = |step: usize, every: usize| step == steps || step.is_multiple_of(every);
 
-        observer.begin(self.learner.step, steps);
+        observer.begin(self.averaged.step, steps);
         let mut window = Window::default();
         let mut started = Instant::now();
-        while self.learner.step < steps {
+        while self.averaged.step < steps {
             let stop = options.stop.load(Ordering::Relaxed);
             if !stop {
                 self.step(batch, &mut window)?;
-                observer.step(self.learner.step);
+                observer.step(self.averaged.step);
             }
-            let step = self.learner.step;
+            let step = self.averaged.step;
             let save = stop || due(step, checkpoint_every);
             let evaluate = !stop && due(step, evaluate_every.unwrap_or(steps));
             // A line before every checkpoint, so that a continued run logs the same losses.
@@ -316,19 +316,21 @@ impl Trainer {
                     steps,
                     loss,
                     gradient_norm,
-                    learning_rate: self.learner.learning_rate(step - 1),
+                    learning_rate: self.averaged.learning_rate(step - 1),
                     samples_per_second: images / elapsed,
                 };
                 log.write(&line(&progress, seconds))?;
                 observer.progress(&progress);
             }
-            if evaluate && let Some(found) = self.evaluate(&self.learner.average, observer)? {
+            if evaluate && let Some(found) = self.evaluate(&self.averaged.average, observer)? {
                 log.write(&json!({ "step": step, "evaluation": found }))?;
                 observer.measured(step, &found);
                 evaluation = Some(found);
             }
             if save {
-                Checkpoint::save(out, &self.digest, &self.learner, seconds, evaluation)?;
+                log.sync()?;
+                let so_far = (seconds, evaluation);
+                TrainingCheckpoint::save(out, &identity, &self.averaged, so_far)?;
             }
             if stop {
                 return Err(Error::Interrupted { step });
@@ -337,11 +339,7 @@ impl Trainer {
                 started = Instant::now();
             }
         }
-        let weights = options
-            .weights
-            .clone()
-            .unwrap_or_else(|| self.weights_path());
-        self.save(&weights, evaluation)?;
+        self.save(&weights, &identity, evaluation)?;
         Ok(Outcome {
             weights,
             evaluation,
@@ -351,42 +349,54 @@ impl Trainer {
 
     /// One update.
     fn step(&mut self, size: usize, window: &mut Window) -> Result<()> {
-        let batch = self.data.batch(self.learner.step, size, &self.device)?;
-        let leaves = self.learner.leaves()?;
-        let loss = self.task.loss(&leaves, &batch, self.learner.step)?;
+        let batch = self.data.batch(self.averaged.step, size, &self.device)?;
+        let leaves = self.averaged.leaves()?;
+        let loss = self.lesson.loss(&leaves, &batch, self.averaged.step)?;
         let gradients = loss.value.backward()?;
-        let norm = self.learner.update(&leaves, &gradients, loss.statistics)?;
+        let norm = self.averaged.update(&leaves, &gradients, loss.statistics)?;
         window.add(loss.value.detach(), norm)
     }
 
-    fn save(&self, path: &Path, evaluation: Option<Evaluation>) -> Result<()> {
+    /// What determines the weights.
+    fn identity(&self) -> Result<Identity> {
+        let shared = self.config.shared();
+        Ok(Identity {
+            configuration: sha256(json!(self.config.essence()).to_string().as_bytes()),
+            model: sha256_file(&self.base.join(shared.model))?,
+            data: self.data.digest()?,
+            device: self.device.name().to_owned(),
+        })
+    }
+
+    fn save(&self, path: &Path, identity: &Identity, evaluation: Option<Evaluation>) -> Result<()> {
         if let Some(folder) = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
         {
-            fs::create_dir_all(folder).map_err(|source| Error::Write {
+            fs::create_dir_all(folder).map_err(|source| dtta_base::Error::Write {
                 path: folder.into(),
                 source,
             })?;
         }
         let mut metadata = BTreeMap::from([
-            ("training_sha256".to_owned(), self.digest.clone()),
-            ("steps".to_owned(), self.learner.step.to_string()),
+            ("training_sha256".to_owned(), identity.digest()),
+            ("steps".to_owned(), self.averaged.step.to_string()),
         ]);
         if let Some(evaluation) = evaluation {
             metadata.insert("evaluation".into(), json!(evaluation).to_string());
         }
-        let precision = self.config.common().output.precision;
-        Ok(self.learner.average.save(path, precision, &metadata)?)
+        let precision = self.config.shared().output.precision;
+        Ok(self.averaged.average.save(path, precision, &metadata)?)
     }
 
-    fn heading(&self) -> serde_json::Value {
-        let common = self.config.common();
+    fn heading(&self, identity: &Identity) -> serde_json::Value {
+        let shared = self.config.shared();
         json!({
-            "kind": common.kind,
-            "training_sha256": self.digest,
+            "kind": shared.kind,
+            "training_sha256": identity.digest(),
+            "identity": identity,
             "device": self.device.name(),
-            "parameters": self.learner.weights.elements(),
+            "parameters": self.averaged.weights.elements(),
             "samples": self.data.len(),
             "version": env!("CARGO_PKG_VERSION"),
             "config": self.config,
@@ -432,73 +442,80 @@ fn line(progress: &Progress, seconds: f64) -> serde_json::Value {
 }
 
 /// The model and its loss, as the configuration asks.
-fn task(config: &TrainingConfig, model: ModelConfig, model_path: &Path) -> Result<Task> {
+fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
+    let models = Models::standard();
     match config {
         TrainingConfig::Denoiser(training) => {
-            let class = matches!(&model, ModelConfig::Dit(dit) if dit.spatial.is_none());
-            if class && let ModelConfig::Dit(model) = model {
-                let draws = denoiser_draws(training, model.schedule.timesteps)?;
-                return Ok(Task::ClassDenoiser {
-                    dit: Box::new(Dit::new(model)?),
-                    draws,
-                });
-            }
-            let denoiser = model.into_denoiser(model_path)?;
+            let denoiser = models.denoiser(model)?;
             let draws = denoiser_draws(training, denoiser.schedule().timesteps())?;
+            let target = training.target.clone();
+            if let Some(condition) = denoiser.class_condition() {
+                if training.range.is_some() {
+                    return Err(no_range("the denoiser is told a class"));
+                }
+                return Ok(Lesson::ClassDenoiser(ClassDenoiser {
+                    denoiser,
+                    condition,
+                    target,
+                    draws,
+                }));
+            }
             let Some(&spatial) = denoiser.spatial() else {
-                let message = "the denoiser takes no condition; give it a `spatial` map";
+                let message =
+                    "the denoiser takes neither a class nor a map; give it a `spatial` map";
                 return Err(Error::invalid("/model", message));
             };
-            if spatial.classes.is_none() && training.depth.is_none() {
-                let message = "is missing: the denoiser is told about depth";
-                return Err(Error::invalid("/depth", message));
+            if training.range.is_some() && (spatial.classes.is_some() || spatial.channels != 1) {
+                return Err(no_range(
+                    "the denoiser's map is none of one channel of numbers",
+                ));
             }
-            if spatial.classes.is_none() && spatial.channels != 1 {
-                let message = "its `spatial` map has more than the one channel of depth";
-                return Err(Error::invalid("/model", message));
-            }
-            Ok(Task::MapDenoiser(MapDenoiser {
+            Ok(Lesson::MapDenoiser(MapDenoiser {
                 denoiser,
                 spatial,
-                range: training.depth,
+                target,
+                range: training.range,
                 draws,
             }))
         }
         TrainingConfig::Classifier(training) => {
-            let of_pixels = matches!(model, ModelConfig::EncoderDecoder(_));
-            let backbone = model.into_backbone(model_path)?;
+            let backbone = models.backbone(model)?;
             let class_weights = training.class_weights.clone().unwrap_or_default();
             if !class_weights.is_empty() && class_weights.len() != backbone.outputs() {
                 let (found, classes) = (class_weights.len(), backbone.outputs());
                 let message = format!("has {found} numbers, but the model has {classes} classes");
                 return Err(Error::invalid("/class_weights", message));
             }
-            Ok(Task::Classifier {
+            Ok(Lesson::Classifier {
                 backbone,
-                of_pixels,
+                target: training.target.clone(),
                 smoothing: training.label_smoothing,
                 class_weights: class_weights.iter().map(|&weight| weight as f32).collect(),
             })
         }
-        TrainingConfig::Depth(training) => {
-            let of_pixels =
-                matches!(&model, ModelConfig::EncoderDecoder(config) if config.outputs == 1);
-            if !of_pixels {
-                return Err(ModelError::Kind {
-                    path: model_path.to_owned(),
-                    found: model.kind(),
-                    role: "a predictor of depth",
-                    expected: "`encoder_decoder` with 1 output",
-                }
-                .into());
+        TrainingConfig::Numbers(training) => {
+            let backbone = models.backbone(model)?;
+            if !backbone.per_pixel() {
+                let message = "answers for whole images; numbers for each pixel need another model";
+                return Err(Error::invalid("/model", message));
             }
-            Ok(Task::Depth {
-                backbone: model.into_backbone(model_path)?,
-                range: training.depth,
+            if training.range.is_some() && backbone.outputs() != 1 {
+                let outputs = backbone.outputs();
+                let message = format!("distances need a model with 1 output, this has {outputs}");
+                return Err(Error::invalid("/model", message));
+            }
+            Ok(Lesson::Numbers {
+                backbone,
+                target: training.target.clone(),
+                range: training.range,
                 gradient_weight: training.gradient_weight,
             })
         }
     }
+}
+
+fn no_range(reason: &str) -> Error {
+    Error::invalid("/range", format!("is for distances, but {reason}"))
 }
 
 /// The draws of a denoiser's training, if its schedule has the timesteps.
@@ -521,11 +538,4 @@ fn denoiser_draws(training: &DenoiserTraining, last: usize) -> Result<Draws> {
         training.timesteps.sampler,
         range,
     ))
-}
-
-/// The sha256 of everything in the configurations that determines the weights, in lower-case hexadecimal.
-fn digest(config: &TrainingConfig, model: &ModelConfig) -> String {
-    let text = json!({ "training": config.essence(), "model": model }).to_string();
-    let hash = Sha256::digest(text.as_bytes());
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! Training on masks and depth maps: tiny models learn them, continue bit for bit, and refuse maps that do not fit.
+//! Training on label maps and number maps: tiny models learn them, continue bit for bit, and refuse maps that do not fit.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,13 +9,13 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dtta_data::{Dataset, Depth, Image, Maps, Mask, Provenance, Sample, pack};
+use dtta_data::{Dataset, Image, LabelMap, NumberMap, Provenance, Sample, Targets, pack};
 use dtta_tensor::Device;
 use dtta_train::{Error, Evaluation, Observer, Outcome, RunOptions, Trainer, TrainingConfig};
 use serde_json::{Value, json};
 
-/// 16 images of 8×8 whose brightness is a bright block on a dark ground: the block is class 1 and near. The first pixel has no label
-/// and no distance.
+/// 16 images of 8×8 whose brightness is a bright block on a dark ground: the block is class 1, near, and leans to the right. Nothing is
+/// known about the first pixel.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let samples = (0..16usize).map(|n| {
@@ -37,14 +37,24 @@ fn folder() -> tempfile::TempDir {
             _ if inside(row, column) => 2.0,
             _ => 6.0,
         });
+        let leaning = (0..2).flat_map(|channel| {
+            places().map(move |(row, column)| match (row, column) {
+                (0, 0) => 0.0,
+                _ if inside(row, column) => [0.8, -0.6][channel],
+                _ => [0.0, 1.0][channel],
+            })
+        });
+        let leaning = NumberMap::new(2, 8, 8, leaning.collect()).unwrap();
         Sample {
             id: format!("train/{n:05}"),
             image: image.unwrap(),
-            label: None,
-            maps: Maps {
-                mask: Some(Mask::new(8, 8, labels.collect()).unwrap()),
-                depth: Some(Depth::new(8, 8, distances.collect()).unwrap()),
-            },
+            targets: Targets::new()
+                .with("labels", LabelMap::new(8, 8, labels.collect()).unwrap())
+                .with(
+                    "distance",
+                    NumberMap::new(1, 8, 8, distances.collect()).unwrap(),
+                )
+                .with("leaning", leaning.with_negated_by_flip(vec![0])),
         }
     });
     let names = vec!["ground".into(), "block".into()];
@@ -79,9 +89,11 @@ fn folder() -> tempfile::TempDir {
     });
     for (name, model) in [
         ("segmenter", predictor(2)),
-        ("depth", predictor(1)),
+        ("distance", predictor(1)),
+        ("leaning", predictor(2)),
         ("mask-unet", unet(json!({ "channels": 2, "classes": 2 }))),
-        ("depth-unet", unet(json!({ "channels": 1 }))),
+        ("distance-unet", unet(json!({ "channels": 1 }))),
+        ("leaning-unet", unet(json!({ "channels": 2 }))),
         ("mask-dit", dit),
     ] {
         let path = folder.path().join(name).with_extension("json");
@@ -165,14 +177,17 @@ fn a_segmenter_learns_the_class_of_each_pixel() {
 }
 
 #[test]
-fn a_depth_predictor_learns_the_distance_of_each_pixel() {
-    let found = learned(
-        "depth",
-        "depth",
-        200,
-        json!({ "evaluate": {}, "depth": range() }),
-    );
+fn a_predictor_learns_the_distance_of_each_pixel() {
+    let changes = json!({ "evaluate": {}, "range": range() });
+    let found = learned("numbers", "distance", 200, changes);
     assert!(found.accuracy > 0.85 && found.loss < 0.06, "{found:?}");
+}
+
+#[test]
+fn a_predictor_learns_numbers_as_they_are() {
+    let changes = json!({ "evaluate": {}, "target": "leaning" });
+    let found = learned("numbers", "leaning", 200, changes);
+    assert!(found.accuracy > 0.8 && found.loss < 0.15, "{found:?}");
 }
 
 #[test]
@@ -180,7 +195,8 @@ fn denoisers_learn_to_tell_an_images_own_map_from_anothers() {
     for (model, changes) in [
         ("mask-unet", json!({})),
         ("mask-dit", json!({})),
-        ("depth-unet", json!({ "depth": range() })),
+        ("distance-unet", json!({ "range": range() })),
+        ("leaning-unet", json!({ "target": "leaning" })),
     ] {
         let mut changes = changes;
         changes["timesteps"] = json!({ "sampler": "stratified", "range": [100, 700] });
@@ -219,9 +235,11 @@ fn a_continued_run_ends_with_the_same_weights_bit_for_bit() {
     let folder = folder();
     for (kind, model, changes) in [
         ("classifier", "segmenter", json!({})),
-        ("depth", "depth", json!({ "depth": range() })),
+        ("numbers", "distance", json!({ "range": range() })),
+        ("numbers", "leaning", json!({})),
         ("denoiser", "mask-unet", json!({})),
-        ("denoiser", "depth-unet", json!({ "depth": range() })),
+        ("denoiser", "distance-unet", json!({ "range": range() })),
+        ("denoiser", "leaning-unet", json!({})),
     ] {
         let config = config(kind, model, 14, changes);
         let names = [format!("{model} whole"), format!("{model} stopped")];
@@ -247,11 +265,14 @@ fn maps_that_do_not_fit_are_refused_before_the_run() {
             .unwrap();
         assert!(error.to_string().contains(word), "{error}");
     };
-    refused(config("denoiser", "depth-unet", 3, json!({})), "/depth");
-    refused(
-        config("depth", "segmenter", 3, json!({ "depth": range() })),
-        "1 output",
-    );
+    let ranged = json!({ "range": range() });
+    refused(config("denoiser", "mask-unet", 3, ranged.clone()), "/range");
+    refused(config("numbers", "leaning", 3, ranged), "1 output");
+    let other = json!({ "target": "distance" });
+    refused(config("numbers", "leaning", 3, other), "/target");
+    let unknown = json!({ "target": "heat" });
+    refused(config("denoiser", "leaning-unet", 3, unknown), "`heat`");
+    refused(config("numbers", "mask-dit", 3, json!({})), "mask-dit.json");
     refused(
         config(
             "classifier",
@@ -261,7 +282,10 @@ fn maps_that_do_not_fit_are_refused_before_the_run() {
         ),
         "/class_weights",
     );
-    refused(config("classifier", "depth", 3, json!({})), "2 class names");
+    refused(
+        config("classifier", "distance", 3, json!({})),
+        "2 class names",
+    );
     let data = |transforms: Value, preprocess: Value| {
         let training =
             json!({ "kind": "packed", "path": "tiny.safetensors", "transforms": transforms });

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dtta_data::{Dataset, Image, Provenance, Sample, pack};
+use dtta_data::{CLASS, Dataset, Image, Provenance, Sample, Target, Targets, pack};
 use dtta_tensor::Device;
 use dtta_train::{
     Error, Evaluation, Observer, Outcome, Progress, RunOptions, Trainer, TrainingConfig,
@@ -36,8 +36,7 @@ fn folder() -> tempfile::TempDir {
         Sample {
             id: format!("train/{n:05}"),
             image: image.unwrap(),
-            label: Some(class as u32),
-            maps: dtta_data::Maps::default(),
+            targets: Targets::new().with(CLASS, Target::Class(class as u32)),
         }
     });
     let names = (0..CLASSES).map(|class| format!("class {class}")).collect();
@@ -268,8 +267,8 @@ fn a_continued_run_ends_with_the_same_weights_bit_for_bit() {
         let checkpoints = fs::read_dir(folder.join(&names[2])).unwrap();
         assert_eq!(
             checkpoints.count(),
-            4,
-            "log, weights, and one checkpoint of two files"
+            5,
+            "lock, log, weights, and one checkpoint of two files"
         );
     }
 }
@@ -291,6 +290,106 @@ fn an_earlier_run_is_neither_overwritten_nor_continued_by_another() {
     // What does not change the weights may change.
     let measured = config("group.json", 3, &json!({ "evaluate": {} }));
     run(folder, "run", &measured, (true, 0)).0.unwrap();
+}
+
+/// Why a run of `config` in `folder/run` cannot be continued.
+fn refusal(folder: &Path, config: &TrainingConfig) -> String {
+    match run(folder, "run", config, (true, 0)).0 {
+        Err(Error::Resume { reason, .. }) => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_images_or_another_model() {
+    let folder = folder();
+    let folder = folder.path();
+    let config = config("group.json", 9, &json!({}));
+    run(folder, "run", &config, (false, 4)).0.unwrap_err();
+    let path = folder.join("tiny.safetensors");
+    let original = fs::read(&path).unwrap();
+    let mut changed = original.clone();
+    // Somewhere among the pixels.
+    let place = changed.len() - 200;
+    changed[place] ^= 1;
+    fs::write(&path, changed).unwrap();
+    assert!(refusal(folder, &config).contains("training images"));
+    fs::write(&path, original).unwrap();
+    let model = folder.join("group.json");
+    let original = fs::read_to_string(&model).unwrap();
+    fs::write(&model, original.replace("[8,16]", "[8,8]")).unwrap();
+    assert!(refusal(folder, &config).contains("model"));
+    fs::write(&model, original).unwrap();
+    run(folder, "run", &config, (true, 0)).0.unwrap();
+}
+
+#[test]
+fn a_checkpoint_that_lost_something_is_refused() {
+    let folder = folder();
+    let folder = folder.path();
+    let config = config("group.json", 9, &json!({}));
+    run(folder, "run", &config, (false, 4)).0.unwrap_err();
+    let path = folder.join("run/checkpoint-4.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(refusal(folder, &config).contains("checkpoint-4.safetensors"));
+    let document = folder.join("run/checkpoint.json");
+    let text = fs::read_to_string(&document).unwrap();
+    fs::write(
+        &document,
+        text.replace("optimizer/0/steps", "optimizer/0/stepz"),
+    )
+    .unwrap();
+    let digest = dtta_base::sha256_file(&path).unwrap();
+    let mut value: Value = serde_json::from_str(&fs::read_to_string(&document).unwrap()).unwrap();
+    value["sha256"] = json!(digest);
+    fs::write(&document, value.to_string()).unwrap();
+    assert!(refusal(folder, &config).contains("steps"));
+}
+
+#[test]
+fn a_replaced_run_leaves_nothing_of_itself_behind() {
+    let folder = folder();
+    let folder = folder.path();
+    let first = config("group.json", 6, &json!({}));
+    run(folder, "run", &first, (false, 0)).0.unwrap();
+    let stop = AtomicBool::new(true);
+    let weights = folder.join("run/weights.safetensors");
+    let options = RunOptions {
+        out: folder.join("run"),
+        weights: Some(weights.clone()),
+        resume: false,
+        force: true,
+        stop: &stop,
+    };
+    let second = config("group.json", 6, &json!({ "seed": 1 }));
+    let mut trainer = Trainer::prepare(second.clone(), folder, Device::cpu()).unwrap();
+    let stopped = trainer.run(&options, &mut ());
+    assert!(
+        matches!(stopped, Err(Error::Interrupted { step: 0 })),
+        "{stopped:?}"
+    );
+    assert!(!weights.exists());
+    assert!(refusal(folder, &first).contains("configuration"));
+    run(folder, "run", &second, (true, 0)).0.unwrap();
+}
+
+#[test]
+fn one_run_at_a_time_works_in_a_folder() {
+    let folder = folder();
+    let folder = folder.path();
+    let _lock = dtta_base::FolderLock::take(&folder.join("run")).unwrap();
+    let refused = run(
+        folder,
+        "run",
+        &config("group.json", 3, &json!({})),
+        (true, 0),
+    )
+    .0;
+    let locked = matches!(refused, Err(Error::Base(dtta_base::Error::Locked { .. })));
+    assert!(locked, "{refused:?}");
 }
 
 #[test]

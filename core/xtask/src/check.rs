@@ -6,28 +6,16 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::{process, wit};
+use crate::{dependencies, process, wit};
 
 /// Runs every check and stops at the first that fails.
 pub fn run(root: &Path) -> Result<()> {
-    let steps: [(&str, &dyn Fn() -> Result<()>); 5] = [
+    let steps: [(&str, &dyn Fn() -> Result<()>); 7] = [
         ("format", &|| cargo(root, &["fmt", "--all", "--check"])),
         ("interface", &|| wit::check(root)),
-        ("lints", &|| {
-            cargo(
-                root,
-                &[
-                    "clippy",
-                    "--release",
-                    "--workspace",
-                    "--all-targets",
-                    "--locked",
-                    "--",
-                    "-D",
-                    "warnings",
-                ],
-            )
-        }),
+        ("dependencies", &|| dependencies::check(root)),
+        ("lints", &|| lints(root)),
+        ("docs", &|| docs(root)),
         ("plugins", &|| crate::plugins(root, true)),
         ("tests", &|| {
             cargo(root, &["test", "--release", "--workspace", "--locked"])
@@ -48,6 +36,22 @@ pub fn run(root: &Path) -> Result<()> {
         start.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// Lints and docs stand next to each other: both only check what the others build.
+fn lints(root: &Path) -> Result<()> {
+    let what = ["clippy", "--release", "--workspace", "--all-targets"];
+    cargo(
+        root,
+        &[&what[..], &["--locked", "--", "-D", "warnings"]].concat(),
+    )
+}
+
+fn docs(root: &Path) -> Result<()> {
+    let what = ["doc", "--release", "--workspace", "--no-deps", "--locked"];
+    let mut command = Command::new("cargo");
+    let command = command.args(what).env("RUSTDOCFLAGS", "-D warnings");
+    process::run(command.current_dir(root))
 }
 
 fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {

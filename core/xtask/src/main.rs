@@ -4,6 +4,7 @@
 //! Run as `cargo xtask`.
 
 mod check;
+mod dependencies;
 mod libtorch;
 mod process;
 mod schema;
@@ -25,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Runs every check, cheapest first: format, interface, generated files, lints, tests.
+    /// Runs every check, cheapest first: format, interface, dependencies, lints, docs, plugins, tests.
     Check,
     /// Builds the plugins that ship, or checks that what is committed is what they build to.
     Plugins {
@@ -35,6 +36,8 @@ enum Task {
     },
     /// Holds wit/ to its last frozen version.
     WitCheck,
+    /// Checks what the workspace depends on: that it is used, may be shipped, and is not known to be unsafe.
+    Dependencies,
     /// Writes the committed JSON schemas, or checks them.
     Schema(schema::Arguments),
     /// Installs LibTorch from its Python package, for builds with `--features libtorch`.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Check => check::run(&root),
         Task::Plugins { check } => plugins(&root, check),
         Task::WitCheck => wit::check(&root),
+        Task::Dependencies => dependencies::check(&root),
         Task::Schema(arguments) => schema::run(&root, &arguments),
         Task::Libtorch(arguments) => libtorch::run(&arguments),
     };

@@ -36,6 +36,9 @@ pub struct Counts {
 /// Confidences are summed in these units.
 const UNIT: f64 = (1u64 << 32) as f64;
 
+/// Confidences may lie this far outside 0 to 1, as what was rounded does.
+const ROUNDING: f32 = 1e-3;
+
 /// Predictions: `class`, int `[B]`, `confidence`, float `[B]`, and for top-k `top-classes`, int `[B, k]`. Targets: `class`,
 /// int `[B]`. Scores are fractions: `accuracy`, `topK_accuracy`, `confidence`, `calibration_error`.
 pub struct Accuracy {
@@ -45,6 +48,13 @@ pub struct Accuracy {
 impl Metric for Accuracy {
     type Config = AccuracyConfig;
     type State = Counts;
+    const SCORES: &'static [Score] = &[
+        Score::higher("accuracy").share().leading(),
+        Score::higher("top*_accuracy").share(),
+        Score::neutral("confidence").share(),
+        Score::lower("calibration_error").share(),
+    ];
+    const ADDITIVE: bool = true;
 
     fn create(config: AccuracyConfig) -> Result<Self> {
         if config.bins == 0 {
@@ -65,6 +75,18 @@ impl Metric for Accuracy {
                 return Err(Error::new("shape-mismatch", message));
             }
         }
+        let allowed = -ROUNDING..=1.0 + ROUNDING;
+        // NaN is in no range.
+        if let Some(row) = confidences
+            .iter()
+            .position(|value| !allowed.contains(value))
+        {
+            let message = format!(
+                "`confidence` of row {row} is {}, expected a number from 0 to 1",
+                confidences[row]
+            );
+            return Err(Error::new("invalid-argument", message));
+        }
         let mut state = Counts {
             samples: samples as u64,
             bins: vec![[0; 3]; self.config.bins as usize],
@@ -73,7 +95,7 @@ impl Metric for Accuracy {
         for ((class, target), confidence) in classes.iter().zip(&targets).zip(confidences) {
             let correct = u64::from(class == target);
             state.correct += correct;
-            // Bin m holds ((m - 1) / M, m / M], as in the paper; what is no number falls into the first.
+            // Bin m holds ((m - 1) / M, m / M], as in the paper.
             let confidence = f64::from(confidence.clamp(0.0, 1.0));
             let bins = state.bins.len();
             let bin = ((confidence * bins as f64).ceil() as usize).clamp(1, bins) - 1;

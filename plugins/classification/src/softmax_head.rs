@@ -32,6 +32,7 @@ pub struct SoftmaxHead {
 
 impl Head for SoftmaxHead {
     type Config = SoftmaxHeadConfig;
+    const PREDICTS: Option<Predicts> = Some(Predicts::class_index("class"));
 
     fn create(config: SoftmaxHeadConfig) -> Result<Self> {
         if !(config.temperature.is_finite() && config.temperature > 0.0) {

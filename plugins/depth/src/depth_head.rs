@@ -36,6 +36,13 @@ pub struct DepthHead {
 
 impl Head for DepthHead {
     type Config = DepthHeadConfig;
+    const PREDICTS: Option<Predicts> =
+        Some(Predicts::number_map("depth").picture(Picture::ColourMap {
+            scale: ColourScale::Log,
+            reverse: true, // near is bright
+            error: PixelError::Relative,
+            worst: 1.0,
+        }));
 
     fn create(config: DepthHeadConfig) -> Result<Self> {
         config.range.check()?;

@@ -69,6 +69,16 @@ pub struct DepthScores {
 impl Metric for DepthScores {
     type Config = DepthScoresConfig;
     type State = Sums;
+    const SCORES: &'static [Score] = &[
+        Score::lower("abs_rel").share().leading(),
+        Score::lower("rmse"),
+        Score::lower("log10"),
+        Score::higher("delta1").share(),
+        Score::higher("delta2").share(),
+        Score::higher("delta3").share(),
+        Score::higher("ssim").share(),
+    ];
+    const ADDITIVE: bool = true;
 
     fn create(config: DepthScoresConfig) -> Result<Self> {
         config.range.check()?;

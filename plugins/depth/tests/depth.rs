@@ -5,9 +5,9 @@
     reason = "what cannot be prepared should fail the test"
 )]
 
-use dtta_plugin::{Environment, Metric, Named, Plugin, Values};
-use dtta_tensor::{Device, Tensor};
-use serde_json::{Value, json};
+use dtta_plugin::{Environment, Metric, Plugin, SlotSpec, Values};
+use dtta_tensor::{Device, Named, Tensor};
+use serde_json::json;
 
 fn plugin() -> Plugin {
     Plugin::linked("depth", dtta_plugin_depth::plugin_entry).unwrap()
@@ -15,15 +15,19 @@ fn plugin() -> Plugin {
 
 fn floats(name: &str, shape: &[usize], values: &[f32]) -> Named {
     let tensor = Tensor::from_floats(values, shape, &Device::cpu()).unwrap();
-    vec![(name.into(), tensor)]
+    Named::one(name, tensor)
 }
 
 fn depth(shape: &[usize], values: &[f32]) -> Named {
     floats("depth", shape, values)
 }
 
-fn slot(shape: &[Option<u32>]) -> Value {
-    json!([{"name": "spatial", "meaning": "spatial", "shape": shape}])
+fn slot(shape: &[Option<usize>]) -> [SlotSpec; 1] {
+    [SlotSpec {
+        name: "spatial".into(),
+        meaning: "spatial".into(),
+        shape: shape.into(),
+    }]
 }
 
 fn assert_near(found: &[f32], expected: &[f32]) {
@@ -203,13 +207,13 @@ fn brings_logits_into_the_range() {
             let mut head = plugin().head(&config, &Environment::default()).unwrap();
             let logits = floats("logits", &[1, 1, 1, 3], &logits);
             let outputs = head.forward(&logits, &mut Values::none()).unwrap();
-            assert_eq!(outputs[0].0, "normalized");
-            assert_eq!(*outputs[0].1.shape(), [1, 1, 1, 3]);
-            assert_near(&outputs[0].1.to_floats().unwrap(), &[0.0, 0.5, 1.0]);
+            let normalized = outputs.get("normalized").unwrap();
+            assert_eq!(*normalized.shape(), [1, 1, 1, 3]);
+            assert_near(&normalized.to_floats().unwrap(), &[0.0, 0.5, 1.0]);
             let prediction = head.predict(&outputs).unwrap();
-            assert_eq!(prediction[0].0, "depth");
-            assert_eq!(*prediction[0].1.shape(), [1, 1, 3]);
-            assert_near(&prediction[0].1.to_floats().unwrap(), &[at_0, middle, at_1]);
+            let depth = prediction.get("depth").unwrap();
+            assert_eq!(*depth.shape(), [1, 1, 3]);
+            assert_near(&depth.to_floats().unwrap(), &[at_0, middle, at_1]);
         }
     }
 }
@@ -239,12 +243,15 @@ fn averages_normalised_depth_over_the_valid_pixels_of_each_cell() {
         .unwrap()
         .to_leaf()
         .unwrap();
-    let outputs: Named = vec![("depth".into(), leaf.clone())];
+    let outputs = Named::one("depth", leaf.clone());
     let slots = mapper.condition(&outputs, &mut Values::none()).unwrap();
     // 2y - 1: the mean of 1, 3, 5 and 7 is 4; 10 alone; nothing.
-    assert_eq!(*slots[0].1.shape(), [1, 1, 1, 3]);
-    assert_near(&slots[0].1.to_floats().unwrap(), &[-0.2, 1.0, 0.0]);
-    let sum = slots[0].1.sum(&[], false).unwrap();
+    assert_eq!(*slots.get("spatial").unwrap().shape(), [1, 1, 1, 3]);
+    assert_near(
+        &slots.get("spatial").unwrap().to_floats().unwrap(),
+        &[-0.2, 1.0, 0.0],
+    );
+    let sum = slots.get("spatial").unwrap().sum(&[], false).unwrap();
     let gradient = sum.backward().unwrap().of(&leaf).unwrap();
     let (quarter, whole) = (0.2 / 4.0, 0.2);
     let expected = [
@@ -266,14 +273,23 @@ fn nothing_of_an_invalid_pixel_reaches_value_or_gradient_on_any_scale() {
             .unwrap()
             .to_leaf()
             .unwrap();
-        let outputs: Named = vec![("depth".into(), leaf.clone())];
+        let outputs = Named::one("depth", leaf.clone());
         let slots = mapper.condition(&outputs, &mut Values::none()).unwrap();
         let y = match scale {
             "log" => 0.5,
             _ => 1.0_f32 / 3.0,
         };
-        assert_near(&slots[0].1.to_floats().unwrap(), &[2.0 * y - 1.0]);
-        let gradient = slots[0].1.backward().unwrap().of(&leaf).unwrap();
+        assert_near(
+            &slots.get("spatial").unwrap().to_floats().unwrap(),
+            &[2.0 * y - 1.0],
+        );
+        let gradient = slots
+            .get("spatial")
+            .unwrap()
+            .backward()
+            .unwrap()
+            .of(&leaf)
+            .unwrap();
         let gradient = gradient.to_floats().unwrap();
         assert!(
             gradient[0].is_finite() && gradient[0] != 0.0,

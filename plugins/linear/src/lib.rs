@@ -35,6 +35,7 @@ pub struct LinearHead {
 
 impl Head for LinearHead {
     type Config = LinearHeadConfig;
+    const PREDICTS: Option<Predicts> = Some(Predicts::class_index("class"));
 
     fn create(config: LinearHeadConfig) -> Result<Self> {
         if config

@@ -43,6 +43,12 @@ pub struct Segmentation {
 impl Metric for Segmentation {
     type Config = SegmentationConfig;
     type State = Confusion;
+    const SCORES: &'static [Score] = &[
+        Score::higher("pixel_accuracy").share(),
+        Score::higher("mean_class_accuracy").share(),
+        Score::higher("miou").share().leading(),
+    ];
+    const ADDITIVE: bool = true;
 
     fn create(config: SegmentationConfig) -> Result<Self> {
         if !(2..=256).contains(&config.classes) {

@@ -26,6 +26,8 @@ pub struct PixelHead {
 
 impl Head for PixelHead {
     type Config = PixelHeadConfig;
+    const PREDICTS: Option<Predicts> =
+        Some(Predicts::label_map("labels").picture(Picture::Palette { colours: &[] }));
 
     fn create(config: PixelHeadConfig) -> Result<Self> {
         if !(config.temperature.is_finite() && config.temperature > 0.0) {

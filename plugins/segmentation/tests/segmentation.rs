@@ -5,8 +5,8 @@
     reason = "what cannot be prepared should fail the test"
 )]
 
-use dtta_plugin::{Environment, Metric, Named, Plugin, PluginError, Values};
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::{Environment, Metric, Plugin, PluginError, SlotSpec, Values};
+use dtta_tensor::{Device, Named, Tensor};
 use serde_json::{Value, json};
 
 fn plugin() -> Plugin {
@@ -15,16 +15,20 @@ fn plugin() -> Plugin {
 
 fn floats(name: &str, shape: &[usize], values: &[f32]) -> Named {
     let tensor = Tensor::from_floats(values, shape, &Device::cpu()).unwrap();
-    vec![(name.into(), tensor)]
+    Named::one(name, tensor)
 }
 
 fn labels(shape: &[usize], values: &[i64]) -> Named {
     let tensor = Tensor::from_ints(values, shape, &Device::cpu()).unwrap();
-    vec![("labels".into(), tensor)]
+    Named::one("labels", tensor)
 }
 
-fn slot(shape: &[Option<u32>]) -> Value {
-    json!([{"name": "spatial", "meaning": "spatial", "shape": shape}])
+fn slot(shape: &[Option<usize>]) -> [SlotSpec; 1] {
+    [SlotSpec {
+        name: "spatial".into(),
+        meaning: "spatial".into(),
+        shape: shape.into(),
+    }]
 }
 
 fn with_embeddings(shape: &[usize], values: &[f32]) -> Environment {
@@ -111,13 +115,17 @@ fn predicts_the_most_likely_class_of_each_pixel() {
     // Two pixels; in the first, class 1 is e times as likely as class 0 at this temperature.
     let logits = floats("logits", &[1, 2, 1, 2], &[0.0, 3.0, 2.0, 3.0]);
     let outputs = head.forward(&logits, &mut Values::none()).unwrap();
-    let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = outputs.names().collect();
     assert_eq!(names, ["logits", "probabilities"]);
-    assert_eq!(outputs[0].1.to_floats().unwrap(), [0.0, 1.5, 1.0, 1.5]);
+    assert_eq!(
+        outputs.get("logits").unwrap().to_floats().unwrap(),
+        [0.0, 1.5, 1.0, 1.5]
+    );
     let prediction = head.predict(&outputs).unwrap();
-    assert_eq!(*prediction[0].1.shape(), [1, 1, 2]);
-    assert_eq!(prediction[0].1.to_ints().unwrap()[0], 1);
-    let confidence = prediction[1].1.to_floats().unwrap();
+    let labels = prediction.get("labels").unwrap();
+    assert_eq!(*labels.shape(), [1, 1, 2]);
+    assert_eq!(labels.to_ints().unwrap()[0], 1);
+    let confidence = prediction.get("confidence").unwrap().to_floats().unwrap();
     let expected = [1.0_f32.exp() / (1.0 + 1.0_f32.exp()), 0.5];
     for (found, expected) in confidence.iter().zip(expected) {
         assert!((found - expected).abs() < 1e-6, "{confidence:?}");
@@ -165,15 +173,15 @@ fn mixes_class_embeddings_over_each_cell() {
     let slots = mapper
         .condition(&probabilities, &mut Values::none())
         .unwrap();
-    assert_eq!(*slots[0].1.shape(), [1, 3, 1, 2]);
+    assert_eq!(*slots.get("spatial").unwrap().shape(), [1, 3, 1, 2]);
     let expected = [0.5, -1.0, 1.5, 0.0, 3.5, 5.0];
-    assert_eq!(slots[0].1.to_floats().unwrap(), expected);
+    assert_eq!(slots.get("spatial").unwrap().to_floats().unwrap(), expected);
 }
 
 #[test]
 fn refuses_classes_and_slots_that_do_not_fit() {
     let probabilities = floats("probabilities", &[1, 2, 2, 2], &[0.5; 8]);
-    let refusal = |shape: &[Option<u32>], embeddings: &[usize]| -> PluginError {
+    let refusal = |shape: &[Option<usize>], embeddings: &[usize]| -> PluginError {
         let values = vec![0.0; embeddings.iter().product()];
         let environment = with_embeddings(embeddings, &values);
         let mut mapper = match plugin().mapper(&json!({}), &slot(shape), &environment) {

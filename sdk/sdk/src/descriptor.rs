@@ -5,6 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use crate::roles::{Head, Mapper, Metric, Objective};
+use crate::task::{Predicts, Score};
 
 /// What [`export_plugin!`](crate::export_plugin) collects about a plugin.
 #[derive(Clone, Copy)]
@@ -16,6 +17,9 @@ pub struct Plugin {
     mapper: Option<Role>,
     objective: Option<Role>,
     metric: Option<Role>,
+    predicts: Option<Predicts>,
+    scores: &'static [Score],
+    additive: bool,
     #[cfg(not(target_family = "wasm"))]
     pub(crate) tables: crate::native::RoleTables,
 }
@@ -41,6 +45,9 @@ impl Plugin {
             mapper: None,
             objective: None,
             metric: None,
+            predicts: None,
+            scores: &[],
+            additive: false,
             #[cfg(not(target_family = "wasm"))]
             tables: crate::native::RoleTables::NONE,
         }
@@ -53,6 +60,7 @@ impl Plugin {
             schema: schema::<H::Config>,
             constants: H::CONSTANTS,
         });
+        self.predicts = H::PREDICTS;
         #[cfg(not(target_family = "wasm"))]
         {
             self.tables.head = Some(crate::native::head_table::<H>());
@@ -95,6 +103,8 @@ impl Plugin {
             schema: schema::<M::Config>,
             constants: M::CONSTANTS,
         });
+        self.scores = M::SCORES;
+        self.additive = M::ADDITIVE;
         #[cfg(not(target_family = "wasm"))]
         {
             self.tables.metric = Some(crate::native::metric_table::<M>());
@@ -121,7 +131,7 @@ impl Plugin {
         }
         constants.sort_unstable();
         constants.dedup();
-        json!({
+        let mut document = json!({
             "name": self.package.strip_prefix("dtta-plugin-").unwrap_or(self.package),
             "version": self.version,
             "description": self.description,
@@ -129,8 +139,17 @@ impl Plugin {
             "roles": names,
             "config_schema": schemas,
             "needs": { "constants": constants },
-        })
-        .to_string()
+        });
+        if let Some(predicts) = self.predicts {
+            document["predicts"] = json!(predicts);
+        }
+        if !self.scores.is_empty() {
+            document["scores"] = json!(self.scores);
+        }
+        if self.additive {
+            document["additive"] = true.into();
+        }
+        document.to_string()
     }
 }
 

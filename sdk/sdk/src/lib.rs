@@ -52,6 +52,7 @@ mod named;
 pub mod native;
 mod roles;
 mod session;
+mod task;
 mod tensor;
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
@@ -70,13 +71,15 @@ pub use roles::{Head, Mapper, Metric, Objective, Scores, Storage, ValueSpec};
 pub use schemars;
 pub use serde;
 pub use session::{LogLevel, Session};
+pub use task::{ColourScale, Picture, PixelError, Predicts, Score};
 pub use tensor::{ConvOptions, Kind, PoolOptions, Tensor};
 
 /// Everything that a plugin usually needs.
 pub mod prelude {
     pub use crate::{
-        ConvOptions, Error, Head, Kind, LogLevel, Mapper, Metric, Named, Objective, PoolOptions,
-        Result, Scores, Session, Slots, Storage, Tensor, ValueSpec, export_plugin,
+        ColourScale, ConvOptions, Error, Head, Kind, LogLevel, Mapper, Metric, Named, Objective,
+        Picture, PixelError, PoolOptions, Predicts, Result, Score, Scores, Session, Slots, Storage,
+        Tensor, ValueSpec, export_plugin,
     };
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! The native side: requests go through the host's C table. Also what the linked loader runs, so
 //! that a plugin's tests need no WebAssembly.
 //!
-//! A [`Handle`] is an id and the number of the call it belongs to. The context of the running
+//! A `Handle` is an id and the number of the call it belongs to. The context of the running
 //! call is kept for each thread, so a handle that outlives its call finds another number, or
 //! none, and is refused; nothing here ever follows a pointer of a call that returned.
 

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::named::{Named, Slots};
 use crate::session::Session;
+use crate::task::{Predicts, Score};
 use crate::tensor::Tensor;
 
 /// A task head: what the backbone produced in, task outputs and predictions out.
@@ -22,6 +23,10 @@ pub trait Head: Send + Sized + 'static {
 
     /// Constants that it asks the session for.
     const CONSTANTS: &'static [&'static str] = &[];
+
+    /// What it predicts: without it, the host cannot find the dataset's targets. What [`predict`](Self::predict) gives is held
+    /// to it.
+    const PREDICTS: Option<Predicts> = None;
 
     /// A head with a configuration.
     ///
@@ -112,6 +117,13 @@ pub trait Metric: Send + Sized + 'static {
 
     /// Constants that it asks the session for.
     const CONSTANTS: &'static [&'static str] = &[];
+
+    /// How each of its scores is to be read. One of them may lead.
+    const SCORES: &'static [Score] = &[];
+
+    /// Whether saved accumulators of samples are alike but for whole numbers, and [`merge`](Self::merge) does nothing but add
+    /// those. The host then sums accumulators by itself where it needs thousands of sums, as for confidence intervals.
+    const ADDITIVE: bool = false;
 
     /// A metric with a configuration.
     ///

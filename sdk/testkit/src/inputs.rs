@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dtta_plugin::Named;
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::SlotSpec;
+use dtta_tensor::{Device, Named, Tensor};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 /// Tensors by name for each role's arguments, and the denoiser's slots. Elements are drawn from a fixed sequence.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -22,7 +21,7 @@ pub struct Inputs {
     /// Constants that an experiment would bind.
     pub constants: BTreeMap<String, TensorSpec>,
     /// The denoiser's slots, as a mapper hears of them.
-    pub slots: Vec<Value>,
+    pub slots: Vec<SlotSpec>,
 }
 
 /// A tensor to make up.
@@ -100,6 +99,16 @@ impl TensorSpec {
     }
 }
 
+/// A slot for conditions of a shape, named by what it means.
+fn slot(meaning: &str, shape: &[usize]) -> SlotSpec {
+    let extents = shape.iter().map(|&extent| Some(extent));
+    SlotSpec {
+        name: meaning.into(),
+        meaning: meaning.into(),
+        shape: std::iter::once(None).chain(extents).collect(),
+    }
+}
+
 impl Inputs {
     /// What is tried in turn where an author gives nothing: a classifier of 5 classes, a segmenter of 5 classes, a
     /// depth predictor.
@@ -124,9 +133,7 @@ impl Inputs {
             ]),
             targets: named(&[("class", TensorSpec::ints(&[4], 5))]),
             constants: named(&[("class-embeddings", floats(&[5, 6]))]),
-            slots: vec![
-                json!({"name": "class-embedding", "meaning": "class-embedding", "shape": [null, 6]}),
-            ],
+            slots: vec![slot("class-embedding", &[6])],
         };
         let segmenter = Self {
             features: named(&[
@@ -140,7 +147,7 @@ impl Inputs {
             predictions: named(&[("labels", TensorSpec::ints(&[2, 8, 8], 5))]),
             targets: named(&[("labels", TensorSpec::ints(&[2, 8, 8], 5))]),
             constants: named(&[("class-embeddings", floats(&[5, 3]))]),
-            slots: vec![json!({"name": "spatial", "meaning": "spatial", "shape": [null, 3, 4, 4]})],
+            slots: vec![slot("spatial", &[3, 4, 4])],
         };
         let depth = || named(&[("depth", TensorSpec::shares(&[2, 12, 12]))]);
         let depth_predictor = Self {
@@ -149,7 +156,7 @@ impl Inputs {
             predictions: depth(),
             targets: depth(),
             constants: BTreeMap::new(),
-            slots: vec![json!({"name": "spatial", "meaning": "spatial", "shape": [null, 1, 6, 6]})],
+            slots: vec![slot("spatial", &[1, 6, 6])],
         };
         vec![classifier, segmenter, depth_predictor]
     }

@@ -17,7 +17,7 @@ mod pure;
 
 use std::fmt;
 
-use dtta_plugin::{Environment, Plugin};
+use dtta_plugin::{Environment, Plugin, PluginError};
 use dtta_tensor::Device;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -146,13 +146,18 @@ impl Kit {
     fn schema(&self, role: Role) -> Result<(), String> {
         let mut config = self.config_of(role);
         if let Err(issues) = self.plugin.validate_config(role, &config) {
-            let issues: Vec<String> = issues.iter().map(ToString::to_string).collect();
-            return Err(format!(
-                "it refuses {config}: {}; give a config",
-                issues.join("; ")
-            ));
+            let plugin = self.plugin.name().into();
+            let refused = PluginError::Config {
+                plugin,
+                role,
+                issues,
+            };
+            return Err(format!("{refused}; give another config than {config}"));
         }
-        config["a_field_that_nobody_knows"] = json!(1);
+        let Some(fields) = config.as_object_mut() else {
+            return Err(format!("it takes {config}, which is no object"));
+        };
+        fields.insert("a_field_that_nobody_knows".into(), json!(1));
         match self.plugin.validate_config(role, &config) {
             Err(_) => Ok(()),
             Ok(()) => Err(

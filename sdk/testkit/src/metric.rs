@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use dtta_plugin::{Environment, Metric, Plugin};
+use dtta_plugin::{Environment, Layout, Metric, Plugin, ScoreSpec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
@@ -36,7 +36,7 @@ pub(crate) fn laws(
     inputs: &Inputs,
 ) -> Vec<(&'static str, Result<(), String>)> {
     let make = || fresh(plugin, config, environment);
-    vec![
+    let mut laws = vec![
         (
             "a new accumulator has no scores, and merging it changes nothing",
             identity(&make, inputs),
@@ -46,7 +46,20 @@ pub(crate) fn laws(
             merging(&make, inputs),
         ),
         ("bytes of another metric are refused", foreign(&make)),
-    ]
+    ];
+    if !plugin.scores().is_empty() {
+        laws.push((
+            "its scores are those that its description names",
+            described(&make, inputs, plugin.scores()),
+        ));
+    }
+    if plugin.additive() {
+        laws.push((
+            "what it saves are whole numbers that add up, as its description says",
+            adding(&make, inputs),
+        ));
+    }
+    laws
 }
 
 type Make<'a> = &'a dyn Fn() -> Result<Box<dyn Metric>, String>;
@@ -147,6 +160,64 @@ fn merged(make: Make<'_>, inputs: &Inputs, deal: &[usize], order: &[usize]) -> R
     let second = pairs[1].save();
     pairs[0].merge(&second).map_err(|error| error.to_string())?;
     agree(&expected, &report(&mut *pairs[0])?)
+}
+
+/// Every score is one that is described, and the one that leads is there.
+fn described(make: Make<'_>, inputs: &Inputs, scores: &[ScoreSpec]) -> Result<(), String> {
+    let mut metric = make()?;
+    update(&mut *metric, inputs, 1)?;
+    let reported = report(&mut *metric)?;
+    if let Some(name) = reported
+        .keys()
+        .find(|name| ScoreSpec::of(scores, name).is_none())
+    {
+        return Err(format!("its description does not name `{name}`"));
+    }
+    match scores
+        .iter()
+        .find(|score| score.leads && !reported.contains_key(&*score.name))
+    {
+        Some(score) => Err(format!("`{}` leads, and is not reported", score.name)),
+        None => Ok(()),
+    }
+}
+
+/// Accumulators of some samples, as numbers that are added up, against the accumulator that they are merged in.
+fn adding(make: Make<'_>, inputs: &Inputs) -> Result<(), String> {
+    const WHAT: &str = "it saves something else than JSON of whole numbers";
+    let mut merged = make()?;
+    let mut sum: Option<(Layout, Vec<i128>)> = None;
+    for seed in 0..4 {
+        let mut metric = make()?;
+        update(&mut *metric, inputs, seed)?;
+        let saved = metric.save();
+        merged.merge(&saved).map_err(|error| error.to_string())?;
+        let (layout, numbers) = Layout::split(&saved).ok_or(WHAT)?;
+        sum = Some(match sum {
+            None => (layout, numbers),
+            Some((first, _)) if first != layout => {
+                return Err(
+                    "accumulators of other samples differ in more than their numbers".into(),
+                );
+            }
+            Some((first, sum)) => {
+                let sum = sum.iter().zip(numbers);
+                (first, sum.map(|(a, b)| a.saturating_add(b)).collect())
+            }
+        });
+    }
+    let expected = Layout::split(&merged.save()).ok_or(WHAT)?;
+    let Some((layout, numbers)) = sum else {
+        return Ok(());
+    };
+    if (&layout, &numbers) != (&expected.0, &expected.1) {
+        return Err("accumulators that are merged do not have the sum of their numbers".into());
+    }
+    let mut added = make()?;
+    added
+        .merge(&layout.join(&numbers).ok_or(WHAT)?)
+        .map_err(|error| error.to_string())?;
+    agree(&report(&mut *merged)?, &report(&mut *added)?)
 }
 
 fn foreign(make: Make<'_>) -> Result<(), String> {

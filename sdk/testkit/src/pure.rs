@@ -1,7 +1,7 @@
 //! Heads, mappers and objectives: functions of their inputs and their values.
 
-use dtta_plugin::{Environment, Named, Plugin, ValueSpec, Values};
-use dtta_tensor::{Storage, Tensor, Usage};
+use dtta_plugin::{Environment, Plugin, ValueSpec, Values};
+use dtta_tensor::{Named, Storage, Tensor, Usage};
 use serde_json::Value;
 
 use crate::inputs::{Inputs, TensorSpec};
@@ -39,8 +39,9 @@ impl Called {
         environment: &Environment,
         inputs: &Inputs,
     ) -> Result<Self, String> {
-        let slots = Value::Array(inputs.slots.clone());
-        let mut mapper = plugin.mapper(config, &slots, environment).map_err(text)?;
+        let mut mapper = plugin
+            .mapper(config, &inputs.slots, environment)
+            .map_err(text)?;
         let leaves = leaves(inputs.named(&inputs.outputs)?)?;
         let (mut values, declared) = kept(mapper.values())?;
         let outputs = mapper.condition(&leaves, &mut values).map_err(text)?;
@@ -61,14 +62,17 @@ impl Called {
         let mut objective = plugin.objective(config, environment).map_err(text)?;
         let leaves = leaves(inputs.named(&inputs.outputs)?)?;
         let loss = objective.loss(&leaves).map_err(text)?;
-        let batch = leaves.first().map_or(1, |(_, tensor)| tensor.shape()[0]);
+        let batch = leaves
+            .tensors()
+            .next()
+            .map_or(1, |tensor| tensor.shape()[0]);
         if *loss.shape() != [1] && *loss.shape() != [batch] {
             return Err(format!(
                 "its loss has shape {}, expected [1] or [{batch}]",
                 loss.shape()
             ));
         }
-        let outputs = vec![("loss".to_owned(), loss)];
+        let outputs = Named::one("loss", loss);
         Ok(Self {
             leaves,
             values: Vec::new(),
@@ -78,7 +82,7 @@ impl Called {
     }
 
     fn bits(&self) -> Result<Vec<(String, Vec<u32>)>, String> {
-        let bits = |(name, tensor): &(String, Tensor)| {
+        let bits = |(name, tensor): (&str, &Tensor)| {
             let values = match tensor.kind() {
                 dtta_tensor::Kind::Float => tensor
                     .to_floats()
@@ -87,7 +91,7 @@ impl Called {
                     .to_ints()
                     .map(|x| x.iter().map(|&x| x as u32).collect()),
             };
-            Ok((name.clone(), values.map_err(|error| error.to_string())?))
+            Ok((name.to_owned(), values.map_err(|error| error.to_string())?))
         };
         self.outputs.iter().map(bits).collect()
     }
@@ -120,7 +124,7 @@ fn twice(call: &dyn Fn() -> Result<Called, String>) -> Result<(), String> {
 }
 
 fn finite(call: &dyn Fn() -> Result<Called, String>) -> Result<(), String> {
-    for (name, tensor) in &call()?.outputs {
+    for (name, tensor) in call()?.outputs.iter() {
         if tensor.kind() != dtta_tensor::Kind::Float {
             continue;
         }
@@ -135,7 +139,7 @@ fn finite(call: &dyn Fn() -> Result<Called, String>) -> Result<(), String> {
 fn gradients(call: &dyn Fn() -> Result<Called, String>) -> Result<(), String> {
     let called = call()?;
     let mut sum: Option<Tensor> = None;
-    for (place, (_, output)) in called.outputs.iter().enumerate() {
+    for (place, output) in called.outputs.tensors().enumerate() {
         if !output.is_tracked() {
             continue;
         }
@@ -193,7 +197,7 @@ fn released(call: &dyn Fn() -> Result<Called, String>) -> Result<(), String> {
     }
 }
 
-/// A head's predictions from its own outputs.
+/// A head's predictions from its own outputs, which its host holds to what its description says.
 pub(crate) fn predicts(
     plugin: &Plugin,
     config: &Value,

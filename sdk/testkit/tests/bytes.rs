@@ -14,8 +14,8 @@ use dtta_abi::{
     Attr, Bytes, Call, HeadTable, HostTable, Instance, MetricTable, NamedSink, NamedTensor,
     PluginTable, Sink, Status, Value,
 };
-use dtta_plugin::{Accuracy, Environment, Manifest, Metric, Named, Plugin};
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::{Accuracy, Environment, Manifest, Metric, Plugin};
+use dtta_tensor::{Device, Named, Tensor};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
@@ -99,6 +99,8 @@ thread_local! {
 
 const DESCRIPTION: &[u8] = br#"{"schema_version": 1, "name": "says", "version": "1.0.0", "description": "a \u00e4", "interface": "0.1",
     "roles": ["head", "metric"], "needs": {"constants": ["a"], "ops": ["neg"]}, "sha256": "00", "artifact": "a.wasm",
+    "predicts": {"name": "a", "target": {"kind": "number_map", "channels": 3}, "picture": {"kind": "rgb", "low": 0, "high": 1}},
+    "scores": [{"name": "a*", "higher_is_better": true, "unit": "share"}, {"name": "b", "leads": true}], "additive": true,
     "config_schema": {"head": {"type": "object", "properties": {"a": {"type": "number", "minimum": 0}}}}}"#;
 
 const DECLARATION: &[u8] = br#"[{"name": "weight", "storage": "parameter", "shape": [4, 8], "attributes": {"init": "zeros"}},
@@ -222,7 +224,7 @@ fn environment() -> Environment {
 fn logits() -> Named {
     let values: Vec<f32> = (0..6).map(|i| i as f32).collect();
     let tensor = Tensor::from_floats(&values, &[2, 3], &Device::cpu()).unwrap();
-    vec![("logits".into(), tensor)]
+    Named::one("logits", tensor)
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use dtta_plugin::{Environment, LoaderKind, Named, Plugin, Role};
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::{Environment, LoaderKind, Plugin, Role};
+use dtta_tensor::{Device, Named, Tensor};
 use dtta_testkit::Kit;
 use serde_json::{Value, json};
 
@@ -103,7 +103,7 @@ fn in_c() -> [Plugin; 2] {
 }
 
 fn logits(tensor: Tensor) -> Named {
-    vec![("logits".into(), tensor)]
+    Named::one("logits", tensor)
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn gives_the_bits_of_the_same_objective_in_rust() {
             let mut objective = plugin.objective(config, &Environment::default()).unwrap();
             let loss = objective.loss(&logits(input.clone())).unwrap();
             assert_eq!(*loss.shape(), [shape[0]]);
-            bits(&vec![("loss".into(), loss)], &[&input])
+            bits(&Named::one("loss", loss), &[&input])
         });
         assert_eq!(rust, library, "{config}");
         assert_eq!(rust, component, "{config}");
@@ -171,7 +171,7 @@ fn says_what_it_refuses_and_goes_on() {
         let mut objective = plugin.objective(&json!({}), &environment).unwrap();
         let input = leaf(&[2, 3], 0.1);
         let before = objective.loss(&logits(input.clone())).unwrap();
-        let others: Named = vec![("features".into(), input.clone())];
+        let others = Named::one("features", input.clone());
         let error = objective.loss(&others).unwrap_err();
         assert_eq!(error.code(), "unknown-name", "{error}");
         // What the host refuses within the call is passed on: of one class there are no two largest.

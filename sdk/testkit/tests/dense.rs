@@ -6,8 +6,8 @@
     reason = "what cannot be prepared should fail the test"
 )]
 
-use dtta_plugin::{Environment, Named, Plugin, Values};
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::{Environment, Plugin, SlotSpec, Values};
+use dtta_tensor::{Device, Named, Tensor};
 use serde_json::{Value, json};
 
 mod support;
@@ -82,17 +82,21 @@ impl Task {
     fn slot(&self, plugin: &Plugin, logits: &Tensor) -> Tensor {
         let embeddings = tensor(&[4, 3], &numbers(12, 5));
         let environment = Environment::default().with_constant("class-embeddings", embeddings);
-        let mut extents: Vec<Value> = self.slot.iter().map(|&extent| json!(extent)).collect();
-        extents[0] = Value::Null;
-        let slots = json!([{"name": "spatial", "meaning": "spatial", "shape": extents}]);
+        let [_, extents @ ..] = self.slot.map(Some);
+        let slots = [SlotSpec {
+            name: "spatial".into(),
+            meaning: "spatial".into(),
+            shape: std::iter::once(None).chain(extents).collect(),
+        }];
         let mut head = plugin.head(&self.head, &environment).unwrap();
         let mut mapper = plugin.mapper(&self.mapper, &slots, &environment).unwrap();
-        let inputs: Named = vec![("logits".into(), logits.clone())];
+        let inputs = Named::one("logits", logits.clone());
         let outputs = head.forward(&inputs, &mut Values::none()).unwrap();
         head.predict(&outputs).unwrap();
         let slots = mapper.condition(&outputs, &mut Values::none()).unwrap();
-        assert_eq!(*slots[0].1.shape(), self.slot);
-        slots[0].1.clone()
+        let slot = slots.get("spatial").unwrap();
+        assert_eq!(*slot.shape(), self.slot);
+        slot.clone()
     }
 
     /// Logits of which none lies at the end of a clamp.
@@ -187,14 +191,14 @@ fn metrics_of_every_loader_understand_each_other() {
             .map(|x| ((x + 1.0) * 2.0) as i64)
             .collect();
         let tensor = Tensor::from_ints(&values, &[2, 12, 12], &device).unwrap();
-        vec![("labels".into(), tensor)]
+        Named::one("labels", tensor)
     };
     let depth = |seed: u32| -> Named {
         let values: Vec<f32> = numbers(2 * 12 * 12, seed)
             .iter()
             .map(|x| 5.0 * x + 4.0)
             .collect();
-        vec![("depth".into(), tensor(&[2, 12, 12], &values))]
+        Named::one("depth", tensor(&[2, 12, 12], &values))
     };
     let range = json!({"scale": "log", "maximum": 10.0});
     for (name, config, made) in [
@@ -270,9 +274,9 @@ fn resizing_takes_the_mean_of_the_area() {
     let resize = |x: &Tensor, height: usize, width: usize| {
         let config = json!({"height": height, "width": width});
         let mut head = plugin.head(&config, &Environment::default()).unwrap();
-        let inputs: Named = vec![("x".into(), x.clone())];
+        let inputs = Named::one("x", x.clone());
         let outputs = head.forward(&inputs, &mut Values::none());
-        outputs.map(|outputs| outputs[0].1.to_floats().unwrap())
+        outputs.map(|outputs| outputs.get("y").unwrap().to_floats().unwrap())
     };
     let x = tensor(&[1, 1, 2, 3], &[1.0, 2.0, 6.0, 3.0, 4.0, 2.0]);
     for (height, width, expected) in [

@@ -8,8 +8,8 @@
 
 use std::process::Command;
 
-use dtta_plugin::{Environment, LoaderKind, Named, Plugin, PluginError, Registry, Values};
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::{Environment, LoaderKind, Plugin, PluginError, Registry, Values};
+use dtta_tensor::{Device, Named, Tensor};
 use dtta_testkit::{Inputs, Kit, Role};
 use serde_json::{Value, json};
 
@@ -67,12 +67,27 @@ fn every_plugin_conforms_through_every_loader() {
 }
 
 #[test]
+fn every_loader_says_the_same_of_the_task() {
+    for name in SHIPPED {
+        let said = loaded(name).map(|plugin| {
+            (
+                plugin.predicts().cloned(),
+                plugin.scores().to_vec(),
+                plugin.additive(),
+            )
+        });
+        assert_eq!(said[0], said[1], "{name}");
+        assert_eq!(said[0], said[2], "{name}");
+    }
+}
+
+#[test]
 fn loaders_give_the_same_bits_forward_and_backward() {
     let environment =
         Environment::default().with_constant("class-embeddings", leaf(&[5, 6], 2.0).detach());
-    let slots = Value::Array(Inputs::examples()[0].slots.clone());
+    let slots = Inputs::examples()[0].slots.clone();
     let logits = leaf(&[3, 5], 0.0);
-    let named: Named = vec![("logits".into(), logits.clone())];
+    let named = Named::one("logits", logits.clone());
 
     let mapped = loaded("classification").map(|plugin| {
         let mut mapper = plugin
@@ -91,7 +106,7 @@ fn loaders_give_the_same_bits_forward_and_backward() {
             .objective(&json!({"margin": 0.95}), &environment)
             .unwrap();
         let loss = objective.loss(&named).unwrap();
-        bits(&vec![("loss".into(), loss)], &[&logits])
+        bits(&Named::one("loss", loss), &[&logits])
     });
     assert_eq!(losses[0], losses[1]);
     assert_eq!(losses[0], losses[2]);
@@ -110,7 +125,7 @@ fn loaders_give_the_same_bits_forward_and_backward() {
         let (weight, bias) = (leaf(&[5, 8], 3.0), leaf(&[5], 4.0));
         let mut values = Values::new(vec![weight.clone(), bias.clone(), leaf(&[8], 5.0).detach()]);
         let outputs = head
-            .forward(&vec![("features".into(), features.clone())], &mut values)
+            .forward(&Named::one("features", features.clone()), &mut values)
             .unwrap();
         assert_eq!(values.updates.len(), 1, "the running mean moved");
         let moved = values.updates[0].1.to_floats().unwrap();
@@ -128,16 +143,9 @@ fn metrics_of_every_loader_understand_each_other() {
         let classes: Vec<i64> = (0..6).map(|i| (i * shift) % 5).collect();
         let sure: Vec<f32> = (0..6).map(|i| 0.15 * i as f32).collect();
         let device = Device::cpu();
-        vec![
-            (
-                "class".into(),
-                Tensor::from_ints(&classes, &[6], &device).unwrap(),
-            ),
-            (
-                "confidence".into(),
-                Tensor::from_floats(&sure, &[6], &device).unwrap(),
-            ),
-        ]
+        let classes = Tensor::from_ints(&classes, &[6], &device).unwrap();
+        let sure = Tensor::from_floats(&sure, &[6], &device).unwrap();
+        Named::one("class", classes).with("confidence", sure)
     };
     let [a, b, c] = loaded("accuracy")
         .map(|plugin| plugin.metric(&json!({}), &Environment::default()).unwrap());
@@ -166,6 +174,30 @@ fn metrics_of_every_loader_understand_each_other() {
 }
 
 #[test]
+fn accuracy_refuses_confidences_that_are_none() {
+    let device = Device::cpu();
+    let classes = || Named::one("class", Tensor::from_ints(&[0, 0], &[2], &device).unwrap());
+    let sure = |of_second: f32| {
+        let sure = Tensor::from_floats(&[0.5, of_second], &[2], &device).unwrap();
+        classes().with("confidence", sure)
+    };
+    for plugin in loaded("accuracy") {
+        let mut metric = plugin.metric(&json!({}), &Environment::default()).unwrap();
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.01, 1.01] {
+            let error = metric.update(&sure(wrong), &classes()).unwrap_err();
+            assert!(
+                error.to_string().contains("`confidence` of row 1 is"),
+                "{error}"
+            );
+        }
+        assert!(metric.report().unwrap().is_empty(), "it counts for nothing");
+        metric.update(&sure(1.0005), &classes()).unwrap();
+        let confidence = metric.report().unwrap()["confidence"];
+        assert!((confidence - 0.75).abs() < 1e-6, "{confidence}");
+    }
+}
+
+#[test]
 fn a_panic_stays_outside_and_the_next_sample_is_unharmed() {
     let component = root().join("tests/plugins/probe/dist/plugin.json");
     let plugins = [
@@ -182,10 +214,10 @@ fn a_panic_stays_outside_and_the_next_sample_is_unharmed() {
     for plugin in plugins {
         let mut head = plugin.head(&config, &Environment::default()).unwrap();
         let mut forward = |rows: usize| {
-            let input = vec![("0".to_owned(), leaf(&[rows, 3], 1.0))];
+            let input = Named::one("0", leaf(&[rows, 3], 1.0));
             head.forward(&input, &mut Values::none())
         };
-        let expected = forward(2).unwrap()[0].1.to_floats().unwrap();
+        let expected = forward(2).unwrap().get("0").unwrap().to_floats().unwrap();
         for _ in 0..3 {
             let error = forward(1).unwrap_err();
             let PluginError::Trap { place, message } = &error else {
@@ -196,7 +228,10 @@ fn a_panic_stays_outside_and_the_next_sample_is_unharmed() {
                 ("probe", "forward")
             );
             assert!(message.contains("told to panic on one row"), "{message}");
-            assert_eq!(forward(2).unwrap()[0].1.to_floats().unwrap(), expected);
+            assert_eq!(
+                forward(2).unwrap().get("0").unwrap().to_floats().unwrap(),
+                expected
+            );
         }
     }
 }
@@ -263,7 +298,7 @@ fn a_pinned_digest_holds_a_library_too() {
     let path = folder.path().join("plugin.json");
     std::fs::write(&path, manifest.to_string()).unwrap();
     assert_eq!(Plugin::from_manifest(&path).unwrap_err().code(), "digest");
-    manifest["sha256"] = json!(dtta_plugin::sha256(&std::fs::read(&file).unwrap()));
+    manifest["sha256"] = json!(dtta_base::sha256(&std::fs::read(&file).unwrap()));
     std::fs::write(&path, manifest.to_string()).unwrap();
     let plugin = Plugin::from_file(&folder.path().join(name)).unwrap();
     assert_eq!(

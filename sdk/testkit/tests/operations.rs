@@ -11,8 +11,8 @@ mod cases;
 mod support;
 
 use cases::{Case, Operand, case, tensor};
-use dtta_plugin::{Environment, Named, Plugin, Values};
-use dtta_tensor::{Attribute, Device, Kind, OPS, OpCode, Outputs, Tensor, dispatch};
+use dtta_plugin::{Environment, Plugin, Values};
+use dtta_tensor::{Attribute, Device, Kind, Named, OPS, OpCode, Outputs, Tensor, dispatch};
 use serde_json::{Value, json};
 
 /// Operands of a case, floats as leaves of the tape.

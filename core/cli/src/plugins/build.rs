@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use dtta_plugin::{MANIFEST_SCHEMA_VERSION, Plugin, sha256};
-use serde_json::{Value, json};
+use dtta_base::sha256;
+use dtta_plugin::{MANIFEST_SCHEMA_VERSION, Manifest, Needs, Plugin};
+use serde_json::Value;
 use wit_component::{ComponentEncoder, DecodedWasm};
 use wit_parser::{Function, Resolve, WorldItem, WorldKey};
 
@@ -100,14 +101,14 @@ pub fn build(arguments: &Arguments) -> Result<()> {
         // The library describes itself: it is the author's own, and runs here.
         let loaded = Plugin::from_library_file(&library)?;
         let name = library.file_name().unwrap_or_default().to_string_lossy();
-        let operations = json!(loaded.operations());
-        let manifest = manifest(&plugin, &loaded, &name, &bytes, &operations, built_with);
+        let operations = loaded.operations().to_vec();
+        let manifest = manifest(&plugin, &loaded, &name, &bytes, operations, built_with);
         put(&plugin.dist().join("native"), &name, &bytes, &manifest)?;
     }
     Ok(())
 }
 
-fn put(folder: &Path, name: &str, artifact: &[u8], manifest: &Value) -> Result<()> {
+fn put(folder: &Path, name: &str, artifact: &[u8], manifest: &Manifest) -> Result<()> {
     write(&folder.join(name), artifact)?;
     write(&folder.join("plugin.json"), &text(manifest)?)?;
     let size = artifact.len().div_ceil(1024);
@@ -120,37 +121,33 @@ fn put(folder: &Path, name: &str, artifact: &[u8], manifest: &Value) -> Result<(
 fn check(plugin: &Source) -> Result<()> {
     let dist = plugin.dist();
     let path = dist.join("plugin.json");
-    let committed: Value = serde_json::from_slice(&read(&path)?)
-        .with_context(|| format!("`{}` is no JSON", path.display()))?;
+    let committed = Manifest::read(&path)?;
     let component = read(&dist.join(plugin.component()))?;
-    let field = |name: &str| {
-        committed
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
     ensure!(
-        field("sha256") == sha256(&component),
+        committed.sha256.as_ref() == Some(&sha256(&component)),
         "`{}` has not the sha256 that `plugin.json` says",
         plugin.component()
     );
+    let known = committed.source_digest.as_deref().unwrap_or("none");
     ensure!(
-        field("source_digest") == plugin.digest,
-        "its sources have digest {}, `plugin.json` says {}",
-        plugin.digest,
-        field("source_digest")
+        known == plugin.digest,
+        "its sources have digest {}, `plugin.json` says {known}",
+        plugin.digest
     );
+    let built_with = committed.built_with.as_ref();
+    let built_with = built_with
+        .and_then(Value::as_str)
+        .unwrap_or("no known compiler");
     let compiler = match Compiler::of(plugin) {
-        Ok(compiler) if compiler.built_with() == field("built_with") => compiler,
+        Ok(compiler) if compiler.built_with() == built_with => compiler,
         other => {
             let found = other.map_or_else(
                 |error| format!("{error:#}"),
                 |compiler| compiler.built_with(),
             );
             eprintln!(
-                "{}: sources unchanged; bytes not compared, as it was built with `{}` and here is: {found}",
-                plugin.package,
-                field("built_with")
+                "{}: sources unchanged; bytes not compared, as it was built with `{built_with}` and here is: {found}",
+                plugin.package
             );
             return Ok(());
         }
@@ -161,10 +158,11 @@ fn check(plugin: &Source) -> Result<()> {
         "the same compiler gives {} instead",
         sha256(&rebuilt)
     );
+    let manifest = text(&manifest)?;
     ensure!(
-        manifest == committed,
+        manifest == read(&path)?,
         "`plugin.json` should be:\n{}",
-        String::from_utf8_lossy(&text(&manifest)?)
+        String::from_utf8_lossy(&manifest)
     );
     eprintln!(
         "{}: the same bytes, rebuilt with {}",
@@ -175,7 +173,7 @@ fn check(plugin: &Source) -> Result<()> {
 }
 
 /// Compiles a component and asks it who it is.
-fn make(plugin: &Source, compiler: &Compiler<'_>) -> Result<(Vec<u8>, Value)> {
+fn make(plugin: &Source, compiler: &Compiler<'_>) -> Result<(Vec<u8>, Manifest)> {
     let module = compiler.module(plugin)?;
     let component =
         encode(&module).with_context(|| format!("`{}` makes no component", plugin.package))?;
@@ -188,39 +186,38 @@ fn make(plugin: &Source, compiler: &Compiler<'_>) -> Result<(Vec<u8>, Value)> {
     let loaded = Plugin::from_component_file(&file).map_err(|error| {
         anyhow!(error).context(format!("`{}` cannot be loaded", plugin.package))
     })?;
-    let (name, operations) = (plugin.component(), json!(operations));
+    let name = plugin.component();
     let built_with = compiler.built_with();
-    let manifest = manifest(plugin, &loaded, &name, &component, &operations, &built_with);
+    let manifest = manifest(plugin, &loaded, &name, &component, operations, &built_with);
     Ok((component, manifest))
 }
 
+/// What the plugin says of itself, and what only its builder knows.
 fn manifest(
     source: &Source,
     plugin: &Plugin,
     artifact: &str,
     bytes: &[u8],
-    operations: &Value,
+    operations: Vec<String>,
     built_with: &str,
-) -> Value {
-    let descriptor = plugin.descriptor();
-    let description = match &*source.description {
-        "" => &descriptor.description,
-        own => own,
-    };
-    json!({
-        "schema_version": MANIFEST_SCHEMA_VERSION,
-        "name": descriptor.name,
-        "version": descriptor.version,
-        "description": description,
-        "interface": descriptor.interface,
-        "roles": descriptor.roles,
-        "artifact": artifact,
-        "sha256": sha256(bytes),
-        "needs": { "constants": descriptor.needs.constants, "ops": operations },
-        "built_with": built_with,
-        "source_digest": source.digest,
-        "config_schema": descriptor.config_schema,
-    })
+) -> Manifest {
+    let descriptor = plugin.descriptor().clone();
+    Manifest {
+        schema_version: MANIFEST_SCHEMA_VERSION,
+        description: match &*source.description {
+            "" => descriptor.description,
+            own => own.into(),
+        },
+        artifact: Some(artifact.into()),
+        sha256: Some(sha256(bytes)),
+        needs: Needs {
+            ops: operations,
+            ..descriptor.needs
+        },
+        built_with: Some(built_with.into()),
+        source_digest: Some(source.digest.clone()),
+        ..descriptor
+    }
 }
 
 fn encode(module: &[u8]) -> Result<Vec<u8>> {
@@ -232,7 +229,7 @@ fn encode(module: &[u8]) -> Result<Vec<u8>> {
 
 /// Refuses a component that imports anything but the interface, and lists the operations that it
 /// asks for, by their names in the table.
-fn inspect(component: &[u8]) -> Result<BTreeSet<String>> {
+fn inspect(component: &[u8]) -> Result<Vec<String>> {
     let DecodedWasm::Component(resolve, world) = wit_component::decode(component)? else {
         bail!("it is a WIT package, not a component");
     };
@@ -263,7 +260,7 @@ fn inspect(component: &[u8]) -> Result<BTreeSet<String>> {
             );
         }
     }
-    Ok(operations)
+    Ok(operations.into_iter().collect())
 }
 
 fn is_tensor(resolve: &Resolve, key: &WorldKey) -> bool {
@@ -279,7 +276,7 @@ fn operation(function: &Function) -> Option<String> {
         .then_some(name)
 }
 
-fn text(manifest: &Value) -> Result<Vec<u8>> {
+fn text(manifest: &Manifest) -> Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(manifest)?;
     text.push(b'\n');
     Ok(text)
@@ -294,7 +291,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    fs::write(path, bytes).with_context(|| format!("cannot write `{}`", path.display()))
+    Ok(dtta_base::write_whole(path, bytes)?)
 }
 
 /// Runs a program to its end, its output going where ours does for people.
@@ -336,14 +333,9 @@ mod tests {
     #[test]
     fn lists_the_operations_that_a_component_asks_for() {
         let operations = inspect(&shipped()).unwrap();
-        assert!(
-            operations.contains("softmax") && operations.contains("index_select"),
-            "{operations:?}"
-        );
-        assert!(
-            !operations.contains("conv2d") && !operations.contains("share"),
-            "{operations:?}"
-        );
+        let has = |name: &str| operations.iter().any(|known| known == name);
+        assert!(has("softmax") && has("index_select"), "{operations:?}");
+        assert!(!has("conv2d") && !has("share"), "{operations:?}");
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! Where a plugin's code is, and the digest of what it is built from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+use dtta_base::Digest;
 
-use super::build::{output, read};
+use super::build::read;
 use super::c;
 use super::toolchain::{PROFILE, TARGET};
+
+/// The package that plugins are written with.
+const SDK: &str = "dtta-sdk";
 
 /// A plugin's folder.
 pub(super) struct Source {
@@ -71,27 +73,27 @@ impl Source {
     fn of_crate(folder: &Path) -> Result<Self> {
         let manifest = fs::canonicalize(folder.join("Cargo.toml"))
             .with_context(|| format!("there is no crate at `{}`", folder.display()))?;
-        let Metadata {
-            packages,
-            resolve,
-            workspace_root: root,
-        } = metadata(&manifest)?;
+        let metadata = MetadataCommand::new()
+            .manifest_path(&manifest)
+            .other_options(["--filter-platform".to_owned(), TARGET.to_owned()])
+            .exec()
+            .with_context(|| format!("cargo cannot say what `{}` needs", manifest.display()))?;
+        let mut packages = metadata.packages.iter();
         let package = packages
-            .iter()
             .find(|package| package.manifest_path == manifest)
             .with_context(|| format!("`{}` is no package", manifest.display()))?;
+        let mut packages = metadata.packages.iter();
         let sdk = packages
-            .iter()
-            .find(|package| package.name == "dtta-sdk" && package.source.is_none())
+            .find(|package| package.name == SDK && package.source.is_none())
             .and_then(|package| package.manifest_path.ancestors().nth(3));
         Ok(Self {
-            package: package.name.clone(),
+            package: package.name.to_string(),
             description: package.description.clone().unwrap_or_default(),
-            digest: source_digest(package, &packages, &resolve)?,
+            digest: source_digest(package, &metadata)?,
             folder: folder.to_owned(),
             code: Code::Rust(Project {
-                sdk: sdk.map(Path::to_owned),
-                root,
+                sdk: sdk.map(Into::into),
+                root: metadata.workspace_root.into(),
             }),
         })
     }
@@ -122,44 +124,46 @@ impl Project {
 
 /// sha256 over whatever decides what a plugin does: how it is compiled, the sources of every
 /// local crate that it is built from, the interface, and the locked versions of all other crates.
-fn source_digest(plugin: &Package, packages: &[Package], graph: &Graph) -> Result<String> {
-    let nodes: BTreeMap<&str, &Node> = graph
-        .nodes
-        .iter()
-        .map(|node| (node.id.as_str(), node))
-        .collect();
-    let mut reached = BTreeSet::from([plugin.id.as_str()]);
-    let mut open = vec![plugin.id.as_str()];
+fn source_digest(plugin: &Package, metadata: &Metadata) -> Result<String> {
+    let nodes = metadata.resolve.iter().flat_map(|graph| &graph.nodes);
+    let mut reached = BTreeSet::from([&plugin.id]);
+    let mut open = vec![&plugin.id];
     while let Some(id) = open.pop() {
-        for dependency in nodes.get(id).into_iter().flat_map(|node| &node.deps) {
-            let is_for_tests = dependency
-                .dep_kinds
-                .iter()
-                .all(|kind| kind.kind.as_deref() == Some("dev"));
+        let node = nodes.clone().find(|node| node.id == *id);
+        for dependency in node.into_iter().flat_map(|node| &node.deps) {
+            let mut kinds = dependency.dep_kinds.iter();
+            let is_for_tests = kinds.all(|kind| kind.kind == DependencyKind::Development);
             if !is_for_tests && reached.insert(&dependency.pkg) {
                 open.push(&dependency.pkg);
             }
         }
     }
-    let mut digest = Sha256::new();
-    digest.update(PROFILE.join("\n"));
-    for package in packages
+    let mut packages: Vec<&Package> = metadata
+        .packages
         .iter()
-        .filter(|package| reached.contains(package.id.as_str()))
-    {
-        digest.update(format!(
-            "\n{} {} {}\n",
-            package.name, package.version, package.edition
-        ));
+        .filter(|package| reached.contains(&package.id))
+        .collect();
+    packages.sort_by_key(|package| (&package.name, &package.version));
+    let mut digest = Digest::new();
+    digest.field(PROFILE.join("\n"));
+    for package in packages {
+        let Package {
+            name,
+            version,
+            edition,
+            ..
+        } = package;
+        digest.field(format!("{name} {version} {edition}"));
         let Some(folder) = package.manifest_path.parent() else {
             continue;
         };
         if package.source.is_some() {
             continue;
         }
-        let mut files = BTreeSet::from([package.manifest_path.clone()]);
+        let folder = folder.as_std_path();
+        let mut files = BTreeSet::from([folder.join("Cargo.toml")]);
         collect(&folder.join("src"), &mut files)?;
-        if package.name == "dtta-sdk" {
+        if package.name == SDK {
             let interface = folder.join("../../wit");
             files.extend(["types.wit", "roles.wit"].map(|name| interface.join(name)));
         }
@@ -167,15 +171,14 @@ fn source_digest(plugin: &Package, packages: &[Package], graph: &Graph) -> Resul
             add(&mut digest, folder, &file, &read(&file)?);
         }
     }
-    Ok(hex(&digest.finalize()))
+    Ok(digest.finish())
 }
 
 /// Adds a file under its name in the plugin's folder.
-pub(super) fn add(digest: &mut Sha256, folder: &Path, file: &Path, bytes: &[u8]) {
+pub(super) fn add(digest: &mut Digest, folder: &Path, file: &Path, bytes: &[u8]) {
     let name = file.strip_prefix(folder).unwrap_or(file);
-    let name = name.to_string_lossy().replace('\\', "/");
-    digest.update(format!("\n{name} {}\n", bytes.len()));
-    digest.update(bytes);
+    digest.field(name.to_string_lossy().replace('\\', "/"));
+    digest.field(bytes);
 }
 
 fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
@@ -190,69 +193,6 @@ fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    resolve: Graph,
-    workspace_root: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-    version: String,
-    edition: String,
-    description: Option<String>,
-    source: Option<String>,
-    manifest_path: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Graph {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    pkg: String,
-    dep_kinds: Vec<DependencyKind>,
-}
-
-#[derive(Deserialize)]
-struct DependencyKind {
-    kind: Option<String>,
-}
-
-fn metadata(manifest: &Path) -> Result<Metadata> {
-    let mut command = Command::new("cargo");
-    command
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--filter-platform",
-            TARGET,
-        ])
-        .arg("--manifest-path")
-        .arg(manifest);
-    let mut metadata: Metadata = serde_json::from_slice(&output(&mut command)?)?;
-    metadata
-        .packages
-        .sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-    Ok(metadata)
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -39,8 +39,9 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use dtta_base::keyed_rng;
+
     use super::*;
-    use crate::keyed_rng;
 
     const COUNT: usize = 40_000;
 

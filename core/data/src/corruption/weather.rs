@@ -107,8 +107,9 @@ pub(super) fn snow(
 
 #[cfg(test)]
 mod tests {
+    use dtta_base::keyed_rng;
+
     use super::*;
-    use crate::keyed_rng;
 
     #[test]
     fn plasma_spans_the_unit_range_and_is_smooth() {

@@ -1,14 +1,18 @@
 //! A folder of images in torchvision's `ImageFolder` layout: `root/class/…/image.png`. Classes are the folders' names, sorted.
 //! A root without folders is read as images without labels.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use dtta_base::TargetType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Pixels, StoredMaps};
-use crate::{DataError, Image, Transform};
+use super::{Dataset, Source};
+use crate::error::unreadable;
+use crate::{CLASS, DataError, Image, Targets, Transform};
 
 /// A folder of PNG and JPEG images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,11 +37,30 @@ pub enum ColourMode {
     Rgb,
 }
 
+/// One file per image.
+#[derive(Debug)]
+struct Images {
+    paths: Vec<PathBuf>,
+    channels: ColourMode,
+}
+
+impl Source for Images {
+    fn sample(&self, index: usize) -> Result<(Image, Targets), DataError> {
+        let image = read_image(&self.paths[index], self.channels)?;
+        Ok((image, Targets::new()))
+    }
+
+    fn files(&self, index: usize) -> Vec<(&str, &Path)> {
+        vec![("image", &self.paths[index])]
+    }
+}
+
 pub(super) fn open(config: &FolderConfig, base: &Path) -> Result<Dataset, DataError> {
     let root = base.join(&config.path);
     let (class_folders, images) = list(&root)?;
     let mut paths = Vec::new();
     let mut labels = None;
+    let mut target_types = BTreeMap::new();
     let mut class_names = Vec::new();
     if class_folders.is_empty() {
         if images.is_empty() {
@@ -68,33 +91,40 @@ pub(super) fn open(config: &FolderConfig, base: &Path) -> Result<Dataset, DataEr
             );
         }
         labels = Some(numbers);
+        target_types.insert(CLASS.to_owned(), TargetType::ClassIndex {});
     }
     Ok(Dataset {
         ids: paths.iter().map(|path| id(&root, path)).collect(),
         labels,
         class_names,
-        pixels: Pixels::Files {
+        target_types,
+        source: Arc::new(Images {
             paths,
             channels: config.channels,
-        },
-        maps: StoredMaps::None,
+        }),
         transforms: config.transforms.clone(),
         provenance: None,
         location: root,
     })
 }
 
+impl Image {
+    /// Decodes an image file to [0, 1], as datasets do.
+    ///
+    /// # Errors
+    /// [`DataError::File`] or [`DataError::Decode`], naming the file.
+    pub fn read(path: impl AsRef<Path>, channels: ColourMode) -> Result<Self, DataError> {
+        read_image(path.as_ref(), channels)
+    }
+}
+
 /// Decodes one image to [0, 1].
 pub(super) fn read_image(path: &Path, channels: ColourMode) -> Result<Image, DataError> {
-    let read_error = |source| DataError::Read {
-        path: path.to_owned(),
-        source,
-    };
     // Extensions lie often enough; the first bytes do not.
     let reader = image::ImageReader::open(path)
-        .map_err(read_error)?
+        .map_err(unreadable(path))?
         .with_guessed_format()
-        .map_err(read_error)?;
+        .map_err(unreadable(path))?;
     let decoded = reader.decode().map_err(|source| DataError::Decode {
         path: path.to_owned(),
         source,
@@ -120,16 +150,13 @@ pub(super) fn read_image(path: &Path, channels: ColourMode) -> Result<Image, Dat
 
 /// Folders and images directly in a folder, each sorted by name.
 fn list(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), DataError> {
-    let read_error = |source| DataError::Read {
-        path: folder.to_owned(),
-        source,
-    };
+    let read_error = unreadable(folder);
     let (mut folders, mut images) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(folder).map_err(read_error)? {
-        let entry = entry.map_err(read_error)?;
+    for entry in std::fs::read_dir(folder).map_err(&read_error)? {
+        let entry = entry.map_err(&read_error)?;
         let path = entry.path();
         // Linked folders are left out: a link to a parent would never end.
-        if entry.file_type().map_err(read_error)?.is_dir() {
+        if entry.file_type().map_err(&read_error)?.is_dir() {
             folders.push(path);
         } else if is_image(&path) {
             images.push(path);
@@ -223,7 +250,7 @@ mod tests {
         );
         let dataset = open(root.path(), ColourMode::Grayscale).unwrap();
         assert_eq!(dataset.labels(), None);
-        assert_eq!(dataset.sample(0).unwrap().label, None);
+        assert_eq!(dataset.sample(0).unwrap().class(), None);
     }
 
     #[test]
@@ -235,7 +262,7 @@ mod tests {
         ));
         assert!(matches!(
             open(&root.path().join("nowhere"), ColourMode::Rgb),
-            Err(DataError::Read { .. })
+            Err(DataError::File(dtta_base::Error::Read { .. }))
         ));
         std::fs::create_dir(root.path().join("empty_class")).unwrap();
         let empty = open(root.path(), ColourMode::Rgb).unwrap_err();

@@ -4,13 +4,16 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use dtta_base::TargetType;
 use flate2::read::MultiGzDecoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Pixels, StoredMaps};
-use crate::{DataError, Transform};
+use super::{Dataset, Source};
+use crate::error::unreadable;
+use crate::{CLASS, DataError, Image, Targets, Transform};
 
 /// Where Debian's package `dataset-fashion-mnist` puts its files.
 pub const FASHION_MNIST_FOLDER: &str = "/usr/share/datasets/fashion-mnist";
@@ -83,11 +86,33 @@ fn fashion_mnist_classes() -> Vec<String> {
     FASHION_MNIST_CLASSES.map(String::from).to_vec()
 }
 
+/// Grey images of one shape, back to back, and the two files that they were read from.
+#[derive(Debug)]
+struct Idx {
+    extents: [usize; 2],
+    bytes: Vec<u8>,
+    files: [PathBuf; 2],
+}
+
+impl Source for Idx {
+    fn sample(&self, index: usize) -> Result<(Image, Targets), DataError> {
+        let [height, width] = self.extents;
+        let range = index * height * width..(index + 1) * height * width;
+        let image = Image::from_bytes([1, height, width], &self.bytes[range])?;
+        Ok((image, Targets::new()))
+    }
+
+    fn files(&self, _index: usize) -> Vec<(&str, &Path)> {
+        let [images, labels] = &self.files;
+        vec![("images", images), (CLASS, labels)]
+    }
+}
+
 pub(super) fn open(config: &IdxConfig, base: &Path) -> Result<Dataset, DataError> {
     let folder = base.join(&config.path);
     let prefix = config.split.file_prefix();
-    let ([count, height, width], mut bytes) =
-        read::<3>(&find(&folder, &format!("{prefix}-images-idx3-ubyte"))?)?;
+    let image_path = find(&folder, &format!("{prefix}-images-idx3-ubyte"))?;
+    let ([count, height, width], mut bytes) = read::<3>(&image_path)?;
     let label_path = find(&folder, &format!("{prefix}-labels-idx1-ubyte"))?;
     let ([label_count], labels) = read::<1>(&label_path)?;
     if label_count != count {
@@ -113,12 +138,13 @@ pub(super) fn open(config: &IdxConfig, base: &Path) -> Result<Dataset, DataError
             .map(|index| format!("{}/{index:05}", config.split.id_prefix()))
             .collect(),
         labels: Some(labels.iter().map(|label| u32::from(*label)).collect()),
+        target_types: [(CLASS.to_owned(), TargetType::ClassIndex {})].into(),
         class_names: config.class_names.clone(),
-        pixels: Pixels::Bytes {
-            shape: [1, height, width],
+        source: Arc::new(Idx {
+            extents: [height, width],
             bytes,
-        },
-        maps: StoredMaps::None,
+            files: [image_path, label_path],
+        }),
         transforms: config.transforms.clone(),
         provenance: None,
         location: folder,
@@ -138,10 +164,7 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, DataError> {
 }
 
 fn read<const AXES: usize>(path: &Path) -> Result<([usize; AXES], Vec<u8>), DataError> {
-    let file = File::open(path).map_err(|source| DataError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let file = File::open(path).map_err(unreadable(path))?;
     if path.extension().is_some_and(|extension| extension == "gz") {
         decode(MultiGzDecoder::new(file), path)
     } else {
@@ -154,17 +177,13 @@ fn decode<const AXES: usize>(
     mut reader: impl Read,
     path: &Path,
 ) -> Result<([usize; AXES], Vec<u8>), DataError> {
-    let read_error = |source| DataError::Read {
-        path: path.to_owned(),
-        source,
-    };
     let mut header = Vec::new();
     let header_len = 4 + 4 * AXES;
     reader
         .by_ref()
         .take(header_len as u64)
         .read_to_end(&mut header)
-        .map_err(read_error)?;
+        .map_err(unreadable(path))?;
     let magic = [0, 0, 0x08, AXES as u8];
     if header.len() < header_len || header[..4] != magic {
         header.truncate(4);
@@ -194,7 +213,7 @@ fn decode<const AXES: usize>(
     reader
         .take(expected.saturating_add(1))
         .read_to_end(&mut bytes)
-        .map_err(read_error)?;
+        .map_err(unreadable(path))?;
     if bytes.len() as u64 != expected {
         return Err(DataError::IdxLength {
             path: path.to_owned(),
@@ -250,13 +269,11 @@ mod tests {
             let dataset = open(config(folder.path())).unwrap();
             let sample = dataset.sample(1).unwrap();
             assert_eq!(sample.id, "test/00001");
-            assert_eq!(sample.label, Some(0));
+            assert_eq!(sample.class(), Some(0));
             assert_eq!(sample.image, Image::new(1, 1, 2, vec![0.2, 0.4]).unwrap());
             let _ = std::fs::remove_file(&plain);
         }
     }
-
-    use crate::Image;
 
     #[test]
     fn a_range_keeps_ids() {
@@ -346,7 +363,7 @@ mod tests {
         .unwrap();
         assert!(matches!(
             open(config(folder.path())),
-            Err(DataError::Read { .. })
+            Err(DataError::File(dtta_base::Error::Read { .. }))
         ));
     }
 
@@ -364,7 +381,7 @@ mod tests {
         assert_eq!(sample.image.shape(), [1, 28, 28]);
         // The first test image is known to be an ankle boot.
         assert_eq!(
-            dataset.class_names()[sample.label.unwrap() as usize],
+            dataset.class_names()[sample.class().unwrap() as usize],
             "Ankle boot"
         );
     }

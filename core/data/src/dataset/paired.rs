@@ -1,19 +1,22 @@
-//! Folders side by side: images, and for each a PNG mask, a PNG depth map, or both. Partners have the same path below their folder,
-//! but for the extension.
+//! Folders side by side: images, and for each of them a PNG with labels or numbers in a folder for each target. Partners have the same
+//! path below their folder, but for the extension.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use ::png::BitDepth;
+use dtta_base::TargetType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::folder::{ColourMode, collect, id};
-use super::{Dataset, Pixels, StoredMaps};
-use crate::map::{Depth, IGNORE, Mask};
-use crate::{DataError, Transform};
+use super::folder::{ColourMode, collect, id, read_image};
+use super::quantised::Quantised;
+use super::{Dataset, Source, png};
+use crate::target::{label_map, number_map};
+use crate::{DataError, IGNORE, Image, LabelMap, Target, Targets, Transform};
 
-/// Images with masks or depth maps.
+/// Images with maps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairedConfig {
@@ -21,113 +24,221 @@ pub struct PairedConfig {
     pub images: PathBuf,
     /// How many channels to read.
     pub channels: ColourMode,
-    /// The folder of masks: PNG of 8 bits or fewer, grey or with a palette; the value or palette index is the class.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub masks: Option<PathBuf>,
-    /// A JSON file with the list of class names, in the order of the masks' values.
+    /// What is known about each image, by name: conventionally `labels` for classes and `depth` for distances.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub targets: BTreeMap<String, TargetFolder>,
+    /// A JSON file with the list of class names, in the order of the label maps' values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
-    /// The mask value of pixels without a class.
-    #[serde(default = "ignore")]
-    pub ignore_index: u8,
-    /// The folder of depth maps: grey PNG of 8 or 16 bits; 0 is no distance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub depths: Option<PathBuf>,
-    /// The distance that a depth map's 1 stands for: 0.001 where they hold millimetres and metres are wanted.
-    #[serde(default = "unit")]
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub depth_scale: f32,
     /// Applied to each image, in order, before any corruption; maps are resized, cropped and padded alike.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transforms: Vec<Transform>,
+}
+
+/// A folder with a map for each image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum TargetFolder {
+    /// PNG of 8 bits or fewer, grey or with a palette; the value or palette index is the class.
+    LabelMap {
+        /// The folder.
+        path: PathBuf,
+        /// The value of pixels without a class.
+        #[serde(default = "ignore")]
+        ignore_index: u8,
+    },
+    /// PNG of 8 or 16 bits, grey (one channel) or RGB (three).
+    NumberMap(NumberFolder),
+}
+
+/// A folder of number maps: a number is `raw * scale + offset`; a pixel whose raw numbers are all 0 has none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NumberFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// Numbers of each pixel: 1 (grey) or 3 (RGB).
+    #[serde(default = "one")]
+    #[schemars(extend("enum" = [1, 3]))]
+    pub channels: usize,
+    /// What 1 in the file stands for: 0.001 where files hold millimetres and metres are wanted.
+    #[serde(default = "unit")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub scale: f32,
+    /// What is added then.
+    #[serde(default)]
+    pub offset: f32,
+    /// Channels, from 0, whose sign changes where the image is mirrored left and right: `[0]` for normals, whose x points right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub negated_by_flip: Vec<usize>,
 }
 
 fn ignore() -> u8 {
     IGNORE
 }
 
+fn one() -> usize {
+    1
+}
+
 fn unit() -> f32 {
     1.0
 }
 
-/// Where the maps of a dataset in folders are, and what their values mean.
-#[derive(Debug, Clone)]
-pub(super) struct MapFiles {
-    masks: Option<Vec<PathBuf>>,
-    depths: Option<Vec<PathBuf>>,
-    ignore_index: u8,
-    depth_scale: f32,
+/// Images with the folders' maps.
+#[derive(Debug)]
+struct Paired {
+    images: Vec<PathBuf>,
+    channels: ColourMode,
+    maps: BTreeMap<String, Maps>,
     classes: usize,
+}
+
+/// One file per image, and what its values mean.
+#[derive(Debug)]
+struct Maps {
+    paths: Vec<PathBuf>,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    Labels { ignore_index: u8 },
+    Numbers { channels: usize, stored: Quantised },
+}
+
+impl TargetFolder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::LabelMap { path, .. } => path,
+            Self::NumberMap(NumberFolder { path, .. }) => path,
+        }
+    }
+
+    fn target_type(&self) -> TargetType {
+        match self {
+            Self::LabelMap { .. } => label_map(),
+            Self::NumberMap(folder) => number_map(folder.channels),
+        }
+    }
+
+    /// What the files of the target called `name` hold.
+    fn values(&self, name: &str) -> Result<Values, DataError> {
+        let folder = match self {
+            Self::LabelMap { ignore_index, .. } => {
+                return Ok(Values::Labels {
+                    ignore_index: *ignore_index,
+                });
+            }
+            Self::NumberMap(folder) => folder,
+        };
+        let channels = folder.channels;
+        if !matches!(channels, 1 | 3) {
+            return Err(DataError::MapChannels {
+                target: name.into(),
+                channels,
+                expected: "1 (grey PNG) or 3 (RGB)",
+            });
+        }
+        let stored = Quantised {
+            scale: folder.scale,
+            offset: folder.offset,
+            negated_by_flip: folder.negated_by_flip.clone(),
+        };
+        stored.check(name, channels)?;
+        Ok(Values::Numbers { channels, stored })
+    }
 }
 
 pub(super) fn open(config: &PairedConfig, base: &Path) -> Result<Dataset, DataError> {
     let root = base.join(&config.images);
-    let mut paths = Vec::new();
-    collect(&root, &mut paths)?;
-    if paths.is_empty() {
+    let mut images = Vec::new();
+    collect(&root, &mut images)?;
+    if images.is_empty() {
         return Err(DataError::Empty {
             path: root,
             expected: "PNG or JPEG images",
         });
     }
-    if !(config.depth_scale > 0.0 && config.depth_scale.is_finite()) {
-        return Err(DataError::DepthScale {
-            scale: config.depth_scale,
-        });
-    }
     let class_names = match &config.classes {
         Some(file) => read_classes(&base.join(file))?,
-        None if config.masks.is_some() => return Err(DataError::NoClasses),
         None => Vec::new(),
     };
-    let partners = |folder: &Option<PathBuf>| {
-        let folder = folder.as_ref().map(|folder| base.join(folder));
-        let of_all = folder.map(|folder| {
-            paths
-                .iter()
-                .map(|path| partner(&root, path, &folder))
-                .collect()
-        });
-        of_all.transpose()
-    };
-    let files = MapFiles {
-        masks: partners(&config.masks)?,
-        depths: partners(&config.depths)?,
-        ignore_index: config.ignore_index,
-        depth_scale: config.depth_scale,
-        classes: class_names.len(),
-    };
+    let mut maps = BTreeMap::new();
+    for (name, folder) in &config.targets {
+        let values = folder.values(name)?;
+        if matches!(values, Values::Labels { .. }) && config.classes.is_none() {
+            return Err(DataError::NoClasses {
+                target: name.clone(),
+            });
+        }
+        let path = base.join(folder.path());
+        let paths = images
+            .iter()
+            .map(|image| partner(&root, image, &path))
+            .collect::<Result<_, _>>()?;
+        maps.insert(name.clone(), Maps { paths, values });
+    }
+    let types = config.targets.iter();
     Ok(Dataset {
-        ids: paths.iter().map(|path| id(&root, path)).collect(),
+        ids: images.iter().map(|path| id(&root, path)).collect(),
         labels: None,
-        class_names,
-        pixels: Pixels::Files {
-            paths,
+        target_types: types
+            .map(|(name, folder)| (name.clone(), folder.target_type()))
+            .collect(),
+        source: Arc::new(Paired {
+            images,
             channels: config.channels,
-        },
-        maps: StoredMaps::Files(files),
+            maps,
+            classes: class_names.len(),
+        }),
+        class_names,
         transforms: config.transforms.clone(),
         provenance: None,
         location: root,
     })
 }
 
-impl MapFiles {
-    pub fn mask(&self, index: usize) -> Result<Option<Mask>, DataError> {
-        let Some(path) = self.masks.as_ref().map(|paths| &paths[index]) else {
-            return Ok(None);
+impl Source for Paired {
+    fn sample(&self, index: usize) -> Result<(Image, Targets), DataError> {
+        let image = read_image(&self.images[index], self.channels)?;
+        let targets = self
+            .maps
+            .iter()
+            .map(|(name, maps)| Ok((name.clone(), self.map(name, maps, index)?)));
+        Ok((image, targets.collect::<Result<_, DataError>>()?))
+    }
+
+    fn files(&self, index: usize) -> Vec<(&str, &Path)> {
+        let image = ("image", self.images[index].as_path());
+        let maps = self.maps.iter();
+        let maps = maps.map(|(name, maps)| (name.as_str(), maps.paths[index].as_path()));
+        std::iter::once(image).chain(maps).collect()
+    }
+}
+
+impl Paired {
+    fn map(&self, name: &str, maps: &Maps, index: usize) -> Result<Target, DataError> {
+        let path = &maps.paths[index];
+        let ignore_index = match &maps.values {
+            Values::Labels { ignore_index } => *ignore_index,
+            Values::Numbers { channels, stored } => {
+                let raw = png::read(path, *channels, BitDepth::Sixteen)?;
+                return Ok(stored.read(raw.extents, &raw.values)?.into());
+            }
         };
-        let (extents, values) = read_png(path, png::BitDepth::Eight)?;
-        let mut labels = Vec::with_capacity(values.len());
-        for value in values {
-            // `read_png` gives at most 8 bits here.
+        let raw = png::read(path, 1, BitDepth::Eight)?;
+        let mut labels = Vec::with_capacity(raw.values.len());
+        for value in raw.values {
+            // At most 8 bits were asked for.
             let value = value as u8;
-            if value == self.ignore_index {
+            if value == ignore_index {
                 labels.push(IGNORE);
             } else if usize::from(value) < self.classes {
                 labels.push(value);
             } else {
-                return Err(DataError::MaskLabel {
+                return Err(DataError::MapLabel {
+                    target: name.into(),
                     path: path.clone(),
                     id: None,
                     label: value,
@@ -135,38 +246,15 @@ impl MapFiles {
                 });
             }
         }
-        Mask::new(extents[0], extents[1], labels).map(Some)
-    }
-
-    pub fn depth(&self, index: usize) -> Result<Option<Depth>, DataError> {
-        let Some(path) = self.depths.as_ref().map(|paths| &paths[index]) else {
-            return Ok(None);
-        };
-        let (extents, values) = read_png(path, png::BitDepth::Sixteen)?;
-        let distances = values
-            .iter()
-            .map(|&value| f32::from(value) * self.depth_scale);
-        Depth::new(extents[0], extents[1], distances.collect()).map(Some)
-    }
-
-    pub fn has_masks(&self) -> bool {
-        self.masks.is_some()
-    }
-
-    pub fn has_depths(&self) -> bool {
-        self.depths.is_some()
+        let [height, width] = raw.extents;
+        Ok(LabelMap::new(height, width, labels)?.into())
     }
 }
 
 fn read_classes(path: &Path) -> Result<Vec<String>, DataError> {
-    let text = std::fs::read(path).map_err(|source| DataError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    serde_json::from_slice(&text).map_err(|source| DataError::Classes {
-        path: path.to_owned(),
-        source,
-    })
+    let list = dtta_base::read_json(path, &[])?;
+    let names = dtta_base::parse(list);
+    Ok(names.map_err(|issues| dtta_base::invalid(path, "list of class names", issues))?)
 }
 
 /// The PNG in `folder` that belongs to an image.
@@ -182,155 +270,107 @@ fn partner(root: &Path, image: &Path, folder: &Path) -> Result<PathBuf, DataErro
     })
 }
 
-/// The raw values of a PNG with one channel of at most `widest` bits: palette indices stay indices.
-fn read_png(path: &Path, widest: png::BitDepth) -> Result<([usize; 2], Vec<u16>), DataError> {
-    let file = File::open(path).map_err(|source| DataError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let refuse = |source| DataError::Png {
-        path: path.to_owned(),
-        source,
-    };
-    let mut decoder = png::Decoder::new(BufReader::new(file));
-    decoder.set_transformations(png::Transformations::IDENTITY);
-    let mut reader = decoder.read_info().map_err(refuse)?;
-    let (colour, depth) = reader.output_color_type();
-    let one_channel = matches!(colour, png::ColorType::Grayscale | png::ColorType::Indexed);
-    if !one_channel || depth as u8 > widest as u8 {
-        return Err(DataError::MapFormat {
-            path: path.to_owned(),
-            found: format!("{colour:?} of {} bits", depth as u8),
-            bits: widest as u8,
-        });
-    }
-    let (height, width) = (reader.info().height as usize, reader.info().width as usize);
-    let size = reader.output_buffer_size().unwrap_or_default();
-    let mut bytes = vec![0; size];
-    let frame = reader.next_frame(&mut bytes).map_err(refuse)?;
-    let mut values = Vec::with_capacity(height * width);
-    for row in bytes.chunks_exact(frame.line_size).take(height) {
-        values.extend((0..width).map(|column| match depth {
-            png::BitDepth::Sixteen => u16::from_be_bytes([row[2 * column], row[2 * column + 1]]),
-            _ => {
-                let bits = depth as usize;
-                let first = column * bits;
-                let shift = 8 - bits - first % 8;
-                u16::from(row[first / 8] >> shift) & ((1 << bits) - 1)
-            }
-        }));
-    }
-    Ok(([height, width], values))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use serde_json::json;
+    use ::png::ColorType;
+    use serde_json::{Value, json};
 
+    use super::super::png::tests::write;
     use super::*;
-    use crate::DatasetConfig;
+    use crate::{DatasetConfig, NumberMap};
 
-    fn write(
-        path: &Path,
-        colour: png::ColorType,
-        depth: png::BitDepth,
-        [width, height]: [u32; 2],
-        data: &[u8],
-    ) {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let mut encoder = png::Encoder::new(File::create(path).unwrap(), width, height);
-        encoder.set_color(colour);
-        encoder.set_depth(depth);
-        if colour == png::ColorType::Indexed {
-            encoder.set_palette(vec![7; 12]);
-        }
-        encoder
-            .write_header()
-            .unwrap()
-            .write_image_data(data)
-            .unwrap();
-    }
-
-    /// Two images of 3 by 2 pixels with masks and depth maps.
+    /// Two images of 3 by 2 pixels with masks, depth maps and normals.
     fn folders(root: &Path) {
-        use png::{BitDepth, ColorType};
+        let depths = [0u16, 1, 500, 1000, 2000, 65535];
+        let depths: Vec<u8> = depths.iter().flat_map(|d| d.to_be_bytes()).collect();
+        let mut normals = vec![128u8; 18];
+        // Nothing is known of the first pixel; the second points right.
+        normals[..6].copy_from_slice(&[0, 0, 0, 255, 128, 128]);
         for (name, first) in [("a/one", 0u8), ("two", 1)] {
             let file = |folder: &str| root.join(folder).join(name).with_extension("png");
-            write(
-                &file("images"),
-                ColorType::Rgb,
-                BitDepth::Eight,
-                [3, 2],
-                &[first * 51; 18],
-            );
-            write(
-                &file("masks"),
-                ColorType::Indexed,
-                BitDepth::Eight,
-                [3, 2],
-                &[first, 1, 0, 9, 1, 1],
-            );
-            let depths: Vec<u8> = [0u16, 1, 500, 1000, 2000, 65535]
-                .iter()
-                .flat_map(|d| d.to_be_bytes())
-                .collect();
-            write(
-                &file("depths"),
-                ColorType::Grayscale,
-                BitDepth::Sixteen,
-                [3, 2],
-                &depths,
-            );
+            let bytes = |folder: &str, colour, data: &[u8]| {
+                write(&file(folder), colour, BitDepth::Eight, [3, 2], data);
+            };
+            bytes("images", ColorType::Rgb, &[first * 51; 18]);
+            bytes("masks", ColorType::Indexed, &[first, 1, 0, 9, 1, 1]);
+            bytes("normals", ColorType::Rgb, &normals);
+            let grey = ColorType::Grayscale;
+            write(&file("depths"), grey, BitDepth::Sixteen, [3, 2], &depths);
         }
         fs::write(root.join("classes.json"), r#"["floor", "wall"]"#).unwrap();
     }
 
-    fn open(root: &Path, changes: serde_json::Value) -> Result<Dataset, DataError> {
+    /// Opens the dataset with changes, each a JSON pointer and a value.
+    fn open(root: &Path, changes: &[(&str, Value)]) -> Result<Dataset, DataError> {
         let mut config = json!({
-            "kind": "paired", "images": "images", "channels": "rgb", "masks": "masks", "classes": "classes.json",
-            "ignore_index": 9, "depths": "depths", "depth_scale": 0.001
+            "kind": "paired", "images": "images", "channels": "rgb", "classes": "classes.json", "transforms": [],
+            "targets": {
+                "labels": { "kind": "label_map", "path": "masks", "ignore_index": 9 },
+                "depth": { "kind": "number_map", "path": "depths", "scale": 0.001 },
+                "normals": {
+                    "kind": "number_map", "path": "normals", "channels": 3, "scale": 0.0078125, "offset": -1.0, "negated_by_flip": [0]
+                }
+            }
         });
-        for (name, value) in changes.as_object().unwrap() {
-            config[name] = value.clone();
+        for (pointer, value) in changes {
+            *config.pointer_mut(pointer).unwrap() = value.clone();
         }
         let config: DatasetConfig = serde_json::from_value(config).unwrap();
         Dataset::open(&config, root)
+    }
+
+    fn numbers<'a>(targets: &'a Targets, name: &str) -> &'a NumberMap {
+        targets.get(name).and_then(Target::numbers).unwrap()
     }
 
     #[test]
     fn reads_images_with_their_maps() {
         let root = tempfile::tempdir().unwrap();
         folders(root.path());
-        let dataset = open(root.path(), json!({})).unwrap();
+        let dataset = open(root.path(), &[]).unwrap();
         assert_eq!(dataset.class_names(), ["floor", "wall"]);
+        let types: Vec<String> = dataset
+            .target_types()
+            .iter()
+            .map(|(name, target)| format!("{name}: {target}"))
+            .collect();
+        assert_eq!(
+            types,
+            [
+                "depth: number map of 1 channels",
+                "labels: label map",
+                "normals: number map of 3 channels"
+            ]
+        );
         let sample = dataset.sample(0).unwrap();
         assert_eq!(sample.id, "two.png");
-        assert_eq!(sample.maps.mask.unwrap().data(), [1, 1, 0, IGNORE, 1, 1]);
-        let depth = sample.maps.depth.unwrap();
-        assert_eq!(depth.shape(), [2, 3]);
+        let labels = sample.targets.get("labels").and_then(Target::labels);
+        assert_eq!(labels.unwrap().data(), [1, 1, 0, IGNORE, 1, 1]);
+        let depth = numbers(&sample.targets, "depth");
+        assert_eq!(depth.shape(), [1, 2, 3]);
         assert_eq!(depth.data(), [0.0, 0.001, 0.5, 1.0, 2.0, 65.535]);
-        assert_eq!(dataset.sample(1).unwrap().id, "a/one.png");
-        let cropped = json!([{ "kind": "centre_crop", "height": 2, "width": 1 }]);
-        let dataset = open(root.path(), json!({ "transforms": cropped })).unwrap();
-        assert_eq!(dataset.sample(0).unwrap().maps.mask.unwrap().data(), [1, 1]);
-    }
-
-    #[test]
-    fn reads_values_of_a_few_bits() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("mask.png");
-        // 2 bits: 3 1 0 2, then 1.
-        write(
-            &path,
-            png::ColorType::Grayscale,
-            png::BitDepth::Two,
-            [5, 1],
-            &[0b1101_0010, 0b0100_0000],
+        let normals = numbers(&sample.targets, "normals");
+        assert_eq!(normals.shape(), [3, 2, 3]);
+        assert_eq!(normals.negated_by_flip(), [0]);
+        let pixel = |n| normals.pixel(n).collect::<Vec<_>>();
+        assert_eq!(
+            (pixel(0), pixel(1)),
+            (vec![0.0; 3], vec![0.992_187_5, 0.0, 0.0])
         );
-        let (_, values) = read_png(&path, png::BitDepth::Eight).unwrap();
-        assert_eq!(values, [3, 1, 0, 2, 1]);
+        assert!(!normals.is_known(0) && normals.is_known(1) && normals.is_known(2));
+        assert_eq!(dataset.sample(1).unwrap().id, "a/one.png");
+
+        let cropped = json!([{ "kind": "centre_crop", "height": 2, "width": 1 }]);
+        let dataset = open(root.path(), &[("/transforms", cropped)]).unwrap();
+        let targets = dataset.sample(0).unwrap().targets;
+        let labels = targets.get("labels").and_then(Target::labels);
+        assert_eq!(labels.unwrap().data(), [1, 1]);
+        assert_eq!(
+            numbers(&targets, "normals").pixel(0).next(),
+            Some(0.992_187_5)
+        );
     }
 
     #[test]
@@ -338,24 +378,31 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         folders(root.path());
         let path = root.path();
-        let refused = |changes, word: &str| {
-            let found = open(path, changes).and_then(|dataset| dataset.sample(0));
+        let refused = |pointer: &str, value: Value, word: &str| {
+            let found = open(path, &[(pointer, value)]).and_then(|dataset| dataset.sample(0));
             let message = found.unwrap_err().to_string();
             assert!(message.contains(word), "{message}");
         };
-        refused(json!({ "ignore_index": 255 }), "label 9");
-        refused(json!({ "masks": "images" }), "Rgb");
-        refused(json!({ "masks": "depths" }), "16 bits");
-        refused(json!({ "depths": "." }), "two.png");
-        refused(json!({ "depth_scale": 0.0 }), "depth_scale");
-        refused(json!({ "classes": null }), "classes");
+        refused("/targets/labels/ignore_index", json!(255), "label 9");
+        refused("/targets/labels/path", json!("images"), "Rgb");
+        refused("/targets/labels/path", json!("depths"), "16 bits");
+        refused("/targets/depth/path", json!("."), "two.png");
+        refused("/targets/depth/path", json!("normals"), "Rgb");
+        refused("/targets/depth/scale", json!(0.0), "`depth`");
+        refused("/targets/normals/channels", json!(2), "2 channels");
+        refused("/targets/normals/path", json!("depths"), "RGB");
+        refused("/targets/normals/negated_by_flip", json!([3]), "channel 3");
+        refused("/classes", json!(null), "`labels` needs `classes`");
+        fs::write(path.join("numbers.json"), "[1, 2]").unwrap();
+        refused("/classes", json!("numbers.json"), "/0");
+        let mask = path.join("masks/two.png");
         write(
-            &path.join("masks/two.png"),
-            png::ColorType::Grayscale,
-            png::BitDepth::Eight,
+            &mask,
+            ColorType::Grayscale,
+            BitDepth::Eight,
             [2, 3],
             &[0; 6],
         );
-        refused(json!({}), "[3, 2]");
+        refused("/channels", json!("rgb"), "[3, 2]");
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::colour::Jitter;
 use crate::random::{between, unit, up_to};
-use crate::{Image, Maps};
+use crate::{Image, Targets};
 
 /// One random change of a training image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,13 +41,13 @@ pub enum Augmentation {
     },
 }
 
-/// Applies random changes in order, the same to an image and its maps. Each draws the same number of values whatever the image.
+/// Applies random changes in order, the same to an image and the maps over it. Each draws the same number of values whatever the image.
 pub fn augment(
     steps: &[Augmentation],
     mut image: Image,
-    mut maps: Maps,
+    mut targets: Targets,
     rng: &mut impl Rng,
-) -> (Image, Maps) {
+) -> (Image, Targets) {
     for step in steps {
         let [_, height, width] = image.shape();
         match step {
@@ -57,16 +57,14 @@ pub fn augment(
                         .data_mut()
                         .chunks_exact_mut(width)
                         .for_each(<[f32]>::reverse);
-                    maps = maps.rearranged([height, width], |row, column| {
-                        Some((row, width - 1 - column))
-                    });
+                    targets = targets.mirrored([height, width]);
                 }
             }
             Augmentation::RandomCrop { border } => {
                 let range = border.saturating_mul(2);
                 let (down, right) = (up_to(rng, range), up_to(rng, range));
                 image = shifted(&image, *border, down, right);
-                maps = maps.rearranged([height, width], |row, column| {
+                targets = targets.rearranged([height, width], |row, column| {
                     let row = row.saturating_add(down).checked_sub(*border)?;
                     Some((row, column.saturating_add(right).checked_sub(*border)?))
                 });
@@ -89,7 +87,7 @@ pub fn augment(
             }
         }
     }
-    (image, maps)
+    (image, targets)
 }
 
 /// The crop at `(down, right)` of the image with a border of zeros.
@@ -115,11 +113,25 @@ fn shifted(image: &Image, border: usize, down: usize, right: usize) -> Image {
 
 #[cfg(test)]
 mod tests {
+    use dtta_base::keyed_rng;
+
     use super::*;
-    use crate::{IGNORE, Mask, keyed_rng};
+    use crate::{IGNORE, LabelMap, NumberMap, Target};
 
     fn image() -> Image {
         Image::new(1, 2, 3, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap()
+    }
+
+    fn labelled(height: usize, width: usize, labels: Vec<u8>) -> Targets {
+        Targets::new().with("labels", LabelMap::new(height, width, labels).unwrap())
+    }
+
+    fn labels(targets: &Targets) -> &[u8] {
+        targets
+            .get("labels")
+            .and_then(Target::labels)
+            .unwrap()
+            .data()
     }
 
     #[test]
@@ -141,14 +153,9 @@ mod tests {
         let steps = [Augmentation::HorizontalFlip {}];
         let flipped = |key: u64| {
             let mut rng = keyed_rng("flip", &[&key.to_le_bytes()]);
-            let mask = Mask::new(2, 3, vec![1, 2, 3, 4, 5, 6]).unwrap();
-            let maps = Maps {
-                mask: Some(mask),
-                depth: None,
-            };
-            let (output, maps) = augment(&steps, image(), maps, &mut rng);
-            let labels = maps.mask.unwrap();
-            let followed = labels.data().iter().zip(output.data());
+            let targets = labelled(2, 3, vec![1, 2, 3, 4, 5, 6]);
+            let (output, targets) = augment(&steps, image(), targets, &mut rng);
+            let followed = labels(&targets).iter().zip(output.data());
             assert!(
                 followed
                     .into_iter()
@@ -171,6 +178,28 @@ mod tests {
     }
 
     #[test]
+    fn a_flip_turns_the_numbers_that_point_sideways() {
+        let steps = [Augmentation::HorizontalFlip {}];
+        let numbers = vec![0.6, -0.1, 0.0, 0.8, 0.2, 0.0];
+        let normals = NumberMap::new(2, 1, 3, numbers.clone()).unwrap();
+        let targets = Targets::new().with("normals", normals.with_negated_by_flip(vec![0]));
+        let image = Image::new(1, 1, 3, vec![1.0, 2.0, 3.0]).unwrap();
+        let mut flips = 0;
+        for key in 0..20u8 {
+            let mut rng = keyed_rng("normals", &[&[key]]);
+            let (image, targets) = augment(&steps, image.clone(), targets.clone(), &mut rng);
+            let found = targets.get("normals").and_then(Target::numbers).unwrap();
+            if image.data()[0] == 3.0 {
+                flips += 1;
+                assert_eq!(found.data(), [0.0, 0.1, -0.6, 0.0, 0.2, 0.8]);
+            } else {
+                assert_eq!(found.data(), numbers);
+            }
+        }
+        assert!((1..20).contains(&flips));
+    }
+
+    #[test]
     fn colours_change_by_the_key_within_bounds_and_leave_maps_alone() {
         let steps =
             r#"[{ "kind": "color_jitter", "brightness": 0.5, "saturation": 0.5, "hue": 0.5 }]"#;
@@ -178,13 +207,9 @@ mod tests {
         let colour = Image::new(3, 1, 2, vec![0.9, 0.2, 0.3, 0.8, 0.1, 0.4]).unwrap();
         let changed = |key: u64| {
             let mut rng = keyed_rng("colour", &[&key.to_le_bytes()]);
-            let mask = Mask::new(1, 2, vec![1, 2]).unwrap();
-            let maps = Maps {
-                mask: Some(mask.clone()),
-                depth: None,
-            };
-            let (image, maps) = augment(&steps, colour.clone(), maps, &mut rng);
-            assert_eq!(maps.mask, Some(mask));
+            let targets = labelled(1, 2, vec![1, 2]);
+            let (image, unchanged) = augment(&steps, colour.clone(), targets.clone(), &mut rng);
+            assert_eq!(unchanged, targets);
             image
         };
         assert_eq!(changed(0), changed(0));
@@ -202,13 +227,9 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         let mut rng = keyed_rng("crop", &[]);
         for _ in 0..300 {
-            let mask = Mask::new(2, 3, vec![1, 2, 3, 4, 5, 6]).unwrap();
-            let maps = Maps {
-                mask: Some(mask),
-                depth: None,
-            };
-            let (output, maps) = augment(&steps, image(), maps, &mut rng);
-            for (label, value) in maps.mask.unwrap().data().iter().zip(output.data()) {
+            let targets = labelled(2, 3, vec![1, 2, 3, 4, 5, 6]);
+            let (output, targets) = augment(&steps, image(), targets, &mut rng);
+            for (label, value) in labels(&targets).iter().zip(output.data()) {
                 let expected = if *label == IGNORE {
                     0.0
                 } else {

@@ -5,11 +5,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use dtta::{Document, Observer, Prepared, Progress, Record, RunOptions, Summary};
-use dtta_data::{Dataset, Depth, Image, Maps, Mask, Provenance, Sample, pack};
-use dtta_models::{ModelConfig, Precision, Weights};
+use dtta::{
+    Document, Existing, Extensions, Finished, Prepared, Record, RunOptions, Shard, Sink, Summary,
+};
+use dtta_data::{
+    CLASS, Dataset, Image, LabelMap, NumberMap, Provenance, Sample, Target, Targets, pack,
+};
+use dtta_models::{Models, Precision, Weights};
 use dtta_plugin::Registry;
 use dtta_tensor::Device;
 use serde_json::{Value, json};
@@ -40,8 +44,7 @@ impl Fixture {
             Sample {
                 id: format!("test/{index:05}"),
                 image: image.unwrap(),
-                label: Some(index % 4),
-                maps: Maps::default(),
+                targets: Targets::new().with(CLASS, Target::Class(index % 4)),
             }
         });
         let classes = &["a", "b", "c", "d"];
@@ -100,11 +103,12 @@ impl Fixture {
                     wave(row, column, channel)
                 })
                 .unwrap(),
-                label: None,
-                maps: Maps {
-                    mask: Some(Mask::new(12, 16, labels.collect()).unwrap()),
-                    depth: Some(Depth::new(12, 16, distances.collect()).unwrap()),
-                },
+                targets: Targets::new()
+                    .with("labels", LabelMap::new(12, 16, labels.collect()).unwrap())
+                    .with(
+                        "depth",
+                        NumberMap::new(1, 12, 16, distances.collect()).unwrap(),
+                    ),
             }
         });
         write_samples(&["a", "b", "c"], samples.collect(), folder.path());
@@ -163,11 +167,12 @@ impl Fixture {
                 "denoiser": {"config": "denoiser.json", "preprocess": normalise},
             },
             "plugins": {"head": {"use": "linked:classification"}, "mapper": {"use": "linked:classification"}},
-            "adaptation": {
-                "mode": {"kind": "online"}, "batch": 4, "steps": 2, "draws": 6, "micro_batch": 10,
+            "method": {
+                "kind": "diffusion", "steps": 2, "draws": 6, "micro_batch": 10,
                 "timesteps": {"sampler": "stratified", "range": [100, 700]},
                 "optimizer": {"kind": "adam", "learning_rate": 1e-2},
             },
+            "adaptation": {"mode": {"kind": "online"}, "batch": 4},
         })
     }
 
@@ -178,8 +183,9 @@ impl Fixture {
     }
 
     pub fn prepare(&self, experiment: &Value) -> dtta::Result<Prepared> {
-        let document = Document::load(&self.write(experiment), &[])?;
-        Prepared::new(document, &registry(), Device::cpu())
+        let extensions = extensions();
+        let document = Document::load(&self.write(experiment), &[], &extensions.methods)?;
+        Prepared::new(document, &extensions, Device::cpu())
     }
 
     /// Runs into a folder of that name.
@@ -195,19 +201,40 @@ impl Fixture {
         resume: bool,
         samples: usize,
     ) -> dtta::Result<Summary> {
+        let existing = match resume {
+            true => Existing::Resume,
+            false => Existing::Keep,
+        };
+        self.run_as(experiment, out, existing, Shard::whole(), samples)
+    }
+
+    /// As [`run`](Self::run), a shard.
+    pub fn run_shard(&self, experiment: &Value, out: &str, shard: &str) -> dtta::Result<Summary> {
+        let shard = shard.parse().unwrap();
+        self.run_as(experiment, out, Existing::Keep, shard, usize::MAX)
+    }
+
+    /// Runs as asked, stopped once `samples` are done.
+    pub fn run_as(
+        &self,
+        experiment: &Value,
+        out: &str,
+        existing: Existing,
+        shard: Shard,
+        samples: usize,
+    ) -> dtta::Result<Summary> {
         let stop = AtomicBool::new(false);
         let options = RunOptions {
-            out: self.path().join(out),
-            resume,
+            existing,
+            shard,
+            ..RunOptions::new(self.path().join(out), &stop)
+        };
+        let sink = StopAfter {
+            samples,
             stop: &stop,
         };
-        self.prepare(experiment)?.run(
-            &options,
-            &mut StopAfter {
-                samples,
-                stop: &stop,
-            },
-        )
+        self.prepare(experiment)?
+            .run(&options, vec![Box::new(sink)])
     }
 
     /// The records of a run, without their wall times.
@@ -231,11 +258,20 @@ struct StopAfter<'a> {
     stop: &'a AtomicBool,
 }
 
-impl Observer for StopAfter<'_> {
-    fn batch(&mut self, progress: &Progress<'_>) {
-        if progress.done >= self.samples {
-            self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+impl Sink for StopAfter<'_> {
+    fn sample(&mut self, finished: &Finished<'_>) -> dtta::Result<()> {
+        if finished.done >= self.samples {
+            self.stop.store(true, Ordering::Relaxed);
         }
+        Ok(())
+    }
+}
+
+/// The linked plugins with everything that comes with dtta.
+pub fn extensions() -> Extensions {
+    Extensions {
+        plugins: registry(),
+        ..Extensions::default()
     }
 }
 
@@ -265,10 +301,10 @@ fn write_samples(classes: &[&str], samples: Vec<Sample>, folder: &Path) {
 /// Random weights beside a model's configuration. Zero-initialised layers are filled too: a DiT at rest gives no feedback.
 fn save(config: &Path, seed: u64) {
     let device = Device::cpu();
-    let model = ModelConfig::load(config).unwrap();
-    let specs = match model.clone().into_denoiser(config) {
+    let models = Models::standard();
+    let specs = match models.denoiser(config) {
         Ok(denoiser) => denoiser.parameters().clone(),
-        Err(_) => model.into_backbone(config).unwrap().parameters().clone(),
+        Err(_) => models.backbone(config).unwrap().parameters().clone(),
     };
     let mut weights = Weights::initialise(&specs, seed, &device).unwrap();
     for id in weights.ids().collect::<Vec<_>>() {

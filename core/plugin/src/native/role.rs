@@ -9,14 +9,14 @@ use dtta_abi::{
     Bytes, Call, HeadTable, Instance, MapperTable, MetricTable, NamedSink, NamedTensor,
     ObjectiveTable, PluginTable, Sink, Status, TensorId,
 };
-use dtta_tensor::{Handle, Phase, Session, Tensor, TensorError, Usage, Value};
+use dtta_tensor::{Handle, Named, Phase, Session, Tensor, TensorError, Usage, Value};
 
 use super::host_table::Context;
 use super::{NativePlugin, Written, listen, sink};
 use crate::environment::Environment;
 use crate::error::{Place, PluginError, Result};
 use crate::manifest::Role;
-use crate::roles::{Head, Mapper, Named, Objective, scores};
+use crate::roles::{Head, Mapper, Objective, scores};
 use crate::saved::Accumulator;
 use crate::values::{self, ValueSpec, Values};
 
@@ -471,7 +471,7 @@ fn lend(
     values: Vec<Value>,
 ) -> Result<Vec<NamedTensor>, TensorError> {
     session.lend_values(values);
-    let lend = |(name, tensor): &(String, Tensor)| {
+    let lend = |(name, tensor): (&str, &Tensor)| {
         let Handle(handle) = session.insert(tensor.clone())?;
         Ok(NamedTensor {
             name: Bytes::new(name.as_bytes()),

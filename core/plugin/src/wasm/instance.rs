@@ -1,6 +1,6 @@
 //! One instance of a component, and calls of what it exports.
 
-use dtta_tensor::{Handle, Phase, Session, Tensor, TensorError, Usage, Value};
+use dtta_tensor::{Handle, Named, Phase, Session, Tensor, TensorError, Usage, Value};
 use wasmtime::component::{Instance, Resource};
 use wasmtime::{Store, Trap};
 
@@ -10,7 +10,6 @@ use super::bindings::dtta::plugin::types::Error;
 use super::host::{HostState, MemoryLimit, MemorySpent, own};
 use crate::environment::Environment;
 use crate::error::{Place, PluginError, Result};
-use crate::roles::Named;
 
 /// Bytes that a guest may send in one call to the host.
 const HOSTCALL_BYTES: usize = 4 << 20;
@@ -38,7 +37,7 @@ impl Guest {
         place: &Place,
     ) -> Result<Self> {
         let mut session = Session::new(environment.device.clone(), environment.limits);
-        for (name, constant) in &environment.constants {
+        for (name, constant) in environment.constants.iter() {
             session.bind(name, constant.clone());
         }
         let state = HostState {
@@ -101,8 +100,8 @@ pub(super) fn lend(
     values: Vec<Value>,
 ) -> Result<NamedIds, TensorError> {
     session.lend_values(values);
-    let lend = |(name, tensor): &(String, Tensor)| {
-        Ok((name.clone(), own(session.insert(tensor.clone())?)))
+    let lend = |(name, tensor): (&str, &Tensor)| {
+        Ok((name.to_owned(), own(session.insert(tensor.clone())?)))
     };
     tensors.iter().map(lend).collect()
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dtta_tensor::{Handle, Phase, Session, Storage, Tensor, TensorError, Usage};
+use dtta_tensor::{Handle, Named, Phase, Session, Storage, Tensor, TensorError, Usage};
 use wasmtime::Store;
 use wasmtime::component::{Instance, Resource, ResourceAny};
 
@@ -17,7 +17,7 @@ use super::instance::{Answer, Guest, NamedIds, keep, lend};
 use crate::environment::Environment;
 use crate::error::{Place, PluginError, Result};
 use crate::manifest::Role;
-use crate::roles::{Head, Mapper, Named, Objective, scores};
+use crate::roles::{Head, Mapper, Objective, scores};
 use crate::saved::Accumulator;
 use crate::values::{self, ValueSpec, Values};
 

@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dtta_plugin::{Environment, Mapper, Named, Plugin};
-use dtta_tensor::{Device, Tensor};
+use dtta_plugin::{Environment, Mapper, Plugin, SlotSpec};
+use dtta_tensor::{Device, Named, Tensor};
 use serde_json::json;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -96,12 +96,17 @@ pub fn plugin() -> Plugin {
 /// The fixture's mapper.
 pub fn mapper(environment: &Environment) -> Box<dyn Mapper> {
     plugin()
-        .mapper(
-            &json!({}),
-            &json!([{"name": "class-embedding"}]),
-            environment,
-        )
+        .mapper(&json!({}), &[slot("class-embedding")], environment)
         .unwrap()
+}
+
+/// A slot that takes what the fixture answers with.
+pub fn slot(name: &str) -> SlotSpec {
+    SlotSpec {
+        name: name.into(),
+        meaning: "class-embedding".into(),
+        shape: vec![None],
+    }
 }
 
 /// So many inputs as make the fixture do what is asked.

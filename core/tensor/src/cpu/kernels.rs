@@ -263,6 +263,12 @@ vectorised! {
         }
     }
 
+    /// Whether every element is a finite number: none has all bits of the exponent set.
+    fn is_finite(x: &[f32]) -> bool {
+        let largest = x.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
+        largest < 0x7f80_0000
+    }
+
     /// The sum of all elements.
     fn total(x: &[f32]) -> f32 {
         sum(x.len(), |i| x[i])

@@ -88,6 +88,8 @@ pub(crate) trait CpuOps: Backend {
         second: FloatTensor<Self>,
         step: AdamStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// `[1]`: 1 if every element is a finite number, 0 if not. Leaves the tape.
+    fn cpu_is_finite(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl CpuOps for Flex {
@@ -293,6 +295,12 @@ impl CpuOps for Flex {
             });
         let [parameter, first, second] = moved;
         (parameter, first, second)
+    }
+
+    fn cpu_is_finite(x: FlexTensor) -> FlexTensor {
+        let x = x.to_contiguous();
+        let finite = values(&x).par_chunks(GRAIN).all(kernels::is_finite);
+        tensor(vec![f32::from(u8::from(finite))], vec![1])
     }
 }
 

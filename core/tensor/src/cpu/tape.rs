@@ -525,4 +525,8 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
             Self::from_inner(second),
         )
     }
+
+    fn cpu_is_finite(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::from_inner(Flex::cpu_is_finite(x.into_primitive()))
+    }
 }

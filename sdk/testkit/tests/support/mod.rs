@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use dtta_plugin::Named;
-use dtta_tensor::{Device, Tensor};
+use dtta_tensor::{Device, Named, Tensor};
 
 /// The plugins that ship.
 pub const SHIPPED: [&str; 6] = [
@@ -58,7 +57,7 @@ pub fn library(name: &str) -> PathBuf {
 pub fn bits(outputs: &Named, leaves: &[&Tensor]) -> Vec<Vec<u32>> {
     let mut sum: Option<Tensor> = None;
     let mut bits = Vec::new();
-    for (_, output) in outputs {
+    for output in outputs.tensors() {
         bits.push(output.to_floats().unwrap());
         let weights: Vec<f32> = (0..output.shape().elements())
             .map(|i| (i as f32).sin())

@@ -24,6 +24,9 @@ pub struct Softmax {
 impl Head for Softmax {
     type Config = Config;
 
+    // The host finds the dataset's targets by this name.
+    const PREDICTS: Option<Predicts> = Some(Predicts::class_index("class"));
+
     fn create(config: Config) -> Result<Self> {
         Ok(Self { config })
     }

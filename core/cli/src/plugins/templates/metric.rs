@@ -21,6 +21,10 @@ impl Metric for ErrorRate {
     type Config = Config;
     type State = Counts;
 
+    // How tables show the scores, and that accumulators merge by adding their numbers.
+    const SCORES: &'static [Score] = &[Score::lower("error_rate").share().leading()];
+    const ADDITIVE: bool = true;
+
     fn create(_config: Config) -> Result<Self> {
         Ok(Self)
     }

@@ -1,0 +1,105 @@
+//! Faults of files and documents.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Shorthand used throughout.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong with a file or a document.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read.
+    #[error("cannot read `{path}`: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write `{path}`: {source}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Another process works in a folder.
+    #[error("another run works in `{path}`; wait for it, or choose another folder", path = path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file is not JSON.
+    #[error("`{path}` is not JSON: {source}", path = path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A document does not fit its schema, or contradicts itself.
+    #[error("`{path}` is not a valid {what}:\n{}", Issues(issues), path = path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What it should be, such as `experiment`.
+        what: &'static str,
+        /// Every fault that was found.
+        issues: Vec<Issue>,
+    },
+    /// An override that names no place or holds no value.
+    #[error("`--set {text}`: {reason}")]
+    Override {
+        /// The override as given.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// One fault in a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issue {
+    /// Where, as a JSON pointer.
+    pub pointer: String,
+    /// What.
+    pub message: String,
+}
+
+impl Issue {
+    /// A fault at a place.
+    pub fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            pointer: pointer.into(),
+            message: message.into(),
+        }
+    }
+
+    /// The same fault in a document that holds this one at `pointer`.
+    #[must_use]
+    pub fn within(mut self, pointer: &str) -> Self {
+        self.pointer.insert_str(0, pointer);
+        self
+    }
+}
+
+/// Writes one issue a line.
+struct Issues<'a>(&'a [Issue]);
+
+impl fmt::Display for Issues<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, issue) in self.0.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            let pointer = if issue.pointer.is_empty() {
+                "/"
+            } else {
+                &issue.pointer
+            };
+            write!(f, "{newline}  {pointer}: {}", issue.message)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! The adapter: a method with the models it moves, one batch after the other. A batch is adapted to whole, or leaves no trace.
+
+use std::collections::BTreeSet;
+
+use dtta_learn::State;
+use dtta_tensor::Tensor;
+
+use crate::builder::AdapterBuilder;
+use crate::error::{Error, Result};
+use crate::methods::{Adapted, Batch, Method, Toolbox};
+use crate::prepare::Views;
+use crate::task::Predictions;
+
+/// A task model that learns from batches of images, for programs that bring their own stream.
+///
+/// ```no_run
+/// # fn main() -> dtta::Result<()> {
+/// use dtta::{Adapter, ColourMode, DiffusionConfig, Image, Mode};
+/// use serde_json::json;
+///
+/// let config: DiffusionConfig = serde_json::from_value(json!({
+///     "draws": 8, "optimizer": {"kind": "adam", "learning_rate": 1e-3}
+/// })).expect("a valid configuration");
+/// let mut adapter = Adapter::builder()
+///     .backbone("models/classifier.json")
+///     .denoiser("models/denoiser.json")
+///     .head("plugins/classification", json!({}))
+///     .mapper("plugins/classification", json!({}))
+///     .method(&config)
+///     .mode(Mode::SingleSample {})
+///     .build()?;
+/// let image = Image::read("photo.png", ColourMode::Rgb)?;
+/// let found = adapter.adapt_images(&[("photo", &image)])?;
+/// println!("{:?} -> {:?}", found.source.each[0], found.adapted.each[0]);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Adapter {
+    tools: Toolbox,
+    method: Box<dyn Method>,
+    views: Option<Views>,
+}
+
+impl Adapter {
+    /// Of a method and the models it was built for, at their source weights.
+    pub fn new(tools: Toolbox, method: Box<dyn Method>) -> Self {
+        Self {
+            tools,
+            method,
+            views: None,
+        }
+    }
+
+    /// The same, with a way to see images.
+    pub(crate) fn seeing(tools: Toolbox, method: Box<dyn Method>, views: Views) -> Self {
+        Self {
+            views: Some(views),
+            ..Self::new(tools, method)
+        }
+    }
+
+    /// How its models see images.
+    pub(crate) fn views(&self) -> Option<&Views> {
+        self.views.as_ref()
+    }
+
+    /// From paths, or from one's own models, step by step.
+    pub fn builder() -> AdapterBuilder {
+        AdapterBuilder::default()
+    }
+
+    /// The models, at their source weights.
+    pub fn tools(&mut self) -> &mut Toolbox {
+        &mut self.tools
+    }
+
+    /// The method.
+    pub fn method(&self) -> &dyn Method {
+        &*self.method
+    }
+
+    /// Back to the source weights, optimizers at rest.
+    pub fn reset(&mut self) {
+        self.method.reset(&self.tools);
+    }
+
+    /// Everything that the next batch depends on.
+    pub fn state(&self) -> State {
+        self.method.state()
+    }
+
+    /// Takes up a state.
+    ///
+    /// # Errors
+    /// [`Error::Learn`] for the state of another method or model.
+    pub fn restore(&mut self, state: State) -> Result<()> {
+        self.method.restore(state)
+    }
+
+    /// What the source model says of images `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] for images of another shape; whatever backbone or head refuse.
+    pub fn predict_source(&mut self, images: &Tensor) -> Result<Predictions> {
+        self.expect_images("images", images, None)?;
+        let outputs = self.tools.source_outputs(images, false)?;
+        self.tools.predict(&outputs, images.shape()[0])
+    }
+
+    /// Adapts to a batch and predicts, before and after. Whatever fails, the weights are then those from before the batch.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] for ids and images that do not fit one another or the models; [`Error::NotFinite`]; whatever a plugin, a model or a
+    /// tensor operation refuses.
+    pub fn adapt(&mut self, batch: &Batch<'_>) -> Result<Adapted> {
+        self.expect(batch)?;
+        let before = self.method.state();
+        match self.method.adapt(&mut self.tools, batch) {
+            Ok(adapted) => Ok(adapted),
+            Err(error) => {
+                self.method.restore(before)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn expect(&self, batch: &Batch<'_>) -> Result<()> {
+        let ids: BTreeSet<&str> = batch.ids.iter().copied().collect();
+        if batch.ids.is_empty() || ids.len() != batch.ids.len() {
+            return Err(Error::Batch {
+                found: format!("{} ids, of which {} differ", batch.ids.len(), ids.len()),
+                expected: "one or more, all different, since ids key the noise".into(),
+            });
+        }
+        let count = Some(batch.ids.len());
+        self.expect_images("images of the task model", &batch.task, count)?;
+        if let Some(images) = &batch.denoiser {
+            let shape = self
+                .tools
+                .denoiser()
+                .ok()
+                .map(|denoiser| denoiser.image_shape());
+            if let Some(shape) = shape {
+                expect_shape("images of the denoiser", images, count, shape)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn expect_images(&self, what: &str, images: &Tensor, count: Option<usize>) -> Result<()> {
+        let shape = self.tools.task().backbone().image_shape();
+        expect_shape(what, images, count, shape)
+    }
+}
+
+fn expect_shape(
+    what: &str,
+    images: &Tensor,
+    count: Option<usize>,
+    [c, h, w]: [usize; 3],
+) -> Result<()> {
+    let shape = images.shape();
+    if shape.rank() == 4 && shape[1..] == [c, h, w] && count.is_none_or(|count| count == shape[0]) {
+        return Ok(());
+    }
+    let count = count.map_or_else(|| "B".into(), |count| count.to_string());
+    Err(Error::Batch {
+        found: format!("{what} of {shape}"),
+        expected: format!("[{count}, {c}, {h}, {w}]"),
+    })
+}

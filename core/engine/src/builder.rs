@@ -1,0 +1,249 @@
+//! Making an [`Adapter`] from paths, or from one's own models.
+
+use std::path::{Path, PathBuf};
+
+use dtta_base::{Issue, invalid};
+use dtta_data::{Image, View};
+use dtta_models::{Backbone, BatchNormStatistics, Denoiser, Weights};
+use serde_json::Value;
+
+use crate::adapter::Adapter;
+use crate::error::{Error, Result};
+use crate::experiment::{AdaptationConfig, Mode};
+use crate::methods::{Adapted, Batch, MethodConfig, MethodSource};
+use crate::prepare::{Devices, Extensions, Part, Parts, assemble};
+
+/// What an [`Adapter`] is made of. Everything but backbone, head and method has a default.
+#[derive(Default)]
+pub struct AdapterBuilder {
+    extensions: Extensions,
+    devices: Option<Devices>,
+    backbone: Option<Model<dyn Backbone>>,
+    denoiser: Option<Model<dyn Denoiser>>,
+    head: Option<(String, Value)>,
+    mapper: Option<(String, Value)>,
+    objectives: Vec<(String, Value, f64)>,
+    method: Option<MethodSource>,
+    mode: Option<Mode>,
+    batch_norm: BatchNormStatistics,
+    seed: u64,
+    views: [View; 2],
+}
+
+/// A model from a file, or one's own.
+enum Model<M: ?Sized> {
+    File(PathBuf),
+    Own(Box<M>, Weights),
+}
+
+impl AdapterBuilder {
+    /// Plugins, architectures and methods of one's own, beside those that come with dtta.
+    #[must_use]
+    pub fn extensions(mut self, extensions: Extensions) -> Self {
+        self.extensions = extensions;
+        self
+    }
+
+    /// Where the models compute; on the CPU unless said otherwise.
+    #[must_use]
+    pub fn devices(mut self, devices: impl Into<Devices>) -> Self {
+        self.devices = Some(devices.into());
+        self
+    }
+
+    /// The backbone from a model's JSON configuration, its weights beside it.
+    #[must_use]
+    pub fn backbone(mut self, config: impl Into<PathBuf>) -> Self {
+        self.backbone = Some(Model::File(config.into()));
+        self
+    }
+
+    /// A backbone of one's own with its weights, on the task model's device.
+    #[must_use]
+    pub fn own_backbone(mut self, backbone: Box<dyn Backbone>, weights: Weights) -> Self {
+        self.backbone = Some(Model::Own(backbone, weights));
+        self
+    }
+
+    /// The denoiser from a model's JSON configuration, its weights beside it.
+    #[must_use]
+    pub fn denoiser(mut self, config: impl Into<PathBuf>) -> Self {
+        self.denoiser = Some(Model::File(config.into()));
+        self
+    }
+
+    /// A denoiser of one's own with its weights, on the denoiser's device.
+    #[must_use]
+    pub fn own_denoiser(mut self, denoiser: Box<dyn Denoiser>, weights: Weights) -> Self {
+        self.denoiser = Some(Model::Own(denoiser, weights));
+        self
+    }
+
+    /// The head: a plugin as experiments name it, from the working folder, and its configuration.
+    #[must_use]
+    pub fn head(mut self, plugin: impl Into<String>, config: Value) -> Self {
+        self.head = Some((plugin.into(), config));
+        self
+    }
+
+    /// The mapper, likewise. Methods that ask a denoiser need one.
+    #[must_use]
+    pub fn mapper(mut self, plugin: impl Into<String>, config: Value) -> Self {
+        self.mapper = Some((plugin.into(), config));
+        self
+    }
+
+    /// A further scalar to minimise, with its weight.
+    #[must_use]
+    pub fn objective(mut self, plugin: impl Into<String>, config: Value, weight: f64) -> Self {
+        self.objectives.push((plugin.into(), config, weight));
+        self
+    }
+
+    /// The method.
+    #[must_use]
+    pub fn method<C: MethodConfig>(mut self, config: &C) -> Self {
+        self.method = Some(MethodSource::of(config));
+        self.extensions.methods.add::<C>();
+        self
+    }
+
+    /// How long weights live; single-sample unless said otherwise. When to reset online weights is the caller's business: see
+    /// [`Adapter::reset`].
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// What BatchNorm layers of the backbone normalise with; the statistics of training unless said otherwise.
+    #[must_use]
+    pub fn batch_norm(mut self, statistics: BatchNormStatistics) -> Self {
+        self.batch_norm = statistics;
+        self
+    }
+
+    /// Fixes all noise; 0 unless said otherwise.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// How the task model and the denoiser see an image in [0, 1], for [`Adapter::adapt_images`]; as it is unless said otherwise.
+    #[must_use]
+    pub fn views(mut self, task: View, denoiser: View) -> Self {
+        self.views = [task, denoiser];
+        self
+    }
+
+    /// Opens everything.
+    ///
+    /// # Errors
+    /// [`Error::Base`] by pointer for what is missing or does not fit, as an experiment's faults are; whatever a file, a model or a plugin
+    /// refuses.
+    pub fn build(self) -> Result<Adapter> {
+        let refuse =
+            |issues: Vec<Issue>| Error::Base(invalid(Path::new("the program"), "adapter", issues));
+        let missing = |pointer: &str| Issue::new(pointer, "is missing");
+        let there = [
+            ("/models/backbone", self.backbone.is_some()),
+            ("/plugins/head", self.head.is_some()),
+            ("/method", self.method.is_some()),
+        ];
+        let issues = there
+            .iter()
+            .filter(|(_, there)| !there)
+            .map(|(pointer, _)| missing(pointer));
+        let issues: Vec<Issue> = issues.collect();
+        let (Some(backbone), Some(head), Some(method)) = (self.backbone, self.head, self.method)
+        else {
+            return Err(refuse(issues));
+        };
+        let here = Path::new(".");
+        let devices = self
+            .devices
+            .unwrap_or_else(|| dtta_tensor::Device::cpu().into());
+        let models = &self.extensions.models;
+        let backbone = match backbone {
+            Model::Own(backbone, weights) => (backbone, weights),
+            Model::File(path) => models.load_backbone(&path, None, &devices.task)?,
+        };
+        let denoiser = match self.denoiser {
+            None => None,
+            Some(Model::Own(denoiser, weights)) => Some((denoiser, weights)),
+            Some(Model::File(path)) => {
+                Some(models.load_denoiser(&path, None, &devices.denoiser)?)
+            }
+        };
+        let config = self.extensions.methods.config(&method);
+        let config = config.map_err(|issues| refuse(crate::document::within("/method", issues)))?;
+        let adaptation = AdaptationConfig {
+            mode: self.mode.unwrap_or(Mode::SingleSample {}),
+            batch: 1,
+            batch_norm: self.batch_norm,
+        };
+        let issues = crate::document::within("/method", config.contradictions(&adaptation));
+        if !issues.is_empty() {
+            return Err(refuse(issues));
+        }
+
+        let plugins = &self.extensions.plugins;
+        let part = |(name, config): (String, Value)| -> Result<Part> {
+            Ok(Part {
+                plugin: plugins.find(&name, here)?,
+                config,
+                weights: None,
+            })
+        };
+        let mapper = self.mapper.map(part).transpose()?;
+        if config.needs_denoiser() && (denoiser.is_none() || mapper.is_none()) {
+            let message = format!("the method `{}` asks for both", method.kind);
+            return Err(refuse(vec![
+                Issue::new("/models/denoiser", message.clone()),
+                Issue::new("/plugins/mapper", message),
+            ]));
+        }
+        let mut objectives = Vec::new();
+        for (name, config, weight) in self.objectives {
+            objectives.push((part((name, config))?, weight));
+        }
+        let parts = Parts {
+            devices: &devices,
+            backbone,
+            denoiser,
+            head: part(head)?,
+            mapper,
+            objectives,
+            method: &*config,
+            adaptation: &adaptation,
+            seed: self.seed,
+            domains: &[],
+            views: self.views,
+        };
+        assemble(parts, &refuse)
+    }
+}
+
+impl Adapter {
+    /// Adapts to images in [0, 1], each with its id, seen as [`AdapterBuilder::views`] says.
+    ///
+    /// # Errors
+    /// As [`Adapter::adapt`]; [`Error::Batch`] for an image that the views do not bring to the model's extents.
+    pub fn adapt_images(&mut self, images: &[(&str, &Image)]) -> Result<Adapted> {
+        let seen: Vec<&Image> = images.iter().map(|(_, image)| *image).collect();
+        let Some(views) = self.views() else {
+            return Err(Error::Batch {
+                found: "images, and no way to see them".into(),
+                expected: "an adapter that was built with views, or a batch of tensors".into(),
+            });
+        };
+        let denoiser = views.denoiser.as_ref().map(|view| view.see(&seen));
+        let batch = Batch {
+            ids: images.iter().map(|(id, _)| *id).collect(),
+            task: views.task.see(&seen).map_err(|error| error.of_batch())?,
+            denoiser: denoiser.transpose().map_err(|error| error.of_batch())?,
+        };
+        self.adapt(&batch)
+    }
+}

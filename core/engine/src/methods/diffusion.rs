@@ -1,0 +1,362 @@
+//! Diffusion-TTA (Prabhudesai et al., NeurIPS 2023, arXiv:2311.16102, algorithm 1): for each step, the task outputs become the
+//! conditioning, the diffusion loss of the batch is taken over fresh draws of (t, ε), and its gradient flows back through the
+//! conditioning into θ, and into φ where the denoiser adapts.
+
+use std::collections::BTreeMap;
+
+use dtta_base::Issue;
+use dtta_learn::{
+    Draws, Feedback, Learner, LossKind, Movement, NoiseSharing, OptimizerConfig, SelectionConfig,
+    State, TimestepsConfig, surrogate,
+};
+use dtta_models::{ParameterId, Weights};
+use dtta_tensor::{Named, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::toolbox::rows;
+use super::{Adapted, Batch, Group, Method, MethodConfig, Setting, Toolbox};
+use crate::error::{Error, Result};
+use crate::experiment::{AdaptationConfig, Mode};
+use crate::parts::{Carry, Centre, Common, Control, Gate, SlowWeights};
+
+/// Diffusion-TTA (Prabhudesai et al. 2023): feedback of the denoiser through the conditioning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiffusionConfig {
+    /// Optimizer updates for each batch; 0 measures the source model alone.
+    #[serde(default = "super::one")]
+    pub steps: usize,
+    /// Draws of (t, ε) for each sample and step.
+    #[schemars(range(min = 1))]
+    pub draws: usize,
+    /// Draws in one call of the denoiser at most. Changes speed and memory, not results: the CPU works on as many calls at once as
+    /// it has threads, so there smaller ones are faster; other devices take one after the other.
+    #[serde(default = "default_micro_batch")]
+    #[schemars(range(min = 1))]
+    pub micro_batch: usize,
+    /// Which timesteps are drawn.
+    #[serde(default)]
+    pub timesteps: TimestepsConfig,
+    /// Which noise is drawn.
+    #[serde(default)]
+    pub noise: NoiseSharing,
+    /// What is compared with the drawn noise, and how.
+    #[serde(default)]
+    pub loss: LossKind,
+    /// Subtracts from each sample's feedback what the stream's feedback has in common. A corruption that makes every image
+    /// look like one class to the denoiser pulls all samples there; this takes the pull away. Not in the paper. Only in
+    /// `online` mode: a sample by itself has nothing in common with others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub centre: Option<Centre>,
+    /// Leaves samples as they are whose prediction is good already, as the denoiser sees it. Not in the paper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+    /// Carries weights that follow the samples' slowly, in the place of those that the last batch ended with. Online only. Not in the
+    /// paper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_weights: Option<SlowWeights>,
+    /// How the task model's parameters move.
+    pub optimizer: OptimizerConfig,
+    /// Which of the task model's parameters move.
+    #[serde(default)]
+    pub parameters: SelectionConfig,
+    /// Adapts the denoiser too. Only in `online` mode or with a batch of 1: samples with weights of their own cannot share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denoiser: Option<DenoiserAdaptation>,
+    /// Breaks the feedback in one known way, to see what it is worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
+}
+
+/// How the denoiser moves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DenoiserAdaptation {
+    /// How its parameters move.
+    pub optimizer: OptimizerConfig,
+    /// Which of them move.
+    #[serde(default)]
+    pub parameters: SelectionConfig,
+}
+
+fn default_micro_batch() -> usize {
+    64
+}
+
+impl MethodConfig for DiffusionConfig {
+    const KIND: &'static str = "diffusion";
+    const NEEDS_DENOISER: bool = true;
+
+    fn contradictions(&self, adaptation: &AdaptationConfig) -> Vec<Issue> {
+        let mut issues = SlowWeights::contradictions(self.slow_weights, adaptation);
+        let mut issue = |pointer: &str, message: &str| issues.push(Issue::new(pointer, message));
+        let single = adaptation.mode == (Mode::SingleSample {});
+        if let Some([low, high]) = self.timesteps.range
+            && low >= high
+        {
+            let message = "the first timestep must be below the last";
+            issue("/timesteps/range", message);
+        }
+        if self.denoiser.is_some() && single && adaptation.batch > 1 {
+            let message = "samples with weights of their own cannot share an adapting denoiser; set `/adaptation/batch` to 1";
+            issue("/denoiser", message);
+        }
+        if self.centre.is_some() && single {
+            let message =
+                "a sample by itself has nothing in common with others; leave `centre` out";
+            issue("/centre", message);
+        }
+        issues
+    }
+
+    fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
+        Ok(Box::new(Diffusion::new(self.clone(), setting)?))
+    }
+
+    fn in_words(&self) -> String {
+        let mut words = format!("{} draws x {} steps", self.draws, self.steps);
+        if let Some(slow) = self.slow_weights {
+            words += &format!(", slow weights at {}", slow.rate);
+        }
+        if let Some(gate) = self.gate {
+            let soft = if gate.soft { "soft " } else { "" };
+            words += &format!(", {soft}gate at {} explained", gate.explained);
+        }
+        if self.control.is_some() {
+            words += ", control: another image";
+        }
+        words
+    }
+}
+
+/// Diffusion-TTA with what it carries.
+pub struct Diffusion {
+    config: DiffusionConfig,
+    feedback: Feedback,
+    carry: Carry,
+    common: Common,
+    /// φ on its way, where the denoiser adapts.
+    denoiser: Option<(Movement, Learner)>,
+}
+
+impl Diffusion {
+    /// Diffusion-TTA for these models.
+    ///
+    /// # Errors
+    /// What does not fit them, by pointer within the configuration.
+    pub fn new(
+        config: DiffusionConfig,
+        setting: &Setting<'_>,
+    ) -> std::result::Result<Self, Vec<Issue>> {
+        let refuse = |pointer: &str, message: String| vec![Issue::new(pointer, message)];
+        let Some((denoiser, weights)) = setting.denoiser else {
+            let message =
+                "feedback needs a denoiser; give `/models/denoiser` and `/plugins/mapper`";
+            return Err(refuse("", message.into()));
+        };
+        let last = denoiser.schedule().timesteps();
+        let range = config.timesteps.range.unwrap_or([0, last]);
+        if range[1] > last {
+            let message = format!("the denoiser's timesteps end at {last}");
+            return Err(refuse("/timesteps/range", message));
+        }
+        let unconditional = denoiser.unconditional(weights);
+        let unconditional = unconditional.map_err(|error| refuse("/gate", error.to_string()))?;
+        if config.gate.is_some() && unconditional.is_none() {
+            let message = "the denoiser was never trained without a condition, so it cannot tell what a prediction explains";
+            return Err(refuse("/gate", message.into()));
+        }
+        let issues = Control::contradictions(config.control, setting.domains);
+        if !issues.is_empty() {
+            return Err(issues);
+        }
+        let feedback = Feedback {
+            draws: Draws {
+                seed: setting.seed,
+                count: config.draws,
+                sampler: config.timesteps.sampler,
+                range,
+                noise: config.noise,
+            },
+            micro_batch: config.micro_batch,
+            loss: config.loss,
+        };
+        let carry = Carry::new(
+            setting,
+            config.optimizer,
+            &config.parameters,
+            config.slow_weights,
+        )?;
+        let shares_statistics = setting.adaptation.batch_norm
+            == dtta_models::BatchNormStatistics::Batch
+            && !carry.apart();
+        if config.gate.is_some() && shares_statistics {
+            let message = "a gate takes images out of a batch that shares its statistics; set `/adaptation/batch_norm` to `running`, or leave it out";
+            return Err(refuse("/gate", message.into()));
+        }
+        let learner = config.denoiser.as_ref().map(|moving| {
+            let chosen = moving.parameters.select("denoiser", weights);
+            let parameters =
+                chosen.map_err(|error| refuse("/denoiser/parameters", error.to_string()))?;
+            let movement = Movement {
+                optimizer: moving.optimizer,
+                parameters,
+            };
+            let learner = Learner::new(weights, &movement);
+            Ok::<_, Vec<Issue>>((movement, learner))
+        });
+        Ok(Self {
+            denoiser: learner.transpose()?,
+            config,
+            feedback,
+            carry,
+            common: Common::default(),
+        })
+    }
+
+    /// φ, and what of it moves.
+    fn denoiser_weights<'a>(
+        &'a self,
+        tools: &'a Toolbox,
+    ) -> Result<(&'a Weights, &'a [ParameterId])> {
+        match &self.denoiser {
+            Some((_, learner)) => Ok((learner.weights(), learner.parameters())),
+            None => Ok((tools.denoiser_weights()?, &[])),
+        }
+    }
+
+    /// Moves each group's weights by the configured number of steps; gives the losses of each image.
+    fn learn(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        groups: &mut [Group],
+    ) -> Result<Vec<Vec<f32>>> {
+        let mut losses = vec![Vec::with_capacity(self.config.steps); batch.ids.len()];
+        for step in 0..self.config.steps {
+            let passes = tools.passes(groups, &batch.task, true)?;
+            let denoiser = self.denoiser_weights(tools)?;
+            let answer = tools.feedback(&self.feedback, denoiser, batch, &passes, step)?;
+            for (losses, &loss) in losses.iter_mut().zip(&answer.losses) {
+                losses.push(loss);
+            }
+            let gradients: Named = match self.config.centre {
+                Some(centre) => self.common.centre(&answer.gradients, centre.rate)?,
+                None => answer.gradients,
+            };
+            // The loss of a group is the mean over its images.
+            tools.descend(groups, &passes, |group, pass| {
+                let share = 1.0 / group.range.len() as f64;
+                let own = gradients.try_map(|gradient| {
+                    Ok::<_, Error>(rows(gradient, &group.range)?.affine(share, 0.0)?)
+                })?;
+                Ok(surrogate(pass.objective.clone(), &pass.conditioning, &own)?)
+            })?;
+            if let Some((_, learner)) = &mut self.denoiser {
+                let mean = 1.0 / batch.ids.len() as f64;
+                let gradients = answer
+                    .denoiser_gradients
+                    .iter()
+                    .map(|gradient| {
+                        gradient
+                            .as_ref()
+                            .map(|sum| sum.affine(mean, 0.0))
+                            .transpose()
+                    })
+                    .collect::<Result<Vec<Option<Tensor>>, _>>()?;
+                learner.step(&gradients)?;
+                if let Some(name) = learner.not_finite()? {
+                    return Err(Error::NotFinite {
+                        what: format!("the denoiser's parameter `{name}` after step {step}"),
+                    });
+                }
+            }
+        }
+        Ok(losses)
+    }
+}
+
+impl Method for Diffusion {
+    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Adapted> {
+        let images = batch.ids.len();
+        if self.denoiser.is_some() && self.carry.forgets() && images > 1 {
+            return Err(Error::Batch {
+                found: format!("{images} images with weights of their own"),
+                expected: "one, since they cannot share an adapting denoiser".into(),
+            });
+        }
+        let outputs = tools.source_outputs(&batch.task, self.carry.apart())?;
+        let source = tools.predict(&outputs, images)?;
+        if self.config.steps == 0 {
+            return Ok(Adapted::unchanged(source));
+        }
+        if self.carry.forgets() {
+            self.reset(tools);
+        }
+        let mut paces = vec![1.0; images];
+        let mut measures = BTreeMap::new();
+        if let Some(gate) = self.config.gate {
+            let told = tools.source_condition(&outputs)?;
+            let (weights, _) = self.denoiser_weights(tools)?;
+            let explained = Gate::explained(tools, &self.feedback, weights, batch, &told)?;
+            paces = explained.iter().map(|&e| gate.pace(e.into())).collect();
+            measures.insert("explained".to_owned(), explained);
+        }
+        let open: Vec<usize> = (0..images).filter(|&n| paces[n] > 0.0).collect();
+        let mut found = if open.is_empty() {
+            Adapted::unchanged(source)
+        } else {
+            let chosen = batch.select(&open)?;
+            let paces: Vec<f64> = open.iter().map(|&place| paces[place]).collect();
+            let mut groups = self.carry.groups(&paces);
+            let losses = self.learn(tools, &chosen, &mut groups)?;
+            let adapted = tools.predict_groups(&groups, &chosen.task)?;
+            self.carry.end(groups)?;
+            Adapted::at(source, &open, adapted, losses)?
+        };
+        found.measures = measures;
+        found.draws = open.len() * self.config.draws * self.config.steps;
+        Ok(found)
+    }
+
+    fn reset(&mut self, tools: &Toolbox) {
+        self.carry.reset(tools.source());
+        self.common = Common::default();
+        if let (Some((movement, learner)), Ok(weights)) =
+            (&mut self.denoiser, tools.denoiser_weights())
+        {
+            *learner = Learner::new(weights, movement);
+        }
+    }
+
+    fn state(&self) -> State {
+        let mut state = State::new();
+        state.put("task", self.carry.state());
+        state.put("common", self.common.state());
+        if let Some((_, learner)) = &self.denoiser {
+            state.put("denoiser", learner.state());
+        }
+        state
+    }
+
+    fn restore(&mut self, mut state: State) -> Result<()> {
+        self.carry.restore(state.take("task"))?;
+        self.common.restore(state.take("common"))?;
+        if let Some((_, learner)) = &mut self.denoiser {
+            learner.restore(state.take("denoiser"))?;
+        }
+        Ok(state.finish()?)
+    }
+
+    fn feedback(&self) -> Option<Feedback> {
+        Some(self.feedback)
+    }
+
+    fn shown(&self, place: usize, samples: usize) -> usize {
+        match self.config.control {
+            Some(control) => control.shown(place, samples),
+            None => place,
+        }
+    }
+}

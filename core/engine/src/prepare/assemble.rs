@@ -1,0 +1,136 @@
+//! An adapter from its parts, whether an experiment names them or a program brings them.
+
+use std::path::PathBuf;
+
+use dtta_base::Issue;
+use dtta_data::View;
+use dtta_models::{Backbone, CLASS_EMBEDDINGS, Denoiser, Weights};
+use dtta_plugin::{Environment, Plugin, SlotSpec};
+use serde_json::Value;
+
+use super::{Devices, ModelView, Views};
+use crate::adapter::Adapter;
+use crate::document::within;
+use crate::error::{Error, Result};
+use crate::experiment::AdaptationConfig;
+use crate::methods::{AnyConfig, Setting, Toolbox};
+use crate::task::TaskModel;
+use crate::values;
+
+/// What an adapter is made of.
+pub(crate) struct Parts<'a> {
+    pub devices: &'a Devices,
+    pub backbone: (Box<dyn Backbone>, Weights),
+    pub denoiser: Option<(Box<dyn Denoiser>, Weights)>,
+    pub head: Part,
+    /// Goes with the denoiser.
+    pub mapper: Option<Part>,
+    /// With their weights.
+    pub objectives: Vec<(Part, f64)>,
+    pub method: &'a dyn AnyConfig,
+    pub adaptation: &'a AdaptationConfig,
+    pub seed: u64,
+    /// Samples of each domain; empty where there is no stream.
+    pub domains: &'a [usize],
+    /// How the two models see an image.
+    pub views: [View; 2],
+}
+
+/// A plugin in a role.
+pub(crate) struct Part {
+    pub plugin: Plugin,
+    pub config: Value,
+    /// A file of the values that it declares.
+    pub weights: Option<PathBuf>,
+}
+
+/// Puts the parts together. What does not fit is told by pointers of an experiment, which `refuse` makes an error of.
+pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -> Result<Adapter> {
+    let Devices {
+        task,
+        denoiser: far,
+    } = parts.devices.clone();
+    let (backbone, mut theta) = parts.backbone;
+    let mut environment = Environment::new(task.clone());
+    if let Some((denoiser, phi)) = &parts.denoiser {
+        // Mappers compute where the task model does.
+        let constants = denoiser.constants(phi)?;
+        environment.constants = constants.try_map(|constant| constant.to_device(&task))?;
+        let classes = environment.constants.get(CLASS_EMBEDDINGS);
+        let (found, own) = (classes.map(|table| table.shape()[0]), backbone.outputs());
+        if let Some(found) = found.filter(|&found| found != own) {
+            let message = format!("the backbone has {own} classes, the denoiser {found}");
+            return Err(refuse(vec![Issue::new("/models", message)]));
+        }
+    }
+    let mut keep = |part: &Part, declared: &[dtta_plugin::ValueSpec]| {
+        let (name, file) = (part.plugin.name(), part.weights.as_deref());
+        values::join(&mut theta, name, declared, file, parts.seed, &task)
+    };
+    let head = parts.head.plugin.head(&parts.head.config, &environment)?;
+    let head_places = keep(&parts.head, head.values())?;
+    let predicts = parts.head.plugin.predicts().cloned();
+    let (mut mapper, mut mapper_places) = (None, Vec::new());
+    if let (Some((denoiser, _)), Some(part)) = (&parts.denoiser, &parts.mapper) {
+        let made = part
+            .plugin
+            .mapper(&part.config, &slots(&**denoiser), &environment)?;
+        mapper_places = keep(part, made.values())?;
+        mapper = Some(made);
+    }
+    let shape = backbone.image_shape();
+    let statistics = parts.adaptation.batch_norm;
+    let mut model = TaskModel::new(backbone, head, statistics, predicts)
+        .with_values(head_places, mapper_places);
+    if let Some(mapper) = mapper {
+        model = model.with_mapper(mapper);
+    }
+    for (part, weight) in &parts.objectives {
+        let objective = part.plugin.objective(&part.config, &environment)?;
+        model = model.with_objective(objective, *weight);
+    }
+    let setting = Setting {
+        seed: parts.seed,
+        adaptation: parts.adaptation,
+        task: &theta,
+        denoiser: parts
+            .denoiser
+            .as_ref()
+            .map(|(denoiser, phi)| (&**denoiser, phi)),
+        objectives: parts.objectives.len(),
+        domains: parts.domains,
+    };
+    let method = parts.method.build(&setting);
+    let method = method.map_err(|issues| refuse(within("/method", issues)))?;
+    let [of_task, of_denoiser] = parts.views;
+    let views = Views {
+        task: ModelView {
+            steps: of_task,
+            shape,
+            device: task,
+            pointer: "/models/backbone/preprocess",
+        },
+        denoiser: parts.denoiser.as_ref().map(|(denoiser, _)| ModelView {
+            steps: of_denoiser,
+            shape: denoiser.image_shape(),
+            device: far,
+            pointer: "/models/denoiser/preprocess",
+        }),
+    };
+    let tools = Toolbox::new(model, theta, parts.denoiser);
+    Ok(Adapter::seeing(tools, method, views))
+}
+
+/// A denoiser's slots as mappers hear of them: the batch is open.
+fn slots(denoiser: &dyn Denoiser) -> Vec<SlotSpec> {
+    let slots = denoiser.slots().iter();
+    slots
+        .map(|slot| SlotSpec {
+            name: slot.name.clone(),
+            meaning: slot.meaning.clone(),
+            shape: std::iter::once(None)
+                .chain(slot.shape.iter().copied().map(Some))
+                .collect(),
+        })
+        .collect()
+}

@@ -1,0 +1,195 @@
+//! Opens the models and plugins that an experiment names, and writes down what they are.
+
+use std::collections::BTreeMap;
+
+use dtta_base::{Issue, sha256_file};
+use dtta_data::{Stream, View};
+use dtta_models::weights_beside;
+use dtta_plugin::{Environment, Plugin, Role};
+use dtta_tensor::Device;
+use serde_json::{Value, json};
+
+use super::assemble::{Part, Parts, assemble};
+use super::{Devices, Extensions};
+use crate::adapter::Adapter;
+use crate::document::{Document, within};
+use crate::error::Result;
+use crate::experiment::{ModelSource, PluginSource};
+use crate::report::Scorer;
+
+/// What was opened.
+pub(super) struct Opened {
+    pub adapter: Adapter,
+    /// The method in a few words.
+    pub in_words: String,
+    /// Plugins by role: name, version, loader.
+    pub plugins: BTreeMap<String, Value>,
+    pub digests: BTreeMap<String, String>,
+    /// The experiment's metric, if it names one.
+    pub scorer: Option<Scorer>,
+}
+
+/// Opens models, plugins and method.
+pub(super) fn open(
+    document: &Document,
+    extensions: &Extensions,
+    devices: &Devices,
+    stream: &Stream,
+) -> Result<Opened> {
+    let experiment = &document.experiment;
+    let sources = &experiment.plugins;
+    let method = document.method(&extensions.methods)?;
+    let mut opener = Opener::new(document, extensions);
+    let models = &extensions.models;
+    let source = &experiment.models.backbone;
+    let (config, weights) = opener.model("backbone", source)?;
+    let backbone = models.load_backbone(&config, Some(&weights), &devices.task)?;
+    let mut views = [view(source), View::default()];
+    // A method that asks no denoiser runs without, whatever the experiment names.
+    let mut denoiser = None;
+    let mut mapper = None;
+    if method.needs_denoiser() {
+        if let Some(source) = &experiment.models.denoiser {
+            let (config, weights) = opener.model("denoiser", source)?;
+            denoiser = Some(models.load_denoiser(&config, Some(&weights), &devices.denoiser)?);
+            views[1] = view(source);
+        }
+        if let Some(source) = &sources.mapper {
+            mapper = Some(opener.part(Role::Mapper, "/plugins/mapper", source)?);
+        }
+    }
+    let head = opener.part(Role::Head, "/plugins/head", &sources.head)?;
+    let mut objectives = Vec::new();
+    for (index, source) in sources.objectives.iter().enumerate() {
+        let pointer = format!("/plugins/objectives/{index}");
+        let part = opener.part(Role::Objective, &pointer, &source.plugin_source())?;
+        objectives.push((part, source.weight));
+    }
+    let metric = sources.metric.as_ref();
+    let scorer = metric
+        .map(|source| opener.scorer(source, &devices.task))
+        .transpose()?;
+    let domains = stream.domains().iter().map(dtta_data::Domain::len);
+    let parts = Parts {
+        devices,
+        backbone,
+        denoiser,
+        head,
+        mapper,
+        objectives,
+        method: &*method,
+        adaptation: &experiment.adaptation,
+        seed: experiment.seed,
+        domains: &domains.collect::<Vec<_>>(),
+        views,
+    };
+    let adapter = assemble(parts, &|issues| document.refuse(issues))?;
+    Ok(Opened {
+        adapter,
+        in_words: method.in_words(),
+        plugins: opener.plugins,
+        digests: opener.digests,
+        scorer,
+    })
+}
+
+fn view(source: &ModelSource) -> View {
+    View {
+        steps: source.preprocess.clone(),
+        standardize: source.standardize,
+    }
+}
+
+/// The metric that an experiment names, or the core's, for runs that are put together.
+pub(crate) fn open_scorer(
+    document: &Document,
+    extensions: &Extensions,
+    device: &Device,
+) -> Result<Scorer> {
+    match &document.experiment.plugins.metric {
+        Some(source) => Opener::new(document, extensions).scorer(source, device),
+        None => Ok(Scorer::core()),
+    }
+}
+
+/// Opens models' files and plugins, and writes down which.
+pub(crate) struct Opener<'a> {
+    document: &'a Document,
+    extensions: &'a Extensions,
+    digests: BTreeMap<String, String>,
+    plugins: BTreeMap<String, Value>,
+}
+
+impl<'a> Opener<'a> {
+    pub fn new(document: &'a Document, extensions: &'a Extensions) -> Self {
+        Self {
+            document,
+            extensions,
+            digests: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+        }
+    }
+
+    /// Configuration and weights of a model.
+    fn model(
+        &mut self,
+        name: &str,
+        source: &ModelSource,
+    ) -> Result<(std::path::PathBuf, std::path::PathBuf)> {
+        let base = self.document.base();
+        let config = base.join(&source.config);
+        let weights = source.weights.as_ref().map(|path| base.join(path));
+        let weights = weights_beside(&config, weights.as_deref());
+        for (what, path) in [("configuration", &config), ("weights", &weights)] {
+            self.digests
+                .insert(format!("{name}/{what}"), sha256_file(path)?);
+        }
+        Ok((config, weights))
+    }
+
+    /// The plugin that `source`, at `pointer` of the experiment, names for a role; its configuration fits its schema.
+    fn plugin(&mut self, role: Role, pointer: &str, source: &PluginSource) -> Result<Plugin> {
+        let base = self.document.base();
+        let plugin = self.extensions.plugins.find(&source.plugin, base)?;
+        if let Some(pinned) = &source.sha256
+            && plugin.digest() != pinned
+        {
+            let message = format!("the plugin's digest is {}", plugin.digest());
+            return Err(self.document.refusal(&format!("{pointer}/sha256"), message));
+        }
+        if let Err(issues) = plugin.validate_config(role, &source.config) {
+            let issues: Vec<Issue> = within(&format!("{pointer}/config"), issues);
+            return Err(self.document.refuse(issues));
+        }
+        let key = pointer.trim_start_matches("/plugins/").to_owned();
+        if let Some(path) = &source.weights {
+            let digest = sha256_file(&base.join(path))?;
+            self.digests.insert(format!("{key}/weights"), digest);
+        }
+        self.digests.insert(key.clone(), plugin.digest().into());
+        self.plugins.insert(
+            key,
+            json!({"name": plugin.name(), "version": plugin.version(), "loader": plugin.loader().to_string()}),
+        );
+        Ok(plugin)
+    }
+
+    /// A plugin in a role, with the file of its values.
+    fn part(&mut self, role: Role, pointer: &str, source: &PluginSource) -> Result<Part> {
+        let weights = source.weights.as_ref();
+        Ok(Part {
+            plugin: self.plugin(role, pointer, source)?,
+            config: source.config.clone(),
+            weights: weights.map(|path| self.document.base().join(path)),
+        })
+    }
+
+    /// A plugin's metric. It is told nothing of the models.
+    fn scorer(&mut self, source: &PluginSource, device: &Device) -> Result<Scorer> {
+        let plugin = self.plugin(Role::Metric, "/plugins/metric", source)?;
+        let environment = Environment::new(device.clone());
+        let scorer = Scorer::plugin(plugin, source.config.clone(), environment);
+        scorer.fresh()?;
+        Ok(scorer)
+    }
+}

@@ -1,0 +1,116 @@
+//! The report of a run: scores of each domain and of their mean, how sure the gains are, and the protocol. It is made from what a run
+//! leaves on disk, so a merged run's report is that of an unbroken one.
+
+mod bootstrap;
+mod scorer;
+
+use std::collections::BTreeMap;
+
+pub(crate) use self::bootstrap::Samples;
+pub use self::scorer::Scored;
+pub(crate) use self::scorer::{Running, Scorer, targets};
+use crate::error::Result;
+use crate::record::{DomainSummary, Pair, Protocol, RunDescription, Scores, Summary};
+pub(crate) use crate::sinks::StatesFile;
+
+/// The summary of a run from its description and the accumulators of its samples, domain after domain.
+///
+/// # Errors
+/// Whatever the metric refuses, or reading.
+pub(crate) fn summary(
+    run: &RunDescription,
+    scorer: &Scorer,
+    mut states: StatesFile,
+    peak_memory_bytes: Option<u64>,
+) -> Result<Summary> {
+    let experiment = &run.experiment;
+    let mut averaged: Vec<bool> = run.domains.iter().map(|domain| domain.shifted).collect();
+    if !averaged.contains(&true) {
+        averaged.fill(true);
+    }
+    let mut domains = Vec::new();
+    let mut gains = bootstrap::Gains::new(experiment.seed);
+    let mut next = states.next()?;
+    let mut end = 0;
+    for (index, domain) in run.domains.iter().enumerate() {
+        end += domain.samples;
+        let mut samples = Samples::new(scorer);
+        let (mut count, mut skipped) = (0, 0);
+        while let Some(state) = next.take_if(|state| state.position < end) {
+            count += 1;
+            skipped += usize::from(state.skipped);
+            if let Some(states) = state.states {
+                samples.add(states)?;
+            }
+            next = states.next()?;
+        }
+        let [source, adapted] = samples.report()?;
+        let intervals = gains.of_domain(&samples, averaged[index])?;
+        let seconds = run.done.seconds.get(index).copied().unwrap_or_default();
+        domains.push(DomainSummary {
+            name: domain.name.clone(),
+            averaged: averaged[index],
+            samples: count - skipped,
+            skipped,
+            source,
+            adapted,
+            intervals,
+            seconds_per_sample: seconds / count.max(1) as f64,
+        });
+    }
+    let of_mean = || domains.iter().filter(|domain| domain.averaged);
+    let mean = Pair {
+        source: mean(of_mean().map(|domain| &domain.source)),
+        adapted: mean(of_mean().map(|domain| &domain.adapted)),
+        intervals: gains.of_mean(),
+    };
+    let seconds: f64 = run.done.seconds.iter().sum();
+    let skipped = domains.iter().map(|domain| domain.skipped).sum();
+    Ok(Summary {
+        experiment: experiment.name.clone(),
+        predicts: run.predicts.name.clone(),
+        metric: scorer.leading(&mean.adapted),
+        scores: run.scores.clone(),
+        protocol: Protocol {
+            method: experiment.method.clone(),
+            adaptation: experiment.adaptation.clone(),
+            in_words: run.in_words.clone(),
+            seed: experiment.seed,
+            samples_per_domain: domains
+                .iter()
+                .map(|domain| (domain.name.clone(), domain.samples))
+                .collect(),
+            digests: run.identity.digests.clone(),
+            device: run.identity.device.clone(),
+        },
+        domains,
+        mean,
+        skipped,
+        seconds_per_sample: seconds / run.done.samples.max(1) as f64,
+        draws_per_second: run.done.draws as f64 / seconds.max(1e-9),
+        peak_memory_bytes,
+    })
+}
+
+/// The mean of each score over the domains that have it.
+fn mean<'a>(scores: impl Iterator<Item = &'a Scores>) -> Scores {
+    let mut sums: BTreeMap<String, (f64, usize)> = BTreeMap::new();
+    for (name, value) in scores.flatten() {
+        let (sum, count) = sums.entry(name.clone()).or_default();
+        *sum += value;
+        *count += 1;
+    }
+    sums.into_iter()
+        .map(|(name, (sum, count))| (name, sum / count as f64))
+        .collect()
+}
+
+/// The largest resident set of this process in bytes, where the system tells (Linux).
+pub(crate) fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

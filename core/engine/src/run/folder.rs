@@ -1,0 +1,230 @@
+//! The folder of a run, which one process works in at a time: what it owns there, how it is described, and when it is whole.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use dtta_base::{FolderLock, remove, write_json};
+use dtta_tensor::Device;
+use serde::de::DeserializeOwned;
+
+use super::Existing;
+use super::checkpoint::Checkpoint;
+use super::identity::Identity;
+use super::refuse_resume;
+use super::unit::Shard;
+use crate::error::{Error, Result};
+use crate::record::{RunDescription, Status, Summary};
+use crate::sinks::{Pictures, Records, States};
+
+const DESCRIPTION: &str = "run.json";
+const SUMMARY: &str = "summary.json";
+
+/// A run's folder, locked.
+pub(crate) struct RunFolder {
+    path: PathBuf,
+    _lock: FolderLock,
+}
+
+impl RunFolder {
+    /// Takes a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// A lock that another process has; [`Error::OutputExists`] for a run that is to be kept; [`Error::Resume`] for pieces of a run that
+    /// nothing describes.
+    pub fn open(path: &Path, existing: Existing) -> Result<Self> {
+        let lock = FolderLock::take(path)?;
+        let folder = Self {
+            path: path.into(),
+            _lock: lock,
+        };
+        let described = path.join(DESCRIPTION).exists();
+        match existing {
+            Existing::Keep if folder.holds_anything() => {
+                return Err(Error::OutputExists { path: path.into() });
+            }
+            Existing::Resume if !described && folder.holds_anything() => {
+                let reason = "it holds pieces of a run, and no `run.json` that says which";
+                return Err(refuse_resume(path, reason));
+            }
+            Existing::Replace => folder.clear()?,
+            Existing::Keep | Existing::Resume => {}
+        }
+        Ok(folder)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files that a run owns, but for checkpoints' tensors and pictures.
+    fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let names = [
+            Records::FILE,
+            States::FILE,
+            SUMMARY,
+            Checkpoint::DOCUMENT,
+            DESCRIPTION,
+        ];
+        names.into_iter().map(|name| self.path.join(name))
+    }
+
+    fn holds_anything(&self) -> bool {
+        self.files().any(|path| path.exists())
+    }
+
+    /// Removes everything that the run owns; its description last, so that a half cleared folder is still known as a run's.
+    pub fn clear(&self) -> Result<()> {
+        if !self.holds_anything() {
+            return Ok(());
+        }
+        let pictures = self.path.join(Pictures::FOLDER);
+        match fs::remove_dir_all(&pictures) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(dtta_base::Error::Write {
+                    path: pictures,
+                    source,
+                }
+                .into());
+            }
+            _ => {}
+        }
+        Checkpoint::remove(&self.path)?;
+        for path in self.files() {
+            remove(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the folder, which has been cleared, if nothing else is in it.
+    pub fn disappear(self) -> Result<()> {
+        remove(&self.path.join(FolderLock::FILE))?;
+        fs::remove_dir(&self.path).ok();
+        Ok(())
+    }
+
+    /// Takes another name, once the run is whole.
+    ///
+    /// # Errors
+    /// [`dtta_base::Error::Write`].
+    pub fn rename(self, to: &Path) -> Result<()> {
+        remove(&self.path.join(FolderLock::FILE))?;
+        fs::rename(&self.path, to).map_err(|source| dtta_base::Error::Write {
+            path: to.into(),
+            source,
+        })?;
+        Ok(())
+    }
+
+    /// The description of the run that is there.
+    pub fn earlier(&self) -> Result<Option<RunDescription>> {
+        read(&self.path.join(DESCRIPTION))
+    }
+
+    /// Its summary.
+    pub fn summary(&self) -> Result<Option<Summary>> {
+        Self::summary_in(&self.path)
+    }
+
+    /// The summary of a run in a folder.
+    pub fn summary_in(path: &Path) -> Result<Option<Summary>> {
+        read(&path.join(SUMMARY))
+    }
+
+    /// Its last checkpoint.
+    pub fn checkpoint(&self, identity: &Identity, device: &Device) -> Result<Option<Checkpoint>> {
+        Checkpoint::load(&self.path, identity, device)
+    }
+
+    /// Says what the run is and how it is.
+    pub fn describe(&self, description: &RunDescription, status: Status) -> Result<()> {
+        let mut description = description.clone();
+        description.status = status;
+        Ok(write_json(&self.path.join(DESCRIPTION), &description)?)
+    }
+
+    /// Writes the summary, then that the run is finished, then removes the checkpoint, which nobody needs any more.
+    pub fn finish(&self, description: &mut RunDescription, summary: &Summary) -> Result<()> {
+        write_json(&self.path.join(SUMMARY), summary)?;
+        description.status = Status::Finished;
+        self.describe(description, Status::Finished)?;
+        Checkpoint::remove(&self.path)
+    }
+}
+
+/// The summary of a finished shard in a folder, if it is this one.
+///
+/// # Errors
+/// [`Error::OutputExists`] for another run.
+pub(super) fn finished(
+    path: &Path,
+    identity: &Identity,
+    shard: Option<Shard>,
+) -> Result<Option<Summary>> {
+    let Some(description) = read::<RunDescription>(&path.join(DESCRIPTION))? else {
+        // A folder of something else could not be replaced by the shard's in the end.
+        let empty = fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
+        return match empty {
+            true => Ok(None),
+            false => Err(Error::OutputExists { path: path.into() }),
+        };
+    };
+    let same = description.identity == *identity && description.shard == shard;
+    match read(&path.join(SUMMARY))? {
+        Some(summary) if same && description.status == Status::Finished => Ok(Some(summary)),
+        _ => Err(Error::OutputExists { path: path.into() }),
+    }
+}
+
+/// The description of a run in a folder.
+///
+/// # Errors
+/// [`Error::Merge`] if there is none.
+pub(crate) fn read_description(path: &Path) -> Result<RunDescription> {
+    read(&path.join(DESCRIPTION))?.ok_or_else(|| Error::Merge {
+        path: path.into(),
+        reason: format!("it has no `{DESCRIPTION}`"),
+    })
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(dtta_base::Error::Read {
+                path: path.into(),
+                source,
+            }
+            .into());
+        }
+    };
+    let parsed = serde_json::from_slice(&bytes).map_err(|source| dtta_base::Error::Json {
+        path: path.into(),
+        source,
+    })?;
+    Ok(Some(parsed))
+}
+
+impl RunDescription {
+    /// Refuses to take up another run.
+    pub(super) fn expect_same(&self, other: &Self, path: &Path) -> Result<()> {
+        if let Some(difference) = self.difference(other) {
+            let reason =
+                format!("{difference}; run into another folder, or replace it with `--force`");
+            return Err(refuse_resume(path, reason));
+        }
+        if self.shard != other.shard {
+            let named =
+                |shard: Option<Shard>| shard.map_or("no shard".into(), |s| format!("shard {s}"));
+            let reason = format!(
+                "it is {}, this is {}",
+                named(self.shard),
+                named(other.shard)
+            );
+            return Err(refuse_resume(path, reason));
+        }
+        Ok(())
+    }
+}

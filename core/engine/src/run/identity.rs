@@ -1,0 +1,174 @@
+//! What a run is: the experiment, everything that it was made of, and where and by what it was computed. Two runs are one if all of it is
+//! the same; only then may one continue the other, or be merged with it.
+
+use std::collections::BTreeMap;
+
+use dtta_base::sha256;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::experiment::Experiment;
+use crate::record::RunDescription;
+
+/// What must be the same for two runs to be one, beside the experiment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// SHA-256 of the experiment as it was run.
+    pub experiment: String,
+    /// SHA-256 of weights, model configurations, data and plugins, by what they are.
+    pub digests: BTreeMap<String, String>,
+    /// The device, or both where task model and denoiser live apart.
+    pub device: String,
+    /// Versions of what computed.
+    pub versions: BTreeMap<String, String>,
+}
+
+impl Identity {
+    pub(crate) fn new(
+        experiment: &Experiment,
+        digests: BTreeMap<String, String>,
+        device: String,
+    ) -> Self {
+        let versions = [
+            ("dtta", env!("CARGO_PKG_VERSION")),
+            ("plugin_interface", dtta_plugin::INTERFACE_VERSION),
+            ("burn", dtta_tensor::BURN_VERSION),
+        ];
+        Self {
+            experiment: sha256(&serde_json::to_vec(experiment).unwrap_or_default()),
+            digests,
+            device,
+            versions: versions
+                .map(|(name, version)| (name.to_owned(), version.to_owned()))
+                .into(),
+        }
+    }
+
+    /// One digest of all of it.
+    pub(crate) fn digest(&self) -> String {
+        sha256(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// The first thing in which two differ, in words: what this one has, and what the other.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        if self.device != other.device {
+            let (own, others) = (&self.device, &other.device);
+            return Some(format!("it ran on `{own}`, this is `{others}`"));
+        }
+        let kinds = [
+            ("digest", &self.digests, &other.digests),
+            ("version", &self.versions, &other.versions),
+        ];
+        for (kind, own, others) in kinds {
+            for name in own.keys().chain(others.keys()) {
+                let (own, others) = (own.get(name), others.get(name));
+                if own != others {
+                    let shown = |value: Option<&String>| {
+                        value.map_or("none".to_owned(), |value| value.chars().take(12).collect())
+                    };
+                    return Some(format!(
+                        "its {kind} of `{name}` is {}, this one's is {}",
+                        shown(own),
+                        shown(others)
+                    ));
+                }
+            }
+        }
+        (self.experiment != other.experiment)
+            .then(|| "its experiment differs from this one".to_owned())
+    }
+}
+
+impl RunDescription {
+    /// The first thing in which two runs differ, in words: what this one has, and what the other.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        let documents = [&self.experiment, &other.experiment]
+            .map(|experiment| serde_json::to_value(experiment).unwrap_or_default());
+        let [own, others] = &documents;
+        let pointer = first_difference(own, others);
+        let of_experiment = pointer.map(|pointer| {
+            let shown = |value: &Value| {
+                let found = value.pointer(&pointer);
+                found.map_or("nothing".to_owned(), Value::to_string)
+            };
+            let (own, others) = (shown(own), shown(others));
+            format!("its experiment has {own} at `{pointer}`, this one {others}")
+        });
+        of_experiment.or_else(|| self.identity.difference(&other.identity))
+    }
+}
+
+/// The pointer of the first place at which two documents differ.
+fn first_difference(own: &Value, others: &Value) -> Option<String> {
+    match (own, others) {
+        (Value::Object(own), Value::Object(others)) => {
+            let names = own.keys().chain(others.keys());
+            names.into_iter().find_map(|name| {
+                let escaped = name.replace('~', "~0").replace('/', "~1");
+                let within = match (own.get(name), others.get(name)) {
+                    (Some(own), Some(others)) => first_difference(own, others)?,
+                    _ => String::new(),
+                };
+                Some(format!("/{escaped}{within}"))
+            })
+        }
+        (Value::Array(own), Value::Array(others)) if own.len() == others.len() => {
+            let pairs = own.iter().zip(others).enumerate();
+            pairs.into_iter().find_map(|(place, (own, others))| {
+                Some(format!("/{place}{}", first_difference(own, others)?))
+            })
+        }
+        _ => (own != others).then(String::new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_place_where_two_documents_differ() {
+        let own = serde_json::json!({"a": [1, {"b/c": 2}], "d": 3});
+        let mut others = own.clone();
+        assert_eq!(first_difference(&own, &others), None);
+        others["a"][1]["b/c"] = 4.into();
+        assert_eq!(first_difference(&own, &others).unwrap(), "/a/1/b~1c");
+        let mut others = own.clone();
+        others["e"] = 4.into();
+        assert_eq!(first_difference(&own, &others).unwrap(), "/e");
+        assert_eq!(first_difference(&others, &own).unwrap(), "/e");
+    }
+
+    #[test]
+    fn names_the_first_difference() {
+        let identity = Identity {
+            experiment: "e".into(),
+            digests: [("backbone".to_owned(), "0123456789abcdef".to_owned())].into(),
+            device: "cpu".into(),
+            versions: BTreeMap::new(),
+        };
+        assert_eq!(identity.difference(&identity), None);
+        let mut other = identity.clone();
+        other.digests.insert("backbone".into(), "f".into());
+        let difference = identity.difference(&other).unwrap();
+        assert!(
+            difference.contains("`backbone` is 0123456789ab, this one's is f"),
+            "{difference}"
+        );
+        let mut other = identity.clone();
+        other.digests.insert("data".into(), "f".into());
+        assert!(
+            identity
+                .difference(&other)
+                .unwrap()
+                .contains("`data` is none")
+        );
+        let mut other = identity.clone();
+        other.device = "cuda:0".into();
+        assert!(identity.difference(&other).unwrap().contains("cuda:0"));
+        let mut other = identity.clone();
+        other.experiment = "f".into();
+        let difference = identity.difference(&other).unwrap();
+        assert!(difference.contains("experiment"), "{difference}");
+    }
+}

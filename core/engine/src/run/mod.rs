@@ -1,0 +1,171 @@
+//! The run: walks the stream, adapts batch by batch, and hands each finished sample to the sinks, so that a stopped run keeps what it has
+//! and continues from there.
+//!
+//! - `unit.rs` cuts a stream into what can be computed by itself, and takes a shard of it.
+//! - `identity.rs` says what must be the same for two runs to be one.
+//! - `folder.rs` owns the run's folder: its lock, its description, its checkpoint.
+//! - `walk.rs` is the loop.
+
+mod checkpoint;
+mod folder;
+mod identity;
+mod unit;
+mod walk;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+pub(crate) use self::folder::{RunFolder, read_description};
+pub use self::identity::Identity;
+pub use self::unit::Shard;
+pub(crate) use self::unit::{batches, units};
+use self::walk::Walk;
+use crate::error::{Error, Result};
+use crate::prepare::Prepared;
+use crate::record::{Status, Summary};
+use crate::report::{self, StatesFile};
+use crate::sinks::{Pictures, Records, Sink, Start, States};
+
+/// Where and how to run.
+pub struct RunOptions<'a> {
+    /// The folder for records, summary and description.
+    pub out: PathBuf,
+    /// What to do with what the folder holds.
+    pub existing: Existing,
+    /// Which part of the stream to run.
+    pub shard: Shard,
+    /// Set from outside to stop after the current batch.
+    pub stop: &'a AtomicBool,
+    /// Time between two checkpoints.
+    pub checkpoint_every: Duration,
+}
+
+/// What to do with a run that a folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Refuse to touch it.
+    Keep,
+    /// Continue it; begin one if there is none.
+    Resume,
+    /// Remove everything that it owns, and begin anew.
+    Replace,
+}
+
+impl<'a> RunOptions<'a> {
+    /// The whole stream into a folder that holds no run, with a checkpoint every half minute.
+    pub fn new(out: impl Into<PathBuf>, stop: &'a AtomicBool) -> Self {
+        Self {
+            out: out.into(),
+            existing: Existing::Keep,
+            shard: Shard::whole(),
+            stop,
+            checkpoint_every: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Prepared {
+    /// Runs the experiment and writes `records.jsonl`, `samples.bin`, `run.json` and `summary.json`. A shard works in a folder of another
+    /// name beside `out`, which it takes when it is finished; so a folder of that name is a whole shard, and a shard that is run again
+    /// continues, or answers what it answered before.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`], [`Error::Resume`] or a lock for a folder that does not suit the options; [`Error::Shard`];
+    /// [`Error::Interrupted`] when stopped; whatever a plugin refuses under the policy `fail`. Finished records and a checkpoint stay in
+    /// every case.
+    pub fn run(
+        &mut self,
+        options: &RunOptions<'_>,
+        sinks: Vec<Box<dyn Sink + '_>>,
+    ) -> Result<Summary> {
+        let range = unit::range(&self.plan(), options.shard)?;
+        let identity = self.identity()?;
+        let shard = (!options.shard.is_whole()).then_some(options.shard);
+        let Some(_) = shard else {
+            let mut folder = RunFolder::open(&options.out, options.existing)?;
+            return self.run_in(&mut folder, range, identity, shard, options, sinks);
+        };
+        if options.existing == Existing::Replace {
+            RunFolder::open(&options.out, Existing::Replace)?.disappear()?;
+        }
+        if let Some(summary) = folder::finished(&options.out, &identity, shard)? {
+            return Ok(summary);
+        }
+        let mut work = options.out.as_os_str().to_owned();
+        work.push(".unfinished");
+        let existing = match options.existing {
+            Existing::Replace => Existing::Replace,
+            Existing::Keep | Existing::Resume => Existing::Resume,
+        };
+        let mut folder = RunFolder::open(Path::new(&work), existing)?;
+        let summary = self.run_in(&mut folder, range, identity, shard, options, sinks)?;
+        folder.rename(&options.out)?;
+        Ok(summary)
+    }
+
+    fn run_in(
+        &mut self,
+        folder: &mut RunFolder,
+        range: std::ops::Range<usize>,
+        identity: Identity,
+        shard: Option<Shard>,
+        options: &RunOptions<'_>,
+        others: Vec<Box<dyn Sink + '_>>,
+    ) -> Result<Summary> {
+        self.adapter.reset();
+        let description = self.describe(identity, shard);
+        let mut checkpoint = None;
+        if let Some(earlier) = folder.earlier()? {
+            earlier.expect_same(&description, folder.path())?;
+            if earlier.status == Status::Finished
+                && let Some(summary) = folder.summary()?
+            {
+                return Ok(summary);
+            }
+            checkpoint = folder.checkpoint(&description.identity, self.device())?;
+        }
+        let walk = Walk::new(self, options, range, description, checkpoint)?;
+        let start = Start {
+            folder: folder.path(),
+            run: walk.description(),
+            total: walk.total(),
+            done: walk.done(),
+        };
+        let mut sinks: Vec<Box<dyn Sink + '_>> =
+            vec![Box::new(Records::default()), Box::new(States::default())];
+        let pictures = start.run.experiment.output.pictures;
+        if pictures > 0 {
+            sinks.push(Box::new(Pictures::new(pictures)));
+        }
+        sinks.extend(others);
+        // Said first, so that whatever a kill leaves behind is known as this run's.
+        folder.describe(walk.description(), Status::Running)?;
+        for sink in &mut sinks {
+            sink.start(&start)?;
+        }
+        let (mut description, outcome) = walk.go(folder, &mut sinks);
+        let status = match &outcome {
+            Ok(()) => Status::Running,
+            Err(Error::Interrupted { .. }) => Status::Interrupted,
+            Err(_) => Status::Failed,
+        };
+        folder.describe(&description, status)?;
+        outcome?;
+        let states = StatesFile::open(folder.path())?;
+        let summary = report::summary(&description, &self.scorer, states, report::peak_memory())?;
+        folder.finish(&mut description, &summary)?;
+        for sink in &mut sinks {
+            sink.finish(&summary)?;
+        }
+        Ok(summary)
+    }
+}
+
+/// A folder of a run as a message names it.
+pub(crate) fn refuse_resume(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Resume {
+        path: path.into(),
+        reason: reason.into(),
+    }
+}

@@ -1,0 +1,257 @@
+//! Feedback: the diffusion loss of images under a conditioning, and its gradient with respect
+//! to the slots (equation 2 of the paper).
+//!
+//! The conditioning is cut from whatever computed it. Each micro-batch of draws adds its
+//! ∂L/∂c, so the task model is walked once per step and not once per micro-batch; since c does
+//! not depend on the draws, the sum is exact. Micro-batches have tapes of their own, so the CPU
+//! works on several at once.
+
+use std::ops::Range;
+
+use dtta_models::{Denoiser, ParameterId, Weights};
+use dtta_tensor::{Named, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::draws::Draws;
+use crate::error::{Error, Result};
+
+/// The distance between drawn and predicted noise, averaged over elements.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LossKind {
+    /// Squared error (equation 2 of the paper).
+    #[default]
+    Mse,
+    /// Absolute error.
+    L1,
+}
+
+/// How feedback is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feedback {
+    /// Which (t, ε).
+    pub draws: Draws,
+    /// Draws in one call of the denoiser at most; at least 1.
+    pub micro_batch: usize,
+    /// How noise is compared.
+    pub loss: LossKind,
+}
+
+/// Images that ask for feedback.
+pub struct Request<'a> {
+    /// Their ids, which key the draws.
+    pub ids: &'a [&'a str],
+    /// `[B, C, H, W]`, as the denoiser sees them: x0.
+    pub images: &'a Tensor,
+    /// What each slot holds, `[B, …]`, on any device. Only the values are used.
+    pub conditioning: &'a Named,
+    /// The step, which keys the draws.
+    pub step: usize,
+}
+
+/// The answer.
+pub struct Evaluation {
+    /// The loss of each image, averaged over its draws and over elements.
+    pub losses: Vec<f32>,
+    /// The gradient of the sum of `losses` with respect to each slot, `[B, …]`.
+    pub gradients: Named,
+    /// The gradient of the sum of `losses` with respect to the denoiser's chosen parameters, in their order.
+    pub denoiser_gradients: Vec<Option<Tensor>>,
+}
+
+/// What one micro-batch adds.
+struct Part {
+    rows: Range<usize>,
+    /// The loss of each row.
+    losses: Vec<f32>,
+    /// The gradient with respect to each slot, and to each of the denoiser's chosen parameters.
+    slots: Vec<Option<Tensor>>,
+    denoiser: Vec<Option<Tensor>>,
+}
+
+impl Feedback {
+    /// Computes losses and gradients. `adapted` names the denoiser's parameters whose gradient is wanted too.
+    ///
+    /// # Errors
+    /// Whatever the denoiser refuses, such as a slot of another shape.
+    pub fn evaluate(
+        &self,
+        denoiser: &dyn Denoiser,
+        weights: &Weights,
+        adapted: &[ParameterId],
+        request: &Request<'_>,
+    ) -> Result<Evaluation> {
+        let device = request.images.device();
+        let calls: Vec<Range<usize>> = self.micro_batches(request).collect();
+        // Gradients of parameters are as large as the denoiser, so no more of them are held than are worked on at once.
+        let together = match adapted {
+            [] => calls.len().max(1),
+            _ => device.lanes(),
+        };
+        let mut losses = vec![0.0f32; request.ids.len()];
+        let mut slots: Vec<Option<Tensor>> = vec![None; request.conditioning.len()];
+        let mut denoiser_gradients: Vec<Option<Tensor>> = vec![None; adapted.len()];
+        for calls in calls.chunks(together) {
+            let parts = device.each(calls.iter().cloned(), |rows| {
+                self.part(denoiser, weights, adapted, request, rows)
+            });
+            for part in parts {
+                let part = part?;
+                self.share_out(&mut losses, part.rows, part.losses);
+                accumulate(&mut slots, part.slots)?;
+                accumulate(&mut denoiser_gradients, part.denoiser)?;
+            }
+        }
+        let mut slots = slots.into_iter();
+        // Each gradient goes back to where its slot lives.
+        let gradients = request
+            .conditioning
+            .try_map(|slot| match slots.next().flatten() {
+                Some(gradient) => Ok::<_, Error>(gradient.to_device(slot.device())?),
+                None => Ok(Tensor::full(&slot.shape(), 0.0, slot.device())?),
+            })?;
+        Ok(Evaluation {
+            losses,
+            gradients,
+            denoiser_gradients,
+        })
+    }
+
+    /// The losses alone, as [`evaluate`](Self::evaluate) answers them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn losses(
+        &self,
+        denoiser: &dyn Denoiser,
+        weights: &Weights,
+        request: &Request<'_>,
+    ) -> Result<Vec<f32>> {
+        let device = request.images.device();
+        let conditioning = request
+            .conditioning
+            .try_map(|slot| slot.detach().to_device(device))?;
+        let parts: Vec<Result<_>> = device.each(self.micro_batches(request), |rows| {
+            let per_draw = self.distances(denoiser, weights, &conditioning, request, &rows)?;
+            Ok((rows, per_draw.to_floats()?))
+        });
+        let mut losses = vec![0.0f32; request.ids.len()];
+        for part in parts {
+            let (rows, part) = part?;
+            self.share_out(&mut losses, rows, part);
+        }
+        Ok(losses)
+    }
+
+    /// As few calls as the micro-batch allows, of one size. Row r is draw r mod N of image r / N, where N is the number of draws for
+    /// each.
+    fn micro_batches(
+        &self,
+        request: &Request<'_>,
+    ) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+        let draws = request.ids.len() * self.draws.count;
+        let calls = draws.div_ceil(self.micro_batch).max(1);
+        let size = draws.div_ceil(calls).max(1);
+        (0..draws)
+            .step_by(size)
+            .map(move |start| start..draws.min(start + size))
+    }
+
+    /// Adds what some draws cost to the losses of their images.
+    fn share_out(&self, losses: &mut [f32], rows: Range<usize>, part: Vec<f32>) {
+        for (row, loss) in rows.zip(part) {
+            losses[row / self.draws.count] += loss / self.draws.count as f32;
+        }
+    }
+
+    /// One micro-batch, with a tape of its own.
+    fn part(
+        &self,
+        denoiser: &dyn Denoiser,
+        weights: &Weights,
+        adapted: &[ParameterId],
+        request: &Request<'_>,
+        rows: Range<usize>,
+    ) -> Result<Part> {
+        let weights = if adapted.is_empty() {
+            weights.clone()
+        } else {
+            weights.to_leaves(adapted)?
+        };
+        let device = request.images.device();
+        let leaves = request
+            .conditioning
+            .try_map(|slot| slot.detach().to_device(device)?.to_leaf())?;
+        let per_draw = self.distances(denoiser, &weights, &leaves, request, &rows)?;
+        let losses = per_draw.to_floats()?;
+        let gradients = per_draw
+            .sum(&[], false)?
+            .affine(1.0 / self.draws.count as f64, 0.0)?
+            .backward()?;
+        Ok(Part {
+            rows,
+            losses,
+            slots: leaves.tensors().map(|leaf| gradients.of(leaf)).collect(),
+            denoiser: adapted
+                .iter()
+                .map(|&id| gradients.of(weights.get(id)))
+                .collect(),
+        })
+    }
+
+    /// How far predicted noise is from drawn noise in each row, under the conditioning of each image.
+    fn distances(
+        &self,
+        denoiser: &dyn Denoiser,
+        weights: &Weights,
+        conditioning: &Named,
+        request: &Request<'_>,
+        rows: &Range<usize>,
+    ) -> Result<Tensor> {
+        let count = self.draws.count;
+        let timesteps: Vec<usize> = (rows.start / count..=(rows.end - 1) / count)
+            .flat_map(|image| self.draws.timesteps(request.ids[image], request.step))
+            .skip(rows.start % count)
+            .take(rows.len())
+            .collect();
+        let owners: Vec<i64> = rows.clone().map(|row| (row / count) as i64).collect();
+        let owners = Tensor::from_ints(&owners, &[rows.len()], request.images.device())?;
+        let x0 = request.images.detach().index_select(0, &owners)?;
+        let noise = self.noise(request, rows.clone(), &x0)?;
+        let noisy = denoiser.schedule().add_noise(&x0, &noise, &timesteps)?;
+        let conditioning = conditioning.try_map(|slot| slot.index_select(0, &owners))?;
+        let predicted = denoiser.predict_noise(weights, &noisy, &timesteps, &conditioning)?;
+
+        let error = predicted.sub(&noise)?;
+        let distance = match self.loss {
+            LossKind::Mse => error.mul(&error)?,
+            LossKind::L1 => error.abs()?,
+        };
+        Ok(distance.mean(&[1, 2, 3], false)?)
+    }
+
+    fn noise(&self, request: &Request<'_>, rows: Range<usize>, x0: &Tensor) -> Result<Tensor> {
+        let shape = x0.shape();
+        let elements: usize = shape[1..].iter().product();
+        let mut noise = vec![0.0f32; rows.len() * elements];
+        for (row, noise) in rows.zip(noise.chunks_mut(elements)) {
+            let (image, draw) = (row / self.draws.count, row % self.draws.count);
+            self.draws
+                .noise(request.ids[image], request.step, draw, noise);
+        }
+        Ok(Tensor::from_floats(&noise, &shape, x0.device())?)
+    }
+}
+
+fn accumulate(sums: &mut [Option<Tensor>], terms: Vec<Option<Tensor>>) -> Result<()> {
+    for (sum, term) in sums.iter_mut().zip(terms) {
+        if let Some(term) = term {
+            *sum = Some(match sum.take() {
+                Some(sum) => sum.add(&term)?,
+                None => term,
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! What adaptation and training share: draws of timestep and noise, the diffusion feedback with its cut, the choice of parameters,
+//! and the optimizers that move them. It knows no data, no plugin and no experiment.
+
+mod cut;
+mod draws;
+mod error;
+mod feedback;
+mod follow;
+mod learner;
+mod optimizer;
+mod selection;
+mod state;
+
+pub use cut::surrogate;
+pub use draws::{Draws, NoiseSharing, TimestepSampler, TimestepsConfig};
+pub use error::{Error, Result};
+pub use feedback::{Evaluation, Feedback, LossKind, Request};
+pub use follow::approach;
+pub use learner::{Learner, Movement};
+pub use optimizer::{AdamConfig, Optimizer, OptimizerConfig};
+pub use selection::{Selected, SelectionConfig};
+pub use state::State;

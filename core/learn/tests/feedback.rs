@@ -1,0 +1,227 @@
+//! The gradient is the same gradient, however it is computed.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
+use dtta_learn::{Draws, Feedback, LossKind, NoiseSharing, Request, TimestepSampler};
+use dtta_models::{CLASS_EMBEDDING, CLASS_EMBEDDINGS, Denoiser, Dit, DitConfig, Weights};
+use dtta_tensor::{Device, Named, Tensor};
+
+const IDS: [&str; 3] = ["test/00000", "test/00001", "test/00002"];
+
+fn feedback(micro_batch: usize, loss: LossKind) -> Feedback {
+    let draws = Draws {
+        seed: 5,
+        count: 7,
+        sampler: TimestepSampler::Uniform,
+        range: [50, 900],
+        noise: NoiseSharing::Fresh,
+    };
+    Feedback {
+        draws,
+        micro_batch,
+        loss,
+    }
+}
+
+/// A tiny DiT with random weights. Layers that start at zero are filled too: a DiT at rest gives no feedback.
+fn denoiser() -> (Box<dyn Denoiser>, Weights) {
+    let config: DitConfig = serde_json::from_value(serde_json::json!({
+        "image": [1, 8, 8], "patch_size": 2, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 4
+    }))
+    .unwrap();
+    let (dit, device) = (Dit::new(config).unwrap(), Device::cpu());
+    let mut weights = Weights::initialise(dit.parameters(), 1, &device).unwrap();
+    for id in weights.ids() {
+        let values = weights.get(id).to_floats().unwrap();
+        if values.iter().all(|&value| value == 0.0) {
+            let mut noise = vec![0.0; values.len()];
+            let draws = feedback(1, LossKind::Mse).draws;
+            draws.noise(&weights.spec(id).name, 0, 0, &mut noise);
+            noise.iter_mut().for_each(|value| *value *= 0.2);
+            let noise = Tensor::from_floats(&noise, &weights.get(id).shape(), &device);
+            weights.set(id, noise.unwrap()).unwrap();
+        }
+    }
+    (Box::new(dit), weights)
+}
+
+fn images() -> Tensor {
+    let pixels: Vec<f32> = (0..3 * 64)
+        .map(|index| (index as f32 * 0.61).sin())
+        .collect();
+    Tensor::from_floats(&pixels, &[3, 1, 8, 8], &Device::cpu()).unwrap()
+}
+
+fn logits() -> Tensor {
+    let values: Vec<f32> = (0..12).map(|index| (index as f32 * 1.3).cos()).collect();
+    Tensor::from_floats(&values, &[3, 4], &Device::cpu()).unwrap()
+}
+
+/// c = Σ p_j ℓ_j.
+fn mix(logits: &Tensor, denoiser: &dyn Denoiser, weights: &Weights) -> Tensor {
+    let constants = denoiser.constants(weights).unwrap();
+    let embeddings = constants.get(CLASS_EMBEDDINGS).unwrap();
+    logits.softmax(-1).unwrap().matmul(embeddings).unwrap()
+}
+
+/// The gradient with respect to the logits of one whole graph: no cut, no micro-batches.
+fn whole_graph(denoiser: &dyn Denoiser, weights: &Weights, loss: LossKind) -> (f32, Vec<f32>) {
+    let device = Device::cpu();
+    let draws = feedback(1, loss).draws;
+    let leaf = logits().to_leaf().unwrap();
+    let condition = mix(&leaf, denoiser, weights);
+    let owners: Vec<i64> = (0..21).map(|row| row / 7).collect();
+    let owners = Tensor::from_ints(&owners, &[21], &device).unwrap();
+    let timesteps: Vec<usize> = IDS.iter().flat_map(|id| draws.timesteps(id, 2)).collect();
+    let mut noise = vec![0.0; 21 * 64];
+    for (row, noise) in noise.chunks_mut(64).enumerate() {
+        draws.noise(IDS[row / 7], 2, row % 7, noise);
+    }
+    let noise = Tensor::from_floats(&noise, &[21, 1, 8, 8], &device).unwrap();
+    let x0 = images().index_select(0, &owners).unwrap();
+    let noisy = denoiser
+        .schedule()
+        .add_noise(&x0, &noise, &timesteps)
+        .unwrap();
+    let conditioning = Named::one(CLASS_EMBEDDING, condition.index_select(0, &owners).unwrap());
+    let error = denoiser
+        .predict_noise(weights, &noisy, &timesteps, &conditioning)
+        .unwrap()
+        .sub(&noise)
+        .unwrap();
+    let distance = match loss {
+        LossKind::Mse => error.mul(&error).unwrap(),
+        LossKind::L1 => error.abs().unwrap(),
+    };
+    // The sum over images of the mean over draws and elements.
+    let total = distance.mean(&[], false).unwrap().affine(3.0, 0.0).unwrap();
+    let gradient = total.backward().unwrap().of(&leaf).unwrap();
+    (total.item().unwrap(), gradient.to_floats().unwrap())
+}
+
+/// The same through the cut.
+fn cut(
+    denoiser: &dyn Denoiser,
+    weights: &Weights,
+    micro_batch: usize,
+    loss: LossKind,
+) -> (f32, Vec<f32>) {
+    let leaf = logits().to_leaf().unwrap();
+    let condition = mix(&leaf, denoiser, weights);
+    let conditioning = Named::one(CLASS_EMBEDDING, condition.clone());
+    let request = Request {
+        ids: &IDS,
+        images: &images(),
+        conditioning: &conditioning,
+        step: 2,
+    };
+    let answer = feedback(micro_batch, loss)
+        .evaluate(denoiser, weights, &[], &request)
+        .unwrap();
+    let surrogate = condition
+        .mul(answer.gradients.get(CLASS_EMBEDDING).unwrap())
+        .unwrap()
+        .sum(&[], false)
+        .unwrap();
+    let gradient = surrogate.backward().unwrap().of(&leaf).unwrap();
+    (answer.losses.iter().sum(), gradient.to_floats().unwrap())
+}
+
+fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|value| value * value).sum::<f32>().sqrt()
+    };
+    norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
+}
+
+#[test]
+fn the_cut_in_micro_batches_gives_the_gradient_of_the_whole_graph() {
+    let (denoiser, weights) = denoiser();
+    for loss in [LossKind::Mse, LossKind::L1] {
+        let (total, gradient) = whole_graph(&*denoiser, &weights, loss);
+        assert!(
+            gradient.iter().any(|value| value.abs() > 1e-6),
+            "a gradient of zero proves nothing: {gradient:?}"
+        );
+        for micro_batch in [1, 4, 7, 21, 64] {
+            let (losses, found) = cut(&*denoiser, &weights, micro_batch, loss);
+            let error = relative_error(&found, &gradient);
+            assert!(
+                error <= 1e-5,
+                "{loss:?}, micro-batch {micro_batch}: relative error {error}"
+            );
+            assert!((losses - total).abs() <= 1e-5 * total, "{losses}, {total}");
+        }
+    }
+}
+
+#[test]
+fn an_adapting_denoiser_gets_the_gradient_of_the_whole_graph_too() {
+    let (denoiser, weights) = denoiser();
+    let adapted: Vec<_> = weights.select(|spec| spec.name.starts_with("blocks.1"));
+    let conditioning = Named::one(CLASS_EMBEDDING, mix(&logits(), &*denoiser, &weights));
+    let request = Request {
+        ids: &IDS,
+        images: &images(),
+        conditioning: &conditioning,
+        step: 0,
+    };
+    let evaluate = |micro_batch| {
+        feedback(micro_batch, LossKind::Mse).evaluate(&*denoiser, &weights, &adapted, &request)
+    };
+    let (split, whole) = (evaluate(4).unwrap(), evaluate(21).unwrap());
+    for ((split, whole), id) in split
+        .denoiser_gradients
+        .iter()
+        .zip(&whole.denoiser_gradients)
+        .zip(&adapted)
+    {
+        let floats = |gradient: &Option<Tensor>| gradient.as_ref().unwrap().to_floats().unwrap();
+        let error = relative_error(&floats(split), &floats(whole));
+        assert!(
+            error <= 1e-5,
+            "{}: relative error {error}",
+            weights.spec(*id).name
+        );
+    }
+}
+
+#[test]
+fn losses_of_an_image_do_not_depend_on_its_neighbours() {
+    let (denoiser, weights) = denoiser();
+    let condition = mix(&logits(), &*denoiser, &weights);
+    let evaluate = |range: std::ops::Range<usize>| {
+        let rows = |tensor: &Tensor| tensor.narrow(0, range.start, range.len()).unwrap();
+        let conditioning = Named::one(CLASS_EMBEDDING, rows(&condition));
+        let request = Request {
+            ids: &IDS[range.clone()],
+            images: &rows(&images()),
+            conditioning: &conditioning,
+            step: 1,
+        };
+        feedback(5, LossKind::Mse)
+            .evaluate(&*denoiser, &weights, &[], &request)
+            .unwrap()
+            .losses
+    };
+    let together = evaluate(0..3);
+    let conditioning = Named::one(CLASS_EMBEDDING, condition.clone());
+    let request = Request {
+        ids: &IDS,
+        images: &images(),
+        conditioning: &conditioning,
+        step: 1,
+    };
+    let without_gradients = feedback(5, LossKind::Mse).losses(&*denoiser, &weights, &request);
+    assert_eq!(without_gradients.unwrap(), together);
+    for (index, loss) in together.iter().enumerate() {
+        let alone = evaluate(index..index + 1)[0];
+        assert!(
+            (alone - loss).abs() <= 1e-5 * loss,
+            "image {index}: {alone} alone, {loss} among others"
+        );
+    }
+}

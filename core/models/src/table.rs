@@ -1,0 +1,295 @@
+//! The table of architectures: what a configuration file's `kind` may be, and what each makes. A row is made from a configuration's
+//! type, so that an architecture is one file and one row here, or one call of an embedder; nothing else asks for a `kind`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use dtta_base::Issue;
+use dtta_tensor::Device;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::{JsonSchema, Schema};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::backbone::Backbone;
+use crate::denoiser::Denoiser;
+use crate::dit::DitConfig;
+use crate::encoder_decoder::EncoderDecoderConfig;
+use crate::error::{ModelError, Result};
+use crate::resnet::ResNetConfig;
+use crate::unet::UNetConfig;
+use crate::weights::Weights;
+
+/// The configuration of one architecture. Its doc comment is the description in the schema of model files.
+pub trait Architecture: DeserializeOwned + JsonSchema {
+    /// What it describes: `dyn Denoiser` or `dyn Backbone`.
+    type Model: ?Sized;
+
+    /// The `kind` that files say.
+    const KIND: &'static str;
+
+    /// The structure that it describes. Called with what fits the schema.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with every contradiction, by JSON pointer.
+    fn build(self) -> Result<Box<Self::Model>>;
+}
+
+/// The architectures that model files may ask for, by `kind`.
+#[derive(Clone)]
+pub struct Models {
+    rows: Vec<Row>,
+}
+
+/// One architecture.
+#[derive(Clone, Copy)]
+struct Row {
+    kind: &'static str,
+    make: Make,
+    schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+/// How a structure is made from the document without its `kind`.
+#[derive(Clone, Copy)]
+enum Make {
+    Denoiser(fn(Value) -> Result<Box<dyn Denoiser>>),
+    Backbone(fn(Value) -> Result<Box<dyn Backbone>>),
+}
+
+/// What a document is called in messages.
+const DOCUMENT: &str = "model configuration";
+
+impl Row {
+    fn denoiser<C: Architecture<Model = dyn Denoiser>>() -> Self {
+        Self::new::<C>(Make::Denoiser(make::<C>))
+    }
+
+    fn backbone<C: Architecture<Model = dyn Backbone>>() -> Self {
+        Self::new::<C>(Make::Backbone(make::<C>))
+    }
+
+    fn new<C: Architecture>(make: Make) -> Self {
+        Self {
+            kind: C::KIND,
+            make,
+            schema: C::json_schema,
+        }
+    }
+
+    /// The schema of a file of this kind.
+    fn schema(&self, generator: &mut SchemaGenerator) -> Value {
+        let mut schema = (self.schema)(generator).to_value();
+        if let Some(schema) = schema.as_object_mut() {
+            let mut properties = Map::new();
+            let place = "Where editors find this schema. Not read by dtta.";
+            properties.insert(
+                "$schema".into(),
+                json!({ "type": "string", "description": place }),
+            );
+            let kind = json!({ "type": "string", "const": self.kind });
+            properties.insert("kind".into(), kind);
+            if let Some(Value::Object(own)) = schema.remove("properties") {
+                properties.extend(own);
+            }
+            let mut required = vec!["kind".into()];
+            if let Some(Value::Array(own)) = schema.remove("required") {
+                required.extend(own);
+            }
+            schema.insert("properties".into(), properties.into());
+            schema.insert("required".into(), required.into());
+        }
+        schema
+    }
+}
+
+fn make<C: Architecture>(document: Value) -> Result<Box<C::Model>> {
+    dtta_base::parse::<C>(document)
+        .map_err(|issues| ModelError::Config { issues })?
+        .build()
+}
+
+impl Models {
+    /// Those of this crate.
+    pub fn standard() -> Self {
+        Self {
+            rows: vec![
+                Row::denoiser::<DitConfig>(),
+                Row::denoiser::<UNetConfig>(),
+                Row::backbone::<ResNetConfig>(),
+                Row::backbone::<EncoderDecoderConfig>(),
+            ],
+        }
+    }
+
+    /// Adds an architecture of denoisers.
+    ///
+    /// # Errors
+    /// [`ModelError::Registered`] if there is one of its `kind`.
+    pub fn register_denoiser<C: Architecture<Model = dyn Denoiser>>(&mut self) -> Result<()> {
+        self.register(Row::denoiser::<C>())
+    }
+
+    /// Adds an architecture of backbones.
+    ///
+    /// # Errors
+    /// [`ModelError::Registered`] if there is one of its `kind`.
+    pub fn register_backbone<C: Architecture<Model = dyn Backbone>>(&mut self) -> Result<()> {
+        self.register(Row::backbone::<C>())
+    }
+
+    fn register(&mut self, row: Row) -> Result<()> {
+        if self.rows.iter().any(|known| known.kind == row.kind) {
+            return Err(ModelError::Registered { kind: row.kind });
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// The denoiser that a configuration file describes, without weights.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] if the file cannot be read, is not JSON, does not fit its schema or contradicts itself, with every fault;
+    /// [`ModelError::Kind`] if it describes a backbone.
+    pub fn denoiser(&self, config: &Path) -> Result<Box<dyn Denoiser>> {
+        let (row, document) = self.read(config)?;
+        match row.make {
+            Make::Denoiser(make) => make(document).map_err(|error| in_file(config, error)),
+            Make::Backbone(_) => Err(self.wrong_role(config, row, "a denoiser")),
+        }
+    }
+
+    /// The backbone that a configuration file describes, without weights.
+    ///
+    /// # Errors
+    /// As [`denoiser`](Self::denoiser).
+    pub fn backbone(&self, config: &Path) -> Result<Box<dyn Backbone>> {
+        let (row, document) = self.read(config)?;
+        match row.make {
+            Make::Backbone(make) => make(document).map_err(|error| in_file(config, error)),
+            Make::Denoiser(_) => Err(self.wrong_role(config, row, "a backbone")),
+        }
+    }
+
+    /// A denoiser with its weights: those of `weights`, or else of the file [beside](weights_beside) the configuration.
+    ///
+    /// # Errors
+    /// As [`denoiser`](Self::denoiser) and [`Weights::load`].
+    pub fn load_denoiser(
+        &self,
+        config: &Path,
+        weights: Option<&Path>,
+        device: &Device,
+    ) -> Result<(Box<dyn Denoiser>, Weights)> {
+        let denoiser = self.denoiser(config)?;
+        let path = weights_beside(config, weights);
+        let weights = Weights::load(&path, denoiser.parameters(), device)?;
+        Ok((denoiser, weights))
+    }
+
+    /// A backbone with its weights, as [`load_denoiser`](Self::load_denoiser) finds them.
+    ///
+    /// # Errors
+    /// As [`backbone`](Self::backbone) and [`Weights::load`].
+    pub fn load_backbone(
+        &self,
+        config: &Path,
+        weights: Option<&Path>,
+        device: &Device,
+    ) -> Result<(Box<dyn Backbone>, Weights)> {
+        let backbone = self.backbone(config)?;
+        let path = weights_beside(config, weights);
+        let weights = Weights::load(&path, backbone.parameters(), device)?;
+        Ok((backbone, weights))
+    }
+
+    /// The JSON Schema (draft 2020-12) of model files, one alternative for each architecture.
+    pub fn schema(&self) -> Value {
+        let mut generator = SchemaSettings::draft2020_12().into_generator();
+        let alternatives: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|row| row.schema(&mut generator))
+            .collect();
+        json!({
+            "oneOf": alternatives,
+            "description": "A model, as its configuration file describes it.",
+            "title": "dtta model",
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$defs": generator.take_definitions(true),
+        })
+    }
+
+    /// The row of a file's `kind`, and the rest of the document. `kind` is looked at first, so that faults are those of one
+    /// architecture and not of all.
+    fn read(&self, path: &Path) -> Result<(&Row, Value)> {
+        let refuse = |pointer: &str, message: String| {
+            dtta_base::invalid(path, DOCUMENT, vec![Issue::new(pointer, message)])
+        };
+        let Value::Object(mut fields) = dtta_base::read_json(path, &[])? else {
+            return Err(refuse("", "expected an object".into()).into());
+        };
+        fields.shift_remove("$schema");
+        let expected = || alternatives(self.rows.iter());
+        let Some(kind) = fields.shift_remove("kind") else {
+            let message = format!("is missing, expected {}", expected());
+            return Err(refuse("/kind", message).into());
+        };
+        match self.rows.iter().find(|row| kind == row.kind) {
+            Some(row) => Ok((row, fields.into())),
+            None => {
+                let message = format!("is {kind}, expected {}", expected());
+                Err(refuse("/kind", message).into())
+            }
+        }
+    }
+
+    fn wrong_role(&self, path: &Path, found: &Row, role: &'static str) -> ModelError {
+        let others = self
+            .rows
+            .iter()
+            .filter(|row| row.is_denoiser() != found.is_denoiser());
+        ModelError::Kind {
+            path: path.into(),
+            found: found.kind.into(),
+            role,
+            expected: alternatives(others),
+        }
+    }
+}
+
+impl Row {
+    fn is_denoiser(&self) -> bool {
+        matches!(self.make, Make::Denoiser(_))
+    }
+}
+
+impl fmt::Debug for Models {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set()
+            .entries(self.rows.iter().map(|row| row.kind))
+            .finish()
+    }
+}
+
+/// Where the weights of a configuration file are, unless told otherwise: beside it, with the extension `.safetensors`.
+pub fn weights_beside(config: &Path, weights: Option<&Path>) -> PathBuf {
+    weights.map_or_else(|| config.with_extension("safetensors"), Path::to_owned)
+}
+
+/// Names the file that faults came from.
+fn in_file(path: &Path, error: ModelError) -> ModelError {
+    match error {
+        ModelError::Config { issues } => dtta_base::invalid(path, DOCUMENT, issues).into(),
+        other => other,
+    }
+}
+
+/// `` `a`, `b` or `c` ``.
+fn alternatives<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
+    let mut kinds: Vec<String> = rows.map(|row| format!("`{}`", row.kind)).collect();
+    match (kinds.pop(), kinds.is_empty()) {
+        (None, _) => "no kind that is known".into(),
+        (Some(last), true) => last,
+        (Some(last), false) => format!("{} or {last}", kinds.join(", ")),
+    }
+}
