@@ -64,8 +64,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// The plugins whose components are committed: those that ship, and one for tests.
-const PLUGINS: [&str; 8] = [
+/// The plugins whose components are committed: those that ship, an example's, and one for tests.
+const PLUGINS: [&str; 9] = [
+    "examples/normals/plugin",
     "plugins/accuracy",
     "plugins/classification",
     "plugins/depth",
