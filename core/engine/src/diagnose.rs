@@ -77,7 +77,7 @@ impl Prepared {
     /// Looks at the first samples of each domain. `progress` hears of domains done, of how many.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for samples without truth, fewer than two samples, or a range outside of the schedule; whatever a model or
+    /// [`Error::Base`](crate::Error::Base) for samples without truth, fewer than two samples, or a range outside of the schedule; whatever a model or
     /// plugin refuses, such as a mapper that reads outputs for which no truth is known.
     pub fn diagnose(
         &mut self,
