@@ -1,5 +1,5 @@
-//! A method of one's own, registered without touching the engine: it scales the source's logits' layer by how far the batch's features are
-//! from unit size. It is small, not good.
+//! A method of one's own, registered without touching the engine: it makes the source model surer of what it says, by a factor. It is small,
+//! not good.
 //!
 //!     cargo run --release -p dtta --example register_a_method
 
@@ -8,11 +8,11 @@ use dtta_base::Issue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Follows the size of the task outputs.
+/// Task outputs times a factor.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NormConfig {
-    /// How far the weights go in a batch, in [0, 1].
+    /// The factor, less 1.
     #[schemars(range(min = 0, max = 1))]
     rate: f64,
 }

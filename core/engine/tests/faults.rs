@@ -268,8 +268,7 @@ impl Metric for Flaky {
         Ok(Self)
     }
 
-    fn score(&self, predictions: &Named, _: &Named, session: &Session) -> dtta_sdk::Result<u64> {
-        let _ = session;
+    fn score(&self, predictions: &Named, _: &Named, _: &Session) -> dtta_sdk::Result<u64> {
         // Sixteen samples of two models are scored alone, 4 a batch: this is the third batch.
         if MERGES.fetch_add(1, Ordering::Relaxed) == 20 {
             return Err(dtta_sdk::Error::new("plugin", "out of cheese"));
