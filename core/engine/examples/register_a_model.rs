@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use dtta::Extensions;
 use dtta_models::{
-    Architecture, Backbone, BatchNormStatistics, Declaration, FEATURES, Group, Init, LOGITS,
-    ParameterId, ParameterSpec, Result, Weights,
+    Architecture, Backbone, BackboneSpec, BatchNormStatistics, Declaration, FEATURES, Group, Init,
+    LOGITS, ParameterId, ParameterSpec, Result, Weights,
 };
 use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
@@ -39,7 +39,12 @@ impl Architecture for LinearConfig {
             Init::UniformFanIn(inputs),
         );
         Ok(Box::new(Linear {
-            config: self,
+            spec: BackboneSpec {
+                image: self.image,
+                outputs: self.classes,
+                per_pixel: false,
+                batch_statistics: false,
+            },
             specs: declaration.finish(),
             weight,
         }))
@@ -47,7 +52,7 @@ impl Architecture for LinearConfig {
 }
 
 struct Linear {
-    config: LinearConfig,
+    spec: BackboneSpec,
     specs: Arc<[ParameterSpec]>,
     weight: ParameterId,
 }
@@ -57,35 +62,14 @@ impl Backbone for Linear {
         &self.specs
     }
 
-    fn image_shape(&self) -> [usize; 3] {
-        self.config.image
-    }
-
-    fn outputs(&self) -> usize {
-        self.config.classes
-    }
-
-    fn per_pixel(&self) -> bool {
-        false
-    }
-
-    fn batch_statistics(&self) -> bool {
-        false
+    fn spec(&self) -> &BackboneSpec {
+        &self.spec
     }
 
     fn forward(&self, weights: &Weights, images: &Tensor, _: BatchNormStatistics) -> Result<Named> {
         let features = images.reshape(&[images.shape()[0] as i64, -1])?;
         let logits = features.matmul(weights.get(self.weight))?;
         Ok(Named::one(FEATURES, features).with(LOGITS, logits))
-    }
-
-    fn forward_training(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
-        let outputs = self.forward(weights, images, BatchNormStatistics::Running)?;
-        Ok((outputs, Vec::new()))
     }
 }
 

@@ -148,7 +148,7 @@ impl Adapter {
     }
 
     fn expect_images(&self, what: &str, images: &Tensor, count: Option<usize>) -> Result<()> {
-        let shape = self.tools.task().backbone().image_shape();
+        let shape = self.tools.task().backbone().spec().image;
         expect_shape(what, images, count, shape)
     }
 }

@@ -161,7 +161,7 @@ impl Prepared {
         // The condition of each class for every sample, where there is a class.
         let mut classes = Vec::new();
         if matches!(predicts.target, TargetType::ClassIndex {}) {
-            for class in 0..tools.task().backbone().outputs() {
+            for class in 0..tools.task().backbone().spec().outputs {
                 let all = Tensor::from_ints(&vec![class as i64; count], &[count], &device)?;
                 let outputs = true_outputs(&predicts, &outputs, &all)?;
                 classes.push(tools.source_condition(&outputs)?);

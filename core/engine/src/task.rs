@@ -92,7 +92,7 @@ impl TaskModel {
 
     /// Whether what is said of an image depends on those beside it.
     pub fn rows_depend_on_each_other(&self) -> bool {
-        self.statistics == BatchNormStatistics::Batch && self.backbone.batch_statistics()
+        self.statistics == BatchNormStatistics::Batch && self.backbone.spec().batch_statistics
     }
 
     /// Where it computes, under these weights.

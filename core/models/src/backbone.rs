@@ -25,22 +25,26 @@ pub enum BatchNormStatistics {
     Batch,
 }
 
+/// What a backbone takes and answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackboneSpec {
+    /// Channels, height and width of the images it was made for.
+    pub image: [usize; 3],
+    /// Extent of axis 1 of the logits: the number of classes, or of the numbers of each pixel.
+    pub outputs: usize,
+    /// Whether it answers for each pixel, and not for whole images.
+    pub per_pixel: bool,
+    /// Whether it has BatchNorm layers, so that [`BatchNormStatistics::Batch`] makes an image's result depend on what is beside it.
+    pub batch_statistics: bool,
+}
+
 /// A discriminative model. It holds no parameters: they come with every call.
 pub trait Backbone: Send + Sync {
     /// What it declares.
     fn parameters(&self) -> &Arc<[ParameterSpec]>;
 
-    /// Channels, height and width of the images it was made for.
-    fn image_shape(&self) -> [usize; 3];
-
-    /// Extent of axis 1 of the logits: the number of classes, or 1 for a map of numbers.
-    fn outputs(&self) -> usize;
-
-    /// Whether it answers for each pixel, and not for whole images.
-    fn per_pixel(&self) -> bool;
-
-    /// Whether it has BatchNorm layers, so that [`BatchNormStatistics::Batch`] makes an image's result depend on what is beside it.
-    fn batch_statistics(&self) -> bool;
+    /// What it takes and answers with.
+    fn spec(&self) -> &BackboneSpec;
 
     /// [`FEATURES`] and [`LOGITS`] for images of `[B, C, H, W]`: `[B, F]` and `[B, outputs]`, or of a model that answers for each pixel
     /// `[B, F, h, w]` and `[B, outputs, H, W]`.
@@ -55,7 +59,8 @@ pub trait Backbone: Send + Sync {
     ) -> Result<Named>;
 
     /// As [`forward`](Self::forward) with the statistics of the batch; also answers the batch's own value, untracked, for every
-    /// running statistic, so that training can keep their moving average (PyTorch: `running += 0.1 (batch - running)`).
+    /// running statistic, so that training can keep their moving average (PyTorch: `running += 0.1 (batch - running)`). Without
+    /// running statistics there is nothing to add to `forward`.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -63,5 +68,8 @@ pub trait Backbone: Send + Sync {
         &self,
         weights: &Weights,
         images: &Tensor,
-    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)>;
+    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
+        let outputs = self.forward(weights, images, BatchNormStatistics::Batch)?;
+        Ok((outputs, Vec::new()))
+    }
 }

@@ -7,14 +7,14 @@ use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{Backbone, BatchNormStatistics, FEATURES, LOGITS};
+use crate::backbone::{Backbone, BackboneSpec, FEATURES, LOGITS};
 use crate::denoiser::expect_images;
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT};
 use crate::layers::BiasedConv;
-use crate::residual::{Block, BlockKind, Norm, Normalised, Pass};
+use crate::residual::{Block, BlockKind, Norm, Normalised, Pass, Passes};
 use crate::table::Architecture;
-use crate::weights::{Declaration, ParameterId, ParameterSpec, Weights};
+use crate::weights::{Declaration, ParameterSpec};
 
 /// A residual U-Net: a backbone that answers for each pixel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -70,6 +70,7 @@ impl Architecture for EncoderDecoderConfig {
 pub struct EncoderDecoder {
     config: EncoderDecoderConfig,
     specs: Arc<[ParameterSpec]>,
+    spec: BackboneSpec,
     stem: Normalised,
     down: Vec<Vec<Block>>,
     /// From the lowest level to the first.
@@ -116,6 +117,12 @@ impl EncoderDecoder {
         let head = BiasedConv::declare_head(&mut d, "head", channels, config.outputs);
         Ok(Self {
             specs: d.finish(),
+            spec: BackboneSpec {
+                image: config.image,
+                outputs: config.outputs,
+                per_pixel: true,
+                batch_statistics: config.norm == Norm::Batch,
+            },
             config,
             stem,
             down,
@@ -127,6 +134,16 @@ impl EncoderDecoder {
     /// What the structure was made from.
     pub fn config(&self) -> &EncoderDecoderConfig {
         &self.config
+    }
+}
+
+impl Passes for EncoderDecoder {
+    fn parameters(&self) -> &Arc<[ParameterSpec]> {
+        &self.specs
+    }
+
+    fn spec(&self) -> &BackboneSpec {
+        &self.spec
     }
 
     fn run(&self, pass: &mut Pass<'_>, images: &Tensor) -> Result<Named> {
@@ -152,46 +169,5 @@ impl EncoderDecoder {
             logits = logits.resize_bilinear(height, width, false)?;
         }
         Ok(Named::one(FEATURES, x).with(LOGITS, logits))
-    }
-}
-
-impl Backbone for EncoderDecoder {
-    fn parameters(&self) -> &Arc<[ParameterSpec]> {
-        &self.specs
-    }
-
-    fn image_shape(&self) -> [usize; 3] {
-        self.config.image
-    }
-
-    fn outputs(&self) -> usize {
-        self.config.outputs
-    }
-
-    fn per_pixel(&self) -> bool {
-        true
-    }
-
-    fn batch_statistics(&self) -> bool {
-        self.config.norm == Norm::Batch
-    }
-
-    fn forward(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-        statistics: BatchNormStatistics,
-    ) -> Result<Named> {
-        self.run(&mut Pass::new(weights, statistics), images)
-    }
-
-    fn forward_training(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
-        let mut pass = Pass::training(weights);
-        let outputs = self.run(&mut pass, images)?;
-        Ok((outputs, pass.observed()))
     }
 }

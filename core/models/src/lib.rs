@@ -42,7 +42,7 @@ mod weights;
 
 pub use dtta_base::Issue;
 
-pub use backbone::{Backbone, BatchNormStatistics, FEATURES, LOGITS};
+pub use backbone::{Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS};
 pub use denoiser::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_slots,
 };

@@ -1,14 +1,16 @@
 //! What residual networks are made of, with torchvision's parameter names: convolutions with their normalisation, and the blocks.
 
-use dtta_tensor::Tensor;
+use std::sync::Arc;
+
+use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::BatchNormStatistics;
+use crate::backbone::{Backbone, BackboneSpec, BatchNormStatistics};
 use crate::error::Result;
 use crate::fault::Faults;
 use crate::layers::Conv;
-use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
+use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
 
 /// Epsilon of the normalisation layers.
 const EPSILON: f64 = 1e-5;
@@ -117,6 +119,44 @@ impl<'a> Pass<'a> {
     /// The batch's own value for every running statistic.
     pub fn observed(self) -> Vec<(ParameterId, Tensor)> {
         self.observed.unwrap_or_default()
+    }
+}
+
+/// A backbone whose layers may keep running statistics.
+pub(crate) trait Passes: Send + Sync {
+    fn parameters(&self) -> &Arc<[ParameterSpec]>;
+
+    fn spec(&self) -> &BackboneSpec;
+
+    fn run(&self, pass: &mut Pass<'_>, images: &Tensor) -> Result<Named>;
+}
+
+impl<T: Passes> Backbone for T {
+    fn parameters(&self) -> &Arc<[ParameterSpec]> {
+        Passes::parameters(self)
+    }
+
+    fn spec(&self) -> &BackboneSpec {
+        Passes::spec(self)
+    }
+
+    fn forward(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+        statistics: BatchNormStatistics,
+    ) -> Result<Named> {
+        self.run(&mut Pass::new(weights, statistics), images)
+    }
+
+    fn forward_training(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
+        let mut pass = Pass::training(weights);
+        let outputs = self.run(&mut pass, images)?;
+        Ok((outputs, pass.observed()))
     }
 }
 

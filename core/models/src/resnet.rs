@@ -8,14 +8,14 @@ use dtta_tensor::{Named, PoolOptions, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{Backbone, BatchNormStatistics, FEATURES, LOGITS};
+use crate::backbone::{Backbone, BackboneSpec, FEATURES, LOGITS};
 use crate::denoiser::expect_images;
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT};
 use crate::layers::Linear;
-use crate::residual::{Block, BlockKind, Norm, Normalised, Pass};
+use crate::residual::{Block, BlockKind, Norm, Normalised, Pass, Passes};
 use crate::table::Architecture;
-use crate::weights::{Declaration, ParameterId, ParameterSpec, Weights};
+use crate::weights::{Declaration, ParameterSpec};
 
 /// What comes before the first stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -87,6 +87,7 @@ impl Architecture for ResNetConfig {
 pub struct ResNet {
     config: ResNetConfig,
     specs: Arc<[ParameterSpec]>,
+    spec: BackboneSpec,
     stem: Normalised,
     blocks: Vec<Block>,
     head: Linear,
@@ -125,6 +126,12 @@ impl ResNet {
         let head = Linear::declare_head(&mut d, "fc", channels, config.classes);
         Ok(Self {
             specs: d.finish(),
+            spec: BackboneSpec {
+                image: config.image,
+                outputs: config.classes,
+                per_pixel: false,
+                batch_statistics: config.norm == Norm::Batch,
+            },
             config,
             stem,
             blocks,
@@ -135,6 +142,16 @@ impl ResNet {
     /// What the structure was made from.
     pub fn config(&self) -> &ResNetConfig {
         &self.config
+    }
+}
+
+impl Passes for ResNet {
+    fn parameters(&self) -> &Arc<[ParameterSpec]> {
+        &self.specs
+    }
+
+    fn spec(&self) -> &BackboneSpec {
+        &self.spec
     }
 
     fn run(&self, pass: &mut Pass<'_>, images: &Tensor) -> Result<Named> {
@@ -153,46 +170,5 @@ impl ResNet {
         let features = x.mean(&[2, 3], false)?;
         let logits = self.head.forward(pass.weights, &features)?;
         Ok(Named::one(FEATURES, features).with(LOGITS, logits))
-    }
-}
-
-impl Backbone for ResNet {
-    fn parameters(&self) -> &Arc<[ParameterSpec]> {
-        &self.specs
-    }
-
-    fn image_shape(&self) -> [usize; 3] {
-        self.config.image
-    }
-
-    fn outputs(&self) -> usize {
-        self.config.classes
-    }
-
-    fn per_pixel(&self) -> bool {
-        false
-    }
-
-    fn batch_statistics(&self) -> bool {
-        self.config.norm == Norm::Batch
-    }
-
-    fn forward(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-        statistics: BatchNormStatistics,
-    ) -> Result<Named> {
-        self.run(&mut Pass::new(weights, statistics), images)
-    }
-
-    fn forward_training(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
-        let mut pass = Pass::training(weights);
-        let outputs = self.run(&mut pass, images)?;
-        Ok((outputs, pass.observed()))
     }
 }

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dtta_models::{
-    Architecture, Backbone, BatchNormStatistics, Declaration, Denoiser, DitConfig, FEATURES, Group,
-    Init, Issue, LOGITS, ModelError, Models, NoiseSchedule, ParameterId, ParameterSpec, Precision,
-    Result, ScheduleConfig, Slot, Weights, expect_slots,
+    Architecture, Backbone, BackboneSpec, BatchNormStatistics, Declaration, Denoiser, DitConfig,
+    FEATURES, Group, Init, Issue, LOGITS, ModelError, Models, NoiseSchedule, ParameterId,
+    ParameterSpec, Precision, Result, ScheduleConfig, Slot, Weights, expect_slots,
 };
 use dtta_tensor::{Device, Named, Tensor};
 use schemars::JsonSchema;
@@ -103,7 +103,7 @@ struct PerceptronConfig {
 }
 
 struct Perceptron {
-    config: PerceptronConfig,
+    spec: BackboneSpec,
     specs: Arc<[ParameterSpec]>,
     weight: ParameterId,
 }
@@ -126,7 +126,12 @@ impl Architecture for PerceptronConfig {
             Init::UniformFanIn(pixels),
         );
         Ok(Box::new(Perceptron {
-            config: self,
+            spec: BackboneSpec {
+                image: self.image,
+                outputs: self.classes,
+                per_pixel: false,
+                batch_statistics: false,
+            },
             specs: declaration.finish(),
             weight,
         }))
@@ -138,20 +143,8 @@ impl Backbone for Perceptron {
         &self.specs
     }
 
-    fn image_shape(&self) -> [usize; 3] {
-        self.config.image
-    }
-
-    fn outputs(&self) -> usize {
-        self.config.classes
-    }
-
-    fn per_pixel(&self) -> bool {
-        false
-    }
-
-    fn batch_statistics(&self) -> bool {
-        false
+    fn spec(&self) -> &BackboneSpec {
+        &self.spec
     }
 
     fn forward(
@@ -163,15 +156,6 @@ impl Backbone for Perceptron {
         let features = images.reshape(&[images.shape()[0] as i64, -1])?;
         let logits = features.linear(weights.get(self.weight), None)?;
         Ok(Named::one(FEATURES, features).with(LOGITS, logits))
-    }
-
-    fn forward_training(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
-        let outputs = self.forward(weights, images, BatchNormStatistics::Batch)?;
-        Ok((outputs, Vec::new()))
     }
 }
 

@@ -156,7 +156,7 @@ pub fn classifier_accuracy(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     let weights = &weights.detach();
-    let classes = backbone.outputs();
+    let classes = backbone.spec().outputs;
     expect_labels(images, labels, classes)?;
     let mut score = Score::default();
     let together = rows.max(1);

@@ -98,7 +98,7 @@ pub(crate) fn pixel_accuracy(
     held_out: &Examples,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
-    let classes = backbone.outputs();
+    let classes = backbone.spec().outputs;
     // For each class: pixels that have it, that are taken for it, and both.
     let mut counts = vec![[0u64; 3]; classes];
     let mut sum = 0.0;
@@ -187,7 +187,7 @@ pub(crate) fn number_accuracy(
     held_out: &Examples,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
-    let means = channel_means(held_out.number_maps(), backbone.outputs());
+    let means = channel_means(held_out.number_maps(), backbone.spec().outputs);
     let (mut errors, mut spread, mut sum) = (0.0f64, 0.0f64, 0.0);
     over_batches(backbone, weights, held_out, progress, |logits, batch| {
         let count = batch.len();

@@ -57,7 +57,10 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         let constants = denoiser.constants(phi)?;
         environment.constants = constants.try_map(|constant| constant.to_device(&task))?;
         let classes = environment.constants.get(CLASS_EMBEDDINGS);
-        let (found, own) = (classes.map(|table| table.shape()[0]), backbone.outputs());
+        let (found, own) = (
+            classes.map(|table| table.shape()[0]),
+            backbone.spec().outputs,
+        );
         if let Some(found) = found.filter(|&found| found != own) {
             let message = format!("the backbone has {own} classes, the denoiser {found}");
             return Err(refuse(vec![Issue::new("/models", message)]));
@@ -78,7 +81,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         mapper_places = keep(part, made.values())?;
         mapper = Some(made);
     }
-    let shape = backbone.image_shape();
+    let shape = backbone.spec().image;
     let statistics = parts.adaptation.batch_norm;
     let mut model = TaskModel::new(backbone, head, statistics, predicts)
         .with_values(head_places, mapper_places);

@@ -23,7 +23,7 @@ pub(super) fn check(
     views.denoiser(&[&item.image], document)?;
     let found = adapter.predict_source(&image)?;
     let task = adapter.tools().task();
-    let classes = task.backbone().outputs();
+    let classes = task.backbone().spec().outputs;
     let predicts = task.predicts().map(|predicts| (**predicts).clone());
     let predicts = predicts.expect("a head that has predicted is known");
 
