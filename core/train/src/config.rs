@@ -15,38 +15,50 @@ use crate::error::{Error, Result};
 
 /// A training run. Relative paths start at the folder of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum TrainingConfig {
-    /// Trains a denoiser to predict the noise in an image: mean squared error on ε (Ho et al. 2020, eq. 14). What it is told, the
-    /// model says: the image's class, the mixture of classes of each cell, or the numbers of a map.
-    Denoiser(DenoiserTraining),
-    /// Trains a classifier of images, or of pixels where the model answers for each: cross-entropy.
-    Classifier(ClassifierTraining),
-    /// Trains a predictor of numbers for each pixel, such as distances or normals: absolute error of the numbers and of their differences
-    /// between neighbours.
-    Numbers(NumbersTraining),
-}
-
-/// How a denoiser is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DenoiserTraining {
+pub struct TrainingConfig {
     /// Where editors find this schema. Not read by dtta.
     #[serde(rename = "$schema", default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
     /// What the run is about, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// The model's JSON configuration. Its `class_dropout_prob`, or that of its `spatial` map, says how often the condition is left
-    /// out.
+    /// The model's JSON configuration.
     pub model: PathBuf,
     /// Fixes the initial weights, the order of the samples, their augmentation and all noise.
     #[serde(default)]
     pub seed: u64,
     /// What it is trained and measured on.
     pub data: DataConfig,
+    /// What the model learns.
+    pub task: TaskConfig,
     /// How the weights move.
     pub optimization: OptimizationConfig,
+    /// Measures the averaged weights on held-out images now and then, and at the end; never if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate: Option<EvaluateConfig>,
+    /// What is kept.
+    pub output: OutputConfig,
+}
+
+/// What a model learns, and from which target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TaskConfig {
+    /// A denoiser predicts the noise in an image: mean squared error on ε (Ho et al. 2020, eq. 14). What it is told, the
+    /// model says: the image's class, the mixture of classes of each cell, or the numbers of a map.
+    Denoiser(DenoiserTask),
+    /// A classifier of images, or of pixels where the model answers for each: cross-entropy.
+    Classifier(ClassifierTask),
+    /// A predictor of numbers for each pixel, such as distances or normals: absolute error of the numbers and of their differences
+    /// between neighbours.
+    Numbers(NumbersTask),
+}
+
+/// What a denoiser learns. The model's `class_dropout_prob`, or that of its `spatial` map, says how often the condition is left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DenoiserTask {
     /// How timesteps are drawn. `stratified` takes one from each of as many equal parts of the range as there are images in a batch.
     #[serde(default)]
     pub timesteps: TimestepsConfig,
@@ -57,32 +69,15 @@ pub struct DenoiserTraining {
     /// Unknown pixels are 0 in the map. The experiment's mapper has to be told the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<DepthRange>,
-    /// Measures the averaged weights on held-out images now and then, and at the end; never if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evaluate: Option<DenoiserEvaluation>,
-    /// What is kept.
-    pub output: OutputConfig,
+    /// How a measurement draws timesteps and noise.
+    #[serde(default)]
+    pub evaluation: EvaluationDraws,
 }
 
-/// How a classifier is trained.
+/// What a classifier learns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ClassifierTraining {
-    /// Where editors find this schema. Not read by dtta.
-    #[serde(rename = "$schema", default, skip_serializing_if = "Option::is_none")]
-    pub schema: Option<String>,
-    /// What the run is about, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
-    /// The model's JSON configuration.
-    pub model: PathBuf,
-    /// Fixes the initial weights, the order of the samples and their augmentation.
-    #[serde(default)]
-    pub seed: u64,
-    /// What it is trained and measured on.
-    pub data: DataConfig,
-    /// How the weights move.
-    pub optimization: OptimizationConfig,
+pub struct ClassifierTask {
     /// The name of the dataset's target that it learns; the only one of the type that the model answers with, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -93,33 +88,13 @@ pub struct ClassifierTraining {
     /// What each class counts in the mean over pixels or images, one number for each; all the same if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_weights: Option<Vec<f64>>,
-    /// Measures the averaged weights on held-out images now and then, and at the end; never if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evaluate: Option<ClassifierEvaluation>,
-    /// What is kept.
-    pub output: OutputConfig,
 }
 
-/// How a predictor of numbers is trained. With a `range`, the model's only map of logits goes through a sigmoid to y, which is compared with
+/// What a predictor of numbers learns. With a `range`, the model's only map of logits goes through a sigmoid to y, which is compared with
 /// the normalised distance; without, its maps are compared with the numbers as they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NumbersTraining {
-    /// Where editors find this schema. Not read by dtta.
-    #[serde(rename = "$schema", default, skip_serializing_if = "Option::is_none")]
-    pub schema: Option<String>,
-    /// What the run is about, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
-    /// The model's JSON configuration.
-    pub model: PathBuf,
-    /// Fixes the initial weights, the order of the samples and their augmentation.
-    #[serde(default)]
-    pub seed: u64,
-    /// What it is trained and measured on.
-    pub data: DataConfig,
-    /// How the weights move.
-    pub optimization: OptimizationConfig,
+pub struct NumbersTask {
     /// The name of the dataset's target that it learns; the only one with as many channels as the model has outputs, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -130,11 +105,6 @@ pub struct NumbersTraining {
     #[serde(default = "half")]
     #[schemars(range(min = 0))]
     pub gradient_weight: f64,
-    /// Measures the averaged weights on held-out images now and then, and at the end; never if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evaluate: Option<ClassifierEvaluation>,
-    /// What is kept.
-    pub output: OutputConfig,
 }
 
 fn half() -> f64 {
@@ -213,31 +183,11 @@ impl Default for LearningRate {
     }
 }
 
-/// How a denoiser is measured. One that is told a class, as a Diffusion Classifier (Li et al. 2023), which answers the class under
-/// which it predicts the noise best, on average over draws that all classes share. One that is told a map, by the share of images
-/// whose noise it predicts better under their own map than under another image's.
+/// When the averaged weights are measured, and on how much. A classifier by its accuracy, a predictor of numbers by their error, a
+/// denoiser as [`EvaluationDraws`] says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DenoiserEvaluation {
-    /// Steps between two measurements; only at the end if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub every: Option<usize>,
-    /// How many held-out images, as many of each class as of any other.
-    #[schemars(range(min = 1))]
-    pub samples: usize,
-    /// Draws of timestep and noise for each image.
-    #[schemars(range(min = 1))]
-    pub draws: usize,
-    /// First timestep of the draws and one after the last; that of `timesteps` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub range: Option<[usize; 2]>,
-}
-
-/// How a classifier or a predictor of numbers is measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ClassifierEvaluation {
+pub struct EvaluateConfig {
     /// Steps between two measurements; only at the end if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -246,6 +196,29 @@ pub struct ClassifierEvaluation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub samples: Option<usize>,
+}
+
+/// How a denoiser is measured. One that is told a class, as a Diffusion Classifier (Li et al. 2023), which answers the class under
+/// which it predicts the noise best, on average over draws that all classes share. One that is told a map, by the share of images
+/// whose noise it predicts better under their own map than under another image's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationDraws {
+    /// Draws of timestep and noise for each image.
+    #[schemars(range(min = 1))]
+    pub draws: usize,
+    /// First timestep of the draws and one after the last; that of `timesteps` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<[usize; 2]>,
+}
+
+impl Default for EvaluationDraws {
+    fn default() -> Self {
+        Self {
+            draws: 8,
+            range: None,
+        }
+    }
 }
 
 /// What is kept of a run.
@@ -275,17 +248,6 @@ fn default_log_every() -> usize {
     20
 }
 
-/// What all kinds of training have.
-pub(crate) struct Shared<'a> {
-    pub kind: &'static str,
-    pub model: &'a Path,
-    pub seed: u64,
-    pub data: &'a DataConfig,
-    pub optimization: &'a OptimizationConfig,
-    pub output: &'a OutputConfig,
-    pub evaluate_every: Option<usize>,
-}
-
 impl TrainingConfig {
     /// Reads a configuration file. Each override is `POINTER=VALUE`, as in [`dtta_base::read_json`].
     ///
@@ -311,131 +273,77 @@ impl TrainingConfig {
         }
     }
 
-    pub(crate) fn shared(&self) -> Shared<'_> {
-        match self {
-            Self::Denoiser(config) => Shared {
-                kind: "denoiser",
-                model: &config.model,
-                seed: config.seed,
-                data: &config.data,
-                optimization: &config.optimization,
-                output: &config.output,
-                evaluate_every: config.evaluate.as_ref().and_then(|evaluate| evaluate.every),
-            },
-            Self::Classifier(config) => Shared {
-                kind: "classifier",
-                model: &config.model,
-                seed: config.seed,
-                data: &config.data,
-                optimization: &config.optimization,
-                output: &config.output,
-                evaluate_every: config.evaluate.as_ref().and_then(|evaluate| evaluate.every),
-            },
-            Self::Numbers(config) => Shared {
-                kind: "numbers",
-                model: &config.model,
-                seed: config.seed,
-                data: &config.data,
-                optimization: &config.optimization,
-                output: &config.output,
-                evaluate_every: config.evaluate.as_ref().and_then(|evaluate| evaluate.every),
-            },
-        }
-    }
-
     /// The same without what does not change the weights, to tell whether a run can be continued.
     pub(crate) fn essence(&self) -> Self {
-        let mut essence = self.clone();
-        let (schema, description, output) = match &mut essence {
-            Self::Denoiser(config) => {
-                config.evaluate = None;
-                config.data.held_out = None;
-                (
-                    &mut config.schema,
-                    &mut config.description,
-                    &mut config.output,
-                )
-            }
-            Self::Classifier(config) => {
-                config.evaluate = None;
-                config.data.held_out = None;
-                (
-                    &mut config.schema,
-                    &mut config.description,
-                    &mut config.output,
-                )
-            }
-            Self::Numbers(config) => {
-                config.evaluate = None;
-                config.data.held_out = None;
-                (
-                    &mut config.schema,
-                    &mut config.description,
-                    &mut config.output,
-                )
-            }
+        let mut essence = Self {
+            schema: None,
+            description: None,
+            evaluate: None,
+            output: OutputConfig {
+                weights: PathBuf::new(),
+                precision: Precision::F32,
+                checkpoint_every: 1,
+                log_every: 1,
+            },
+            ..self.clone()
         };
-        (*schema, *description) = (None, None);
-        *output = OutputConfig {
-            weights: PathBuf::new(),
-            precision: Precision::F32,
-            checkpoint_every: 1,
-            log_every: 1,
-        };
+        essence.data.held_out = None;
+        if let TaskConfig::Denoiser(task) = &mut essence.task {
+            task.evaluation = EvaluationDraws::default();
+        }
         essence
     }
 
     /// What a schema cannot say.
     fn contradictions(&self) -> Vec<Issue> {
-        let Shared {
-            optimization, data, ..
-        } = self.shared();
         let mut issues = Vec::new();
         let mut issue = |pointer: &str, message: &str| {
             issues.push(Issue::new(pointer, message));
         };
-        let (ranges, measured) = match self {
-            Self::Denoiser(config) => {
-                let evaluated = config.evaluate.as_ref().and_then(|evaluate| evaluate.range);
-                let ranges = vec![
-                    ("/timesteps/range", config.timesteps.range),
-                    ("/evaluate/range", evaluated),
-                ];
-                (ranges, config.evaluate.is_some())
-            }
-            Self::Classifier(config) => (Vec::new(), config.evaluate.is_some()),
-            Self::Numbers(config) => (Vec::new(), config.evaluate.is_some()),
+        let distances = match &self.task {
+            TaskConfig::Denoiser(task) => task.range,
+            TaskConfig::Classifier(_) => None,
+            TaskConfig::Numbers(task) => task.range,
         };
-        let range = match self {
-            Self::Denoiser(config) => config.range,
-            Self::Classifier(_) => None,
-            Self::Numbers(config) => config.range,
-        };
-        if let Some(problem) = range.and_then(|range| range.problem()) {
-            issue("/range", &problem);
+        if let Some(problem) = distances.and_then(|range| range.problem()) {
+            issue("/task/range", &problem);
         }
-        if let Self::Classifier(config) = self
-            && config
-                .class_weights
-                .iter()
-                .flatten()
-                .any(|weight| !(*weight > 0.0 && weight.is_finite()))
-        {
-            issue("/class_weights", "expected numbers above 0");
-        }
-        for (pointer, range) in ranges {
-            if range.is_some_and(|[low, high]| low >= high) {
-                let message = "the first timestep must be below the one after the last";
-                issue(pointer, message);
+        if let TaskConfig::Classifier(task) = &self.task {
+            let mut weights = task.class_weights.iter().flatten();
+            if weights.any(|weight| !(*weight > 0.0 && weight.is_finite())) {
+                issue("/task/class_weights", "expected numbers above 0");
             }
         }
-        if optimization.gradient_clip.is_some_and(|clip| clip <= 0.0) {
+        if let TaskConfig::Denoiser(task) = &self.task {
+            for (pointer, range) in [
+                ("/task/timesteps/range", task.timesteps.range),
+                ("/task/evaluation/range", task.evaluation.range),
+            ] {
+                if range.is_some_and(|[low, high]| low >= high) {
+                    let message = "the first timestep must be below the one after the last";
+                    issue(pointer, message);
+                }
+            }
+        }
+        let clip = self.optimization.gradient_clip;
+        if clip.is_some_and(|clip| clip <= 0.0) {
             issue("/optimization/gradient_clip", "expected a number above 0");
         }
-        if measured && data.held_out.is_none() {
+        if self.evaluate.is_some() && self.data.held_out.is_none() {
             issue("/evaluate", "needs held-out images; give `/data/held_out`");
         }
         issues
+    }
+}
+
+impl TaskConfig {
+    /// Its name in a configuration.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Denoiser(_) => "denoiser",
+            Self::Classifier(_) => "classifier",
+            Self::Numbers(_) => "numbers",
+        }
     }
 }
 
@@ -454,7 +362,7 @@ mod tests {
 
     fn document() -> Value {
         json!({
-            "kind": "denoiser",
+            "task": { "kind": "denoiser" },
             "model": "denoiser.json",
             "data": { "training": { "kind": "idx", "split": "train" } },
             "optimization": { "steps": 10, "batch": 4, "optimizer": { "kind": "adamw", "learning_rate": 1e-3 } },
@@ -498,10 +406,13 @@ mod tests {
                 "/optimization/gradient_clip",
             ),
             ("optimization.ema=1.5", "/optimization/ema"),
-            ("label_smoothing=0.1", ""),
-            (r#"timesteps={"range": [5, 5]}"#, "/timesteps/range"),
-            (r#"evaluate={"samples": 5, "draws": 2}"#, "/evaluate"),
-            ("kind=gan", ""),
+            ("task.label_smoothing=0.1", "/task"),
+            (
+                r#"task.timesteps={"range": [5, 5]}"#,
+                "/task/timesteps/range",
+            ),
+            (r#"evaluate={"samples": 5}"#, "/evaluate"),
+            ("task.kind=gan", "/task"),
         ];
         for (change, expected) in faults {
             let error = load(&[change]).unwrap_err();
@@ -513,8 +424,8 @@ mod tests {
     #[test]
     fn takes_overrides() {
         let config = load(&["optimization.steps=3", "/model=other.json"]).unwrap();
-        assert_eq!(config.shared().optimization.steps, 3);
-        assert_eq!(config.shared().model, Path::new("other.json"));
+        assert_eq!(config.optimization.steps, 3);
+        assert_eq!(config.model, Path::new("other.json"));
         let error = load(&["steps"]).unwrap_err();
         let refused = matches!(error, Error::Base(dtta_base::Error::Override { .. }));
         assert!(refused, "{error}");

@@ -79,7 +79,7 @@ impl Takes {
             return match held.get(name) {
                 Some(_) if fits(&name) => Ok(name.clone()),
                 Some(other) => Err(Error::invalid(
-                    "/target",
+                    "/task/target",
                     format!(
                         "`{name}` of `{pointer}` is a {other}, the model learns a {}",
                         self.target
@@ -104,7 +104,7 @@ impl Takes {
             }
             _ => {
                 let message = format!("is missing: `{pointer}` has {found:?}, which all fit");
-                Err(Error::invalid("/target", message))
+                Err(Error::invalid("/task/target", message))
             }
         }
     }

@@ -12,6 +12,7 @@ use dtta_models::{
 use dtta_tensor::{Named, Tensor};
 use rand_distr::{Bernoulli, Distribution};
 
+use crate::config::EvaluationDraws;
 use crate::data::{Examples, Takes};
 use crate::error::{Error, Result};
 
@@ -47,6 +48,8 @@ pub(crate) struct ClassDenoiser {
     pub target: Option<String>,
     /// One draw for each image of a batch.
     pub draws: Draws,
+    /// How it is measured.
+    pub evaluation: EvaluationDraws,
 }
 
 /// A denoiser that is told a map, and how maps are made for it.
@@ -59,6 +62,8 @@ pub(crate) struct MapDenoiser {
     pub range: Option<DepthRange>,
     /// One draw for each image of a batch.
     pub draws: Draws,
+    /// How it is measured.
+    pub evaluation: EvaluationDraws,
 }
 
 /// The loss of a batch, `[1]`, and what the batch says about running statistics.
@@ -110,20 +115,20 @@ impl Lesson {
             Self::Classifier {
                 backbone, target, ..
             } => Takes {
-                shape: backbone.image_shape(),
-                target: match backbone.per_pixel() {
+                shape: backbone.spec().image,
+                target: match backbone.spec().per_pixel {
                     true => labels,
                     false => TargetType::ClassIndex {},
                 },
-                classes: Some(backbone.outputs()),
+                classes: Some(backbone.spec().outputs),
                 cover: true,
                 name: target.clone(),
             },
             Self::Numbers {
                 backbone, target, ..
             } => Takes {
-                shape: backbone.image_shape(),
-                target: numbers(backbone.outputs()),
+                shape: backbone.spec().image,
+                target: numbers(backbone.spec().outputs),
                 classes: None,
                 cover: true,
                 name: target.clone(),
@@ -153,7 +158,7 @@ impl Lesson {
             } => {
                 let (outputs, statistics) = backbone.forward_training(weights, images)?;
                 let logits = logits(&outputs)?;
-                let value = match backbone.per_pixel() {
+                let value = match backbone.spec().per_pixel {
                     true => pixel_cross_entropy(logits, examples, *smoothing, class_weights)?,
                     false => cross_entropy(logits, &examples.labels, *smoothing, class_weights)?,
                 };

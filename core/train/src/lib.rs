@@ -18,8 +18,8 @@ mod schedule;
 mod trainer;
 
 pub use config::{
-    ClassifierEvaluation, ClassifierTraining, DataConfig, DenoiserEvaluation, DenoiserTraining,
-    LearningRate, NumbersTraining, OptimizationConfig, OutputConfig, TrainingConfig, schema,
+    ClassifierTask, DataConfig, DenoiserTask, EvaluateConfig, EvaluationDraws, LearningRate,
+    NumbersTask, OptimizationConfig, OutputConfig, TaskConfig, TrainingConfig, schema,
 };
 pub use error::{Error, Result};
 pub use evaluate::{

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::averaged::Averaged;
 use crate::checkpoint::{Identity, TrainingCheckpoint};
-use crate::config::{DenoiserTraining, Shared, TrainingConfig};
+use crate::config::{DenoiserTask, EvaluationDraws, TaskConfig, TrainingConfig};
 use crate::data::{Examples, TrainingData, held_out};
 use crate::error::{Error, Result};
 use crate::evaluate::{
@@ -110,27 +110,21 @@ impl Trainer {
     /// # Errors
     /// Whatever a file, the model or the data refuses; [`Error::Invalid`] for parts that do not fit each other.
     pub fn prepare(config: TrainingConfig, base: &Path, device: Device) -> Result<Self> {
-        let shared = config.shared();
-        let lesson = lesson(&config, &base.join(shared.model))?;
-        let data = TrainingData::open(shared.data, base, lesson.takes(), shared.seed)?;
-        let samples = match &config {
-            TrainingConfig::Denoiser(config) => config.evaluate.as_ref().map(|e| Some(e.samples)),
-            TrainingConfig::Classifier(config) => config.evaluate.as_ref().map(|e| e.samples),
-            TrainingConfig::Numbers(config) => config.evaluate.as_ref().map(|e| e.samples),
-        };
-        let held_out = match samples.zip(shared.data.held_out.as_ref()) {
-            Some((samples, dataset)) => Some(held_out(
+        let lesson = lesson(&config, &base.join(&config.model))?;
+        let data = TrainingData::open(&config.data, base, lesson.takes(), config.seed)?;
+        let held_out = match config.evaluate.as_ref().zip(config.data.held_out.as_ref()) {
+            Some((evaluate, dataset)) => Some(held_out(
                 dataset,
                 base,
-                shared.data,
+                &config.data,
                 &lesson.takes(),
-                (samples, shared.seed),
+                (evaluate.samples, config.seed),
                 &device,
             )?),
             None => None,
         };
-        let weights = Weights::initialise(lesson.parameters(), shared.seed, &device)?;
-        let averaged = Averaged::new(weights, shared.optimization.clone());
+        let weights = Weights::initialise(lesson.parameters(), config.seed, &device)?;
+        let averaged = Averaged::new(weights, config.optimization.clone());
         Ok(Self {
             base: base.to_owned(),
             device,
@@ -168,7 +162,7 @@ impl Trainer {
 
     /// The configuration's file for the weights.
     pub fn weights_path(&self) -> PathBuf {
-        self.base.join(&self.config.shared().output.weights)
+        self.base.join(&self.config.output.weights)
     }
 
     /// Measures weights on the held-out images; `None` if the configuration has no `evaluate`.
@@ -186,13 +180,8 @@ impl Trainer {
         let Examples { images, labels, .. } = held_out;
         let total = held_out.len();
         let mut progress = |done: usize| observer.measuring(done, total);
-        // Draws and range of a denoiser's measurement.
-        let draws = match &self.config {
-            TrainingConfig::Denoiser(config) => config.evaluate.as_ref(),
-            _ => None,
-        };
         let found = match &self.lesson {
-            Lesson::Classifier { backbone, .. } if backbone.per_pixel() => {
+            Lesson::Classifier { backbone, .. } if backbone.spec().per_pixel => {
                 pixel_accuracy(&**backbone, weights, held_out, &mut progress)
             }
             Lesson::Classifier { backbone, .. } => {
@@ -208,20 +197,15 @@ impl Trainer {
                 None => number_accuracy(&**backbone, weights, held_out, &mut progress),
             },
             Lesson::ClassDenoiser(lesson) => {
-                let Some(evaluate) = draws else {
-                    return Ok(None);
-                };
-                let range = evaluate.range.unwrap_or(lesson.draws.range);
-                let options = DiffusionClassifierOptions::new(evaluate.draws, range);
+                let EvaluationDraws { draws, range } = lesson.evaluation;
+                let range = range.unwrap_or(lesson.draws.range);
+                let options = DiffusionClassifierOptions::new(draws, range);
                 let denoiser = &*lesson.denoiser;
                 diffusion_classifier(denoiser, weights, images, labels, &options, &mut progress)
             }
             Lesson::MapDenoiser(lesson) => {
-                let Some(evaluate) = draws else {
-                    return Ok(None);
-                };
-                let range = evaluate.range.unwrap_or(lesson.draws.range);
-                let draws = evaluate.draws;
+                let EvaluationDraws { draws, range } = lesson.evaluation;
+                let range = range.unwrap_or(lesson.draws.range);
                 own_map_accuracy(lesson, weights, held_out, draws, range, &mut progress)
             }
         };
@@ -280,12 +264,13 @@ impl Trainer {
             log.sync()?;
             TrainingCheckpoint::save(out, &identity, &self.averaged, (0.0, None))?;
         }
-        let Shared {
+        let TrainingConfig {
             optimization,
             output,
-            evaluate_every,
+            evaluate,
             ..
-        } = self.config.shared();
+        } = &self.config;
+        let evaluate_every = evaluate.as_ref().and_then(|evaluate| evaluate.every);
         let (steps, batch) = (optimization.steps, optimization.batch);
         let (log_every, checkpoint_every) = (output.log_every, output.checkpoint_every);
         let due = |step: usize, every: usize| step == steps || step.is_multiple_of(every);
@@ -359,10 +344,9 @@ impl Trainer {
 
     /// What determines the weights.
     fn identity(&self) -> Result<Identity> {
-        let shared = self.config.shared();
         Ok(Identity {
             configuration: sha256(json!(self.config.essence()).to_string().as_bytes()),
-            model: sha256_file(&self.base.join(shared.model))?,
+            model: sha256_file(&self.base.join(&self.config.model))?,
             data: self.data.digest()?,
             device: self.device.name().to_owned(),
         })
@@ -385,14 +369,13 @@ impl Trainer {
         if let Some(evaluation) = evaluation {
             metadata.insert("evaluation".into(), json!(evaluation).to_string());
         }
-        let precision = self.config.shared().output.precision;
+        let precision = self.config.output.precision;
         Ok(self.averaged.average.save(path, precision, &metadata)?)
     }
 
     fn heading(&self, identity: &Identity) -> serde_json::Value {
-        let shared = self.config.shared();
         json!({
-            "kind": shared.kind,
+            "kind": self.config.task.kind(),
             "training_sha256": identity.digest(),
             "identity": identity,
             "device": self.device.name(),
@@ -444,13 +427,13 @@ fn line(progress: &Progress, seconds: f64) -> serde_json::Value {
 /// The model and its loss, as the configuration asks.
 fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
     let models = Models::standard();
-    match config {
-        TrainingConfig::Denoiser(training) => {
+    match &config.task {
+        TaskConfig::Denoiser(task) => {
             let denoiser = models.denoiser(model)?;
-            let draws = denoiser_draws(training, denoiser.schedule().timesteps())?;
-            let target = training.target.clone();
+            let draws = denoiser_draws(config, task, denoiser.schedule().timesteps())?;
+            let target = task.target.clone();
             if let Some(condition) = denoiser.class_condition() {
-                if training.range.is_some() {
+                if task.range.is_some() {
                     return Err(no_range("the denoiser is told a class"));
                 }
                 return Ok(Lesson::ClassDenoiser(ClassDenoiser {
@@ -458,6 +441,7 @@ fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
                     condition,
                     target,
                     draws,
+                    evaluation: task.evaluation,
                 }));
             }
             let Some(&spatial) = denoiser.spatial() else {
@@ -465,7 +449,7 @@ fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
                     "the denoiser takes neither a class nor a map; give it a `spatial` map";
                 return Err(Error::invalid("/model", message));
             };
-            if training.range.is_some() && (spatial.classes.is_some() || spatial.channels != 1) {
+            if task.range.is_some() && (spatial.classes.is_some() || spatial.channels != 1) {
                 return Err(no_range(
                     "the denoiser's map is none of one channel of numbers",
                 ));
@@ -474,68 +458,68 @@ fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
                 denoiser,
                 spatial,
                 target,
-                range: training.range,
+                range: task.range,
                 draws,
+                evaluation: task.evaluation,
             }))
         }
-        TrainingConfig::Classifier(training) => {
+        TaskConfig::Classifier(task) => {
             let backbone = models.backbone(model)?;
-            let class_weights = training.class_weights.clone().unwrap_or_default();
-            if !class_weights.is_empty() && class_weights.len() != backbone.outputs() {
-                let (found, classes) = (class_weights.len(), backbone.outputs());
+            let class_weights = task.class_weights.clone().unwrap_or_default();
+            if !class_weights.is_empty() && class_weights.len() != backbone.spec().outputs {
+                let (found, classes) = (class_weights.len(), backbone.spec().outputs);
                 let message = format!("has {found} numbers, but the model has {classes} classes");
-                return Err(Error::invalid("/class_weights", message));
+                return Err(Error::invalid("/task/class_weights", message));
             }
             Ok(Lesson::Classifier {
                 backbone,
-                target: training.target.clone(),
-                smoothing: training.label_smoothing,
+                target: task.target.clone(),
+                smoothing: task.label_smoothing,
                 class_weights: class_weights.iter().map(|&weight| weight as f32).collect(),
             })
         }
-        TrainingConfig::Numbers(training) => {
+        TaskConfig::Numbers(task) => {
             let backbone = models.backbone(model)?;
-            if !backbone.per_pixel() {
+            if !backbone.spec().per_pixel {
                 let message = "answers for whole images; numbers for each pixel need another model";
                 return Err(Error::invalid("/model", message));
             }
-            if training.range.is_some() && backbone.outputs() != 1 {
-                let outputs = backbone.outputs();
+            if task.range.is_some() && backbone.spec().outputs != 1 {
+                let outputs = backbone.spec().outputs;
                 let message = format!("distances need a model with 1 output, this has {outputs}");
                 return Err(Error::invalid("/model", message));
             }
             Ok(Lesson::Numbers {
                 backbone,
-                target: training.target.clone(),
-                range: training.range,
-                gradient_weight: training.gradient_weight,
+                target: task.target.clone(),
+                range: task.range,
+                gradient_weight: task.gradient_weight,
             })
         }
     }
 }
 
 fn no_range(reason: &str) -> Error {
-    Error::invalid("/range", format!("is for distances, but {reason}"))
+    Error::invalid("/task/range", format!("is for distances, but {reason}"))
 }
 
 /// The draws of a denoiser's training, if its schedule has the timesteps.
-fn denoiser_draws(training: &DenoiserTraining, last: usize) -> Result<Draws> {
-    let range = training.timesteps.range.unwrap_or([0, last]);
-    let measured = training.evaluate.as_ref().and_then(|e| e.range);
+fn denoiser_draws(config: &TrainingConfig, task: &DenoiserTask, last: usize) -> Result<Draws> {
+    let range = task.timesteps.range.unwrap_or([0, last]);
     for (pointer, range) in [
-        ("/timesteps/range", Some(range)),
-        ("/evaluate/range", measured),
+        ("/task/timesteps/range", Some(range)),
+        ("/task/evaluation/range", task.evaluation.range),
     ] {
         if range.is_some_and(|[_, high]| high > last) {
             let message = format!("the denoiser's timesteps end at {last}");
             return Err(Error::invalid(pointer, message));
         }
     }
-    let batch = training.optimization.batch;
+    let batch = config.optimization.batch;
     Ok(training_draws(
-        training.seed,
+        config.seed,
         batch,
-        training.timesteps.sampler,
+        task.timesteps.sampler,
         range,
     ))
 }

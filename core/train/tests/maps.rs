@@ -5,14 +5,18 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dtta_data::{Dataset, Image, LabelMap, NumberMap, Provenance, Sample, Targets, pack};
+use dtta_data::{Dataset, Image, LabelMap, NumberMap, Sample, Targets};
 use dtta_tensor::Device;
 use dtta_train::{Error, Evaluation, Observer, Outcome, RunOptions, Trainer, TrainingConfig};
 use serde_json::{Value, json};
+
+use self::common::{change, write_dataset};
 
 /// 16 images of 8×8 whose brightness is a bright block on a dark ground: the block is class 1, near, and leans to the right. Nothing is
 /// known about the first pixel.
@@ -59,18 +63,7 @@ fn folder() -> tempfile::TempDir {
     });
     let names = vec!["ground".into(), "block".into()];
     let dataset = Dataset::from_samples("tiny", names, samples.collect()).unwrap();
-    let provenance = Provenance {
-        source: "made here".into(),
-        licence: "none".into(),
-    };
-    let all: Vec<usize> = (0..16).collect();
-    pack(
-        &dataset,
-        &all,
-        &provenance,
-        &folder.path().join("tiny.safetensors"),
-    )
-    .unwrap();
+    write_dataset(folder.path(), &dataset);
     let predictor = |outputs: usize| {
         json!({
             "kind": "encoder_decoder", "image": [1, 8, 8], "outputs": outputs, "widths": [8, 16], "blocks": [1, 1],
@@ -110,7 +103,7 @@ fn config(kind: &str, model: &str, steps: usize, changes: Value) -> TrainingConf
         preprocess.insert(0, json!({ "kind": "resize", "height": 4, "width": 4 }));
     }
     let mut document = json!({
-        "kind": kind,
+        "task": { "kind": kind },
         "model": format!("{model}.json"),
         "data": {
             "training": data, "held_out": data, "preprocess": preprocess,
@@ -122,9 +115,7 @@ fn config(kind: &str, model: &str, steps: usize, changes: Value) -> TrainingConf
         },
         "output": { "weights": "weights.safetensors", "log_every": 5, "checkpoint_every": 10 },
     });
-    for (key, value) in changes.as_object().unwrap() {
-        document[key] = value.clone();
-    }
+    change(&mut document, &changes);
     TrainingConfig::parse(document).unwrap()
 }
 
@@ -168,7 +159,7 @@ fn learned(kind: &str, model: &str, steps: usize, changes: Value) -> Evaluation 
 
 #[test]
 fn a_segmenter_learns_the_class_of_each_pixel() {
-    let changes = json!({ "evaluate": {}, "class_weights": [1, 2] });
+    let changes = json!({ "evaluate": {}, "task": { "class_weights": [1, 2] } });
     let found = learned("classifier", "segmenter", 120, changes);
     assert!(
         found.accuracy > 0.95 && found.miou.unwrap() > 0.9,
@@ -178,29 +169,28 @@ fn a_segmenter_learns_the_class_of_each_pixel() {
 
 #[test]
 fn a_predictor_learns_the_distance_of_each_pixel() {
-    let changes = json!({ "evaluate": {}, "range": range() });
+    let changes = json!({ "evaluate": {}, "task": { "range": range() } });
     let found = learned("numbers", "distance", 200, changes);
     assert!(found.accuracy > 0.85 && found.loss < 0.06, "{found:?}");
 }
 
 #[test]
 fn a_predictor_learns_numbers_as_they_are() {
-    let changes = json!({ "evaluate": {}, "target": "leaning" });
+    let changes = json!({ "evaluate": {}, "task": { "target": "leaning" } });
     let found = learned("numbers", "leaning", 200, changes);
     assert!(found.accuracy > 0.8 && found.loss < 0.15, "{found:?}");
 }
 
 #[test]
 fn denoisers_learn_to_tell_an_images_own_map_from_anothers() {
-    for (model, changes) in [
+    for (model, mut task) in [
         ("mask-unet", json!({})),
         ("mask-dit", json!({})),
         ("distance-unet", json!({ "range": range() })),
         ("leaning-unet", json!({ "target": "leaning" })),
     ] {
-        let mut changes = changes;
-        changes["timesteps"] = json!({ "sampler": "stratified", "range": [100, 700] });
-        changes["evaluate"] = json!({ "samples": 16, "draws": 8 });
+        task["timesteps"] = json!({ "sampler": "stratified", "range": [100, 700] });
+        let changes = json!({ "task": task, "evaluate": {} });
         let found = learned("denoiser", model, 250, changes);
         // Guessing is right for half of them.
         assert!(found.accuracy > 0.8, "{model}: {found:?}");
@@ -222,7 +212,8 @@ fn standardised_frames_look_the_same_however_dark_they_were() {
             data["standardize"] =
                 json!({ "kind": "stretch", "outliers": 0.02, "low": -1.0, "high": 1.0 });
         }
-        let changes = json!({ "data": data, "evaluate": { "samples": 16, "draws": 2 } });
+        let changes =
+            json!({ "data": data, "task": { "evaluation": { "draws": 2 } }, "evaluate": {} });
         learned("denoiser", "mask-unet", 3, changes).loss
     };
     let apart = |standardize| (loss(0.5, standardize) - loss(2.0, standardize)).abs();
@@ -233,7 +224,7 @@ fn standardised_frames_look_the_same_however_dark_they_were() {
 #[test]
 fn a_continued_run_ends_with_the_same_weights_bit_for_bit() {
     let folder = folder();
-    for (kind, model, changes) in [
+    for (kind, model, task) in [
         ("classifier", "segmenter", json!({})),
         ("numbers", "distance", json!({ "range": range() })),
         ("numbers", "leaning", json!({})),
@@ -241,7 +232,7 @@ fn a_continued_run_ends_with_the_same_weights_bit_for_bit() {
         ("denoiser", "distance-unet", json!({ "range": range() })),
         ("denoiser", "leaning-unet", json!({})),
     ] {
-        let config = config(kind, model, 14, changes);
+        let config = config(kind, model, 14, json!({ "task": task }));
         let names = [format!("{model} whole"), format!("{model} stopped")];
         run(folder.path(), &names[0], &config, (false, usize::MAX)).unwrap();
         let stopped = run(folder.path(), &names[1], &config, (false, 8));
@@ -265,12 +256,15 @@ fn maps_that_do_not_fit_are_refused_before_the_run() {
             .unwrap();
         assert!(error.to_string().contains(word), "{error}");
     };
-    let ranged = json!({ "range": range() });
-    refused(config("denoiser", "mask-unet", 3, ranged.clone()), "/range");
+    let ranged = json!({ "task": { "range": range() } });
+    refused(
+        config("denoiser", "mask-unet", 3, ranged.clone()),
+        "/task/range",
+    );
     refused(config("numbers", "leaning", 3, ranged), "1 output");
-    let other = json!({ "target": "distance" });
-    refused(config("numbers", "leaning", 3, other), "/target");
-    let unknown = json!({ "target": "heat" });
+    let other = json!({ "task": { "target": "distance" } });
+    refused(config("numbers", "leaning", 3, other), "/task/target");
+    let unknown = json!({ "task": { "target": "heat" } });
     refused(config("denoiser", "leaning-unet", 3, unknown), "`heat`");
     refused(config("numbers", "mask-dit", 3, json!({})), "mask-dit.json");
     refused(
@@ -278,9 +272,9 @@ fn maps_that_do_not_fit_are_refused_before_the_run() {
             "classifier",
             "segmenter",
             3,
-            json!({ "class_weights": [1, 1, 1] }),
+            json!({ "task": { "class_weights": [1, 1, 1] } }),
         ),
-        "/class_weights",
+        "/task/class_weights",
     );
     refused(
         config("classifier", "distance", 3, json!({})),

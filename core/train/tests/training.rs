@@ -5,16 +5,20 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dtta_data::{CLASS, Dataset, Image, Provenance, Sample, Target, Targets, pack};
+use dtta_data::{CLASS, Dataset, Image, Sample, Target, Targets};
 use dtta_tensor::Device;
 use dtta_train::{
     Error, Evaluation, Observer, Outcome, Progress, RunOptions, Trainer, TrainingConfig,
 };
 use serde_json::{Value, json};
+
+use self::common::{change, write_dataset};
 
 const CLASSES: usize = 4;
 
@@ -41,18 +45,7 @@ fn folder() -> tempfile::TempDir {
     });
     let names = (0..CLASSES).map(|class| format!("class {class}")).collect();
     let dataset = Dataset::from_samples("tiny", names, samples.collect()).unwrap();
-    let provenance = Provenance {
-        source: "made here".into(),
-        licence: "none".into(),
-    };
-    let all: Vec<usize> = (0..16).collect();
-    pack(
-        &dataset,
-        &all,
-        &provenance,
-        &folder.path().join("tiny.safetensors"),
-    )
-    .unwrap();
+    write_dataset(folder.path(), &dataset);
     let dit = json!({
         "kind": "dit", "image": [1, 8, 8], "patch_size": 2, "hidden_size": 32, "depth": 2, "num_heads": 2, "num_classes": CLASSES
     });
@@ -83,7 +76,7 @@ fn write(folder: &Path, name: &str, value: &Value) {
 fn config(model: &str, steps: usize, changes: &Value) -> TrainingConfig {
     let data = json!({ "kind": "packed", "path": "tiny.safetensors" });
     let mut document = json!({
-        "kind": if model == "dit.json" { "denoiser" } else { "classifier" },
+        "task": { "kind": if model == "dit.json" { "denoiser" } else { "classifier" } },
         "model": model,
         "data": {
             "training": data,
@@ -100,9 +93,7 @@ fn config(model: &str, steps: usize, changes: &Value) -> TrainingConfig {
         },
         "output": { "weights": "weights.safetensors", "log_every": 5, "checkpoint_every": 1000 },
     });
-    for (key, value) in changes.as_object().unwrap() {
-        document[key] = value.clone();
-    }
+    change(&mut document, changes);
     TrainingConfig::parse(document).unwrap()
 }
 
@@ -157,7 +148,7 @@ fn run(
 #[test]
 fn a_classifier_learns_sixteen_images_by_heart() {
     let folder = folder();
-    let changes = json!({ "evaluate": { "every": 30 }, "label_smoothing": 0.05 });
+    let changes = json!({ "evaluate": { "every": 30 }, "task": { "label_smoothing": 0.05 } });
     for model in ["group.json", "batch.json"] {
         let config = config(model, 60, &changes);
         let (outcome, progress, evaluations) =
@@ -183,8 +174,11 @@ fn a_classifier_learns_sixteen_images_by_heart() {
 fn a_denoiser_learns_to_tell_classes_apart() {
     let folder = folder();
     let changes = json!({
-        "timesteps": { "sampler": "stratified", "range": [100, 700] },
-        "evaluate": { "samples": 16, "draws": 16, "range": [200, 500] },
+        "task": {
+            "timesteps": { "sampler": "stratified", "range": [100, 700] },
+            "evaluation": { "draws": 16, "range": [200, 500] },
+        },
+        "evaluate": { "samples": 16 },
     });
     let config = config("dit.json", 300, &changes);
     let (outcome, progress, _) = run(folder.path(), "run", &config, (false, 0));
@@ -416,10 +410,10 @@ fn parts_that_do_not_fit_are_refused_before_the_run() {
     let error = prepare(config(
         "dit.json",
         3,
-        &json!({ "timesteps": { "range": [0, 1001] } }),
+        &json!({ "task": { "timesteps": { "range": [0, 1001] } } }),
     ));
     assert!(
-        error.contains("/timesteps/range") && error.contains("1000"),
+        error.contains("/task/timesteps/range") && error.contains("1000"),
         "{error}"
     );
     let error = prepare(config("group.json", 3, &json!({ "model": "dit.json" })));
