@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::memory::in_bytes;
+
 /// Shorthand used throughout.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -31,6 +33,16 @@ pub enum Error {
     Locked {
         /// The folder.
         path: PathBuf,
+    },
+    /// Something that would take more memory than there is.
+    #[error("{what} would take at least {}, but only {} are free", in_bytes(*needed), in_bytes(*free))]
+    Memory {
+        /// What asks for it.
+        what: String,
+        /// Bytes.
+        needed: u64,
+        /// Bytes that are free, swap included, or that the process may still take.
+        free: u64,
     },
     /// A file is not JSON.
     #[error("`{path}` is not JSON: {source}", path = path.display())]

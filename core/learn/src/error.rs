@@ -36,6 +36,9 @@ pub enum Error {
         /// What it holds.
         name: String,
     },
+    /// More memory than there is.
+    #[error(transparent)]
+    Base(#[from] dtta_base::Error),
     /// Something about a model.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use dtta_base::expect_memory;
 use dtta_models::{Denoiser, ParameterId, Weights};
 use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
@@ -83,6 +84,7 @@ impl Feedback {
         request: &Request<'_>,
     ) -> Result<Evaluation> {
         let device = request.images.device();
+        self.expect_memory(request)?;
         let calls: Vec<Range<usize>> = self.micro_batches(request).collect();
         // Gradients of parameters are as large as the denoiser, so no more of them are held than are worked on at once.
         let together = match adapted {
@@ -129,6 +131,7 @@ impl Feedback {
         request: &Request<'_>,
     ) -> Result<Vec<f32>> {
         let device = request.images.device();
+        self.expect_memory(request)?;
         let conditioning = request
             .conditioning
             .try_map(|slot| slot.detach().to_device(device))?;
@@ -142,6 +145,15 @@ impl Feedback {
             self.share_out(&mut losses, rows, part);
         }
         Ok(losses)
+    }
+
+    /// What a call holds at the least: images, noise, their sum, and the noise that is predicted.
+    fn expect_memory(&self, request: &Request<'_>) -> Result<()> {
+        let images: usize = request.images.shape()[1..].iter().product();
+        let draws = request.ids.len().saturating_mul(self.draws.count);
+        let rows = draws.min(self.micro_batch);
+        let what = format!("a micro-batch of {rows} draws");
+        Ok(expect_memory(&what, [rows, images, 4, size_of::<f32>()])?)
     }
 
     /// As few calls as the micro-batch allows, of one size. Row r is draw r mod N of image r / N, where N is the number of draws for

@@ -190,6 +190,29 @@ fn an_adapting_denoiser_gets_the_gradient_of_the_whole_graph_too() {
 }
 
 #[test]
+fn draws_that_no_memory_holds_are_refused_before_they_are_drawn() {
+    let (denoiser, weights) = denoiser();
+    let mut feedback = feedback(1 << 40, LossKind::Mse);
+    feedback.draws.count = 1 << 40;
+    let slots = Named::one(CLASS_EMBEDDING, mix(&logits(), &*denoiser, &weights));
+    let images = images();
+    let request = Request {
+        images: &images,
+        ids: &["a", "b", "c"],
+        step: 0,
+        conditioning: &slots,
+    };
+    let refused = [
+        feedback.evaluate(&*denoiser, &weights, &[], &request).err(),
+        feedback.losses(&*denoiser, &weights, &request).err(),
+    ];
+    for error in refused {
+        let message = error.unwrap().to_string();
+        assert!(message.contains("draws would take at least"), "{message}");
+    }
+}
+
+#[test]
 fn losses_of_an_image_do_not_depend_on_its_neighbours() {
     let (denoiser, weights) = denoiser();
     let condition = mix(&logits(), &*denoiser, &weights);

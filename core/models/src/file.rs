@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use dtta_base::expect_memory;
 use dtta_tensor::{Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -70,6 +71,9 @@ impl Weights {
         if !mismatches.is_empty() {
             return Err(mapped.mismatch(mismatches));
         }
+        let elements = specs.iter().map(ParameterSpec::elements);
+        let elements = elements.fold(0, usize::saturating_add);
+        expect_memory("the model's weights", [elements, size_of::<f32>()])?;
         let tensors = specs
             .iter()
             .map(|spec| {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use dtta_base::expect_memory;
 use dtta_tensor::{Device, Shape, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -81,7 +82,8 @@ pub struct ParameterSpec {
 impl ParameterSpec {
     /// Number of elements.
     pub fn elements(&self) -> usize {
-        self.shape.iter().product()
+        let extents = self.shape.iter();
+        extents.fold(1, |product, extent| product.saturating_mul(*extent))
     }
 
     /// Values to start with: a function of the seed and the place in the declaration, so adding a parameter at the end leaves
@@ -187,8 +189,12 @@ impl Weights {
     /// Starting values, the same for the same seed on every device.
     ///
     /// # Errors
-    /// [`ModelError::Tensor`] if one is larger than a tensor can be, or the device refuses them.
+    /// [`ModelError::Tensor`] if one is larger than a tensor can be, or the device refuses them; [`ModelError::File`] if memory does not
+    /// hold all of them.
     pub fn initialise(specs: &Arc<[ParameterSpec]>, seed: u64, device: &Device) -> Result<Self> {
+        let elements = specs.iter().map(ParameterSpec::elements);
+        let elements = elements.fold(0, usize::saturating_add);
+        expect_memory("the model's weights", [elements, size_of::<f32>()])?;
         let tensors = specs
             .iter()
             .enumerate()
@@ -322,7 +328,8 @@ impl Weights {
 
     /// Number of elements in all parameters together.
     pub fn elements(&self) -> usize {
-        self.specs.iter().map(ParameterSpec::elements).sum()
+        let elements = self.specs.iter().map(ParameterSpec::elements);
+        elements.fold(0, usize::saturating_add)
     }
 
     /// Every id, ascending.

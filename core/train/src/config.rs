@@ -46,7 +46,8 @@ pub struct TrainingConfig {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TaskConfig {
     /// A denoiser predicts the noise in an image: mean squared error on ε (Ho et al. 2020, eq. 14). What it is told, the
-    /// model says: the image's class, the mixture of classes of each cell, or the numbers of a map.
+    /// model says: the image's class, the mixture of classes of each cell, or the numbers of a map. Its `class_dropout_prob`, or that
+    /// of its `spatial` map, says how often the condition is left out.
     Denoiser(DenoiserTask),
     /// A classifier of images, or of pixels where the model answers for each: cross-entropy.
     Classifier(ClassifierTask),
@@ -55,7 +56,7 @@ pub enum TaskConfig {
     Numbers(NumbersTask),
 }
 
-/// What a denoiser learns. The model's `class_dropout_prob`, or that of its `spatial` map, says how often the condition is left out.
+/// What a denoiser learns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DenoiserTask {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dtta_base::{TargetType, keyed_rng};
+use dtta_base::{TargetType, expect_memory, keyed_rng};
 use dtta_data::{
     CLASS, DataError, Dataset, DatasetConfig, Image, LabelMap, NumberMap, Selection, Target,
     Targets, Transform, View, augment,
@@ -137,6 +137,9 @@ impl TrainingData {
     pub fn batch(&mut self, step: usize, size: usize, device: &Device) -> Result<Examples> {
         let key = [self.seed.to_le_bytes(), (step as u64).to_le_bytes()];
         let mut rng = keyed_rng("training augmentation", &[&key[0], &key[1]]);
+        let pixels = self.takes.shape.iter().product();
+        let what = format!("a batch of {size} images");
+        expect_memory(&what, [size, pixels, size_of::<f32>()])?;
         let mut collected = Collected::default();
         for n in 0..size {
             let index = self.index(step as u64 * size as u64 + n as u64);

@@ -1,7 +1,7 @@
 //! One look at the first sample, to learn that the parts of an experiment fit one another.
 
-use dtta_base::TargetType;
-use dtta_data::{Stream, Target};
+use dtta_base::{TargetType, expect_memory};
+use dtta_data::{Domain, Stream, Target};
 use dtta_plugin::Predicts;
 
 use crate::adapter::Adapter;
@@ -19,6 +19,17 @@ pub(super) fn check(
     let item = stream.item(0)?;
     let views = adapter.views();
     let views = views.expect("an experiment's adapter has its views");
+    let longest = stream.domains().iter().map(Domain::len).max();
+    let rows = document
+        .experiment
+        .adaptation
+        .batch
+        .min(longest.unwrap_or(1));
+    let pixels = |shape: [usize; 3]| shape.iter().product::<usize>();
+    let seen = views.denoiser.as_ref().map_or(0, |view| pixels(view.shape));
+    let each = pixels(item.image.shape()) + pixels(views.task.shape) + seen;
+    let what = format!("a batch of {rows} images");
+    expect_memory(&what, [rows, each, size_of::<f32>()])?;
     let image = views.task(&[&item.image], document)?;
     views.denoiser(&[&item.image], document)?;
     let found = adapter.predict_source(&image)?;
