@@ -55,6 +55,31 @@ fn two_runs_write_the_same_records_bit_for_bit() {
 }
 
 #[test]
+fn labels_have_no_way_into_what_is_adapted() {
+    let fixture = Fixture::new();
+    for experiment in [Fixture::experiment(), single_sample(4)] {
+        let name = experiment["adaptation"]["mode"]["kind"].as_str().unwrap();
+        let (own, others) = (format!("{name}-own"), format!("{name}-others"));
+        fixture.run(&experiment, &own).unwrap();
+        fixture.relabel(|label| (label + 1) % 4);
+        fixture.run(&experiment, &others).unwrap();
+        fixture.relabel(|label| (label + 3) % 4);
+        let (own, others) = (fixture.records(&own), fixture.records(&others));
+        for (own, other) in own.iter().zip(&others) {
+            assert_ne!(own.target, other.target);
+            let target = own.target;
+            assert_eq!(
+                own,
+                &Record {
+                    target,
+                    ..other.clone()
+                }
+            );
+        }
+    }
+}
+
+#[test]
 fn adaptation_moves_predictions_and_lowers_the_loss() {
     let fixture = Fixture::new();
     let mut experiment = single_sample(8);

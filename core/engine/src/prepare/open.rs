@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dtta_base::{Issue, sha256_file};
+use dtta_base::{Issue, sha256, sha256_file};
 use dtta_data::{Stream, View};
 use dtta_models::weights_beside;
 use dtta_plugin::{Environment, Plugin, Role};
@@ -167,6 +167,11 @@ impl<'a> Opener<'a> {
             self.digests.insert(format!("{key}/weights"), digest);
         }
         self.digests.insert(key.clone(), plugin.digest().into());
+        // A component's descriptor stands beside it, not in it.
+        let (predicts, scores) = (plugin.predicts(), plugin.scores());
+        let said = json!({"predicts": predicts, "scores": scores, "additive": plugin.additive()});
+        let said = sha256(said.to_string().as_bytes());
+        self.digests.insert(format!("{key}/descriptor"), said);
         self.plugins.insert(
             key,
             json!({"name": plugin.name(), "version": plugin.version(), "loader": plugin.loader().to_string()}),

@@ -146,6 +146,22 @@ impl Fixture {
         experiment
     }
 
+    /// Gives every sample of [`new`](Self::new) another class.
+    pub fn relabel(&self, change: impl Fn(u32) -> u32) {
+        let config = json!({"kind": "packed", "path": "sample.safetensors"});
+        let config = serde_json::from_value(config).unwrap();
+        let dataset = Dataset::open(&config, self.path()).unwrap();
+        let samples = (0..dataset.len()).map(|index| {
+            let sample = dataset.sample(index).unwrap();
+            let class = Target::Class(change(sample.class().unwrap()));
+            Sample {
+                targets: Targets::new().with(CLASS, class),
+                ..sample
+            }
+        });
+        write_samples(&["a", "b", "c", "d"], samples.collect(), self.path());
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
