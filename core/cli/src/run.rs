@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use dtta::{Existing, Finished, RunOptions, Shard, Sink, Start, Summary};
-use dtta_base::file_name;
+use dtta::{Existing, Finished, Rehearsal, RunOptions, Shard, Sink, Start, Summary};
+use dtta_base::{file_name, in_bytes};
 use dtta_plugin::ScoreSpec;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::experiment::Opening;
 use crate::{Failure, SKIPPED, table};
@@ -28,7 +28,7 @@ pub struct Arguments {
     /// Time between two checkpoints.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     checkpoint_every: f64,
-    /// Validates everything, adapts nothing.
+    /// Adapts to one batch, keeps nothing of it, reads samples for a while, and says what the run will take.
     #[arg(long)]
     dry_run: bool,
     /// Continues an interrupted run in its folder.
@@ -38,6 +38,9 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "resume")]
     force: bool,
 }
+
+/// How long a dry run reads samples.
+const READING: Duration = Duration::from_secs(10);
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -56,7 +59,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         prepared.devices().name()
     );
     if arguments.dry_run {
-        eprintln!("everything fits; nothing was adapted");
+        let found = prepared.rehearse(arguments.shard, READING);
+        eprintln!("{}", rehearsed(&found.map_err(refused)?));
         return Ok(ExitCode::SUCCESS);
     }
     let out = arguments
@@ -109,6 +113,28 @@ pub fn refused(error: dtta::Error) -> Failure {
         | dtta::Error::Base(_) => Failure::misuse(error),
         error => Failure::failed(error),
     }
+}
+
+/// What a dry run found, for people.
+fn rehearsed(found: &Rehearsal) -> String {
+    let each = 1e3 * found.seconds / found.samples as f64;
+    let memory = found.peak_memory_bytes.map_or(String::new(), |bytes| {
+        format!(", {} of memory so far", in_bytes(bytes))
+    });
+    let left = match found.samples - found.read {
+        0 => "all of them can be read".to_owned(),
+        left => format!(
+            "{} were read without fault, {left} were not tried",
+            found.read
+        ),
+    };
+    let round = Duration::from_secs(found.seconds.ceil() as u64);
+    format!(
+        "one batch of {} was adapted and forgotten: {each:.0} ms a sample, about {} for {} samples{memory}\n{left}; everything fits",
+        found.adapted,
+        HumanDuration(round),
+        found.samples,
+    )
 }
 
 fn default_out(name: &str, shard: Shard) -> PathBuf {

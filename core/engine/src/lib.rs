@@ -49,7 +49,7 @@ pub use record::{
     Record, RunDescription, Scores, Status, Summary,
 };
 pub use report::Scored;
-pub use run::{Existing, Identity, RunOptions, Shard};
+pub use run::{Existing, Identity, Rehearsal, RunOptions, Shard};
 pub use sinks::{Finished, Sink, Start};
 pub use task::{Predictions, TaskModel};
 

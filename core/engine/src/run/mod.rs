@@ -4,11 +4,12 @@
 //! - `unit.rs` cuts a stream into what can be computed by itself, and takes a shard of it.
 //! - `identity.rs` says what must be the same for two runs to be one.
 //! - `folder.rs` owns the run's folder: its lock, its description, its checkpoint.
-//! - `walk.rs` is the loop.
+//! - `walk.rs` is the loop; `rehearsal.rs` its first round, for a dry run.
 
 mod checkpoint;
 mod folder;
 mod identity;
+mod rehearsal;
 mod unit;
 mod walk;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub(crate) use self::folder::{RunFolder, read_description};
 pub use self::identity::Identity;
+pub use self::rehearsal::Rehearsal;
 pub use self::unit::Shard;
 pub(crate) use self::unit::{batches, units};
 use self::walk::Walk;
