@@ -1,11 +1,10 @@
 //! Metrics: accumulators with an identity that merge in any order, for any split of the samples.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use dtta_base::keyed_rng;
 use dtta_plugin::{Environment, Layout, Metric, Plugin, ScoreSpec};
-use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use rand_chacha::rand_core::Rng;
 use serde_json::Value;
 
 use crate::inputs::Inputs;
@@ -110,28 +109,20 @@ fn identity(make: Make<'_>, inputs: &Inputs) -> Result<(), String> {
 
 /// Samples dealt out to accumulators, merged in an order, against one accumulator that saw them all.
 fn merging(make: Make<'_>, inputs: &Inputs) -> Result<(), String> {
-    let failure = RefCell::new(None);
-    let mut runner = TestRunner::new(Config {
-        cases: CASES,
-        failure_persistence: None,
-        ..Config::default()
-    });
-    let order = Just((0..4usize).collect::<Vec<_>>()).prop_shuffle();
-    let deal = proptest::collection::vec(0..4usize, 6);
-    let tried = runner.run(&(deal, order), |(deal, order)| {
-        match merged(make, inputs, &deal, &order) {
-            Ok(()) => Ok(()),
-            Err(reason) => {
-                *failure.borrow_mut() = Some(reason.clone());
-                Err(TestCaseError::fail(reason))
-            }
+    let mut rng = keyed_rng("testkit merging", &[]);
+    let mut below = |count: usize| rng.next_u32() as usize % count;
+    for _ in 0..CASES {
+        let deal = [(); 6].map(|()| below(4));
+        let mut order = [0, 1, 2, 3];
+        // Fisher and Yates.
+        for last in (1..order.len()).rev() {
+            order.swap(last, below(last + 1));
         }
-    });
-    match (tried, failure.into_inner()) {
-        (Ok(()), _) => Ok(()),
-        (Err(_), Some(reason)) => Err(reason),
-        (Err(error), None) => Err(error.to_string()),
+        let told =
+            |reason| format!("samples dealt as {deal:?}, merged in order {order:?}: {reason}");
+        merged(make, inputs, &deal, &order).map_err(told)?;
     }
+    Ok(())
 }
 
 fn merged(make: Make<'_>, inputs: &Inputs, deal: &[usize], order: &[usize]) -> Result<(), String> {
