@@ -10,6 +10,9 @@ use tempfile::NamedTempFile;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 
+/// Tensors are written one by one; gathered, a checkpoint is a few writes instead of a hundred.
+const BUFFER: usize = 1 << 20;
+
 /// Replaces a file by what `write` writes. On failure the old file stays, and nothing beside it.
 ///
 /// # Errors
@@ -24,7 +27,7 @@ pub fn replace<E: From<Error>>(
     };
     let folder = folder_of(path);
     let mut file = NamedTempFile::with_prefix_in(".dtta-", folder).map_err(failed)?;
-    let mut writer = BufWriter::new(file.as_file_mut());
+    let mut writer = BufWriter::with_capacity(BUFFER, file.as_file_mut());
     write(&mut writer)?;
     writer.flush().map_err(failed)?;
     drop(writer);
