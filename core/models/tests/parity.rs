@@ -156,11 +156,10 @@ fn unet_gives_the_noise_and_the_gradients_of_diffusers() {
     check_denoiser("unet_cross_linear", "tokens");
 }
 
-#[test]
-fn dit_gradient_reaches_the_condition_with_frozen_weights() {
+/// The gradient of the DiT's cotangent product with respect to a condition.
+fn gradient_of_condition(expected: &Expected, condition: &Tensor) -> Tensor {
     let (denoiser, weights) = denoiser("dit");
-    let expected = Expected::of("dit");
-    let condition = expected.tensor("input.condition").to_leaf().unwrap();
+    let condition = condition.to_leaf().unwrap();
     let conditioning = Named::one("class-embedding", condition.clone());
     let noise = denoiser
         .predict_noise(
@@ -175,35 +174,24 @@ fn dit_gradient_reaches_the_condition_with_frozen_weights() {
         .unwrap()
         .sum(&[], false)
         .unwrap();
+    loss.backward().unwrap().of(&condition).unwrap()
+}
+
+#[test]
+fn dit_gradient_reaches_the_condition_with_frozen_weights() {
+    let expected = Expected::of("dit");
+    let condition = expected.tensor("input.condition");
     expected.assert_close(
         "gradient.condition",
-        &loss.backward().unwrap().of(&condition).unwrap(),
+        &gradient_of_condition(&expected, &condition),
     );
 }
 
 #[test]
 fn a_condition_for_all_rows_gets_the_sum_of_their_gradients() {
-    let (denoiser, weights) = denoiser("dit");
     let expected = Expected::of("dit");
     let one = expected.tensor("input.condition").narrow(0, 1, 1).unwrap();
-    let gradient = |condition: Tensor| {
-        let condition = condition.to_leaf().unwrap();
-        let conditioning = Named::one("class-embedding", condition.clone());
-        let noise = denoiser
-            .predict_noise(
-                &weights,
-                &expected.tensor("input.noisy"),
-                &[3, 417, 999],
-                &conditioning,
-            )
-            .unwrap();
-        let loss = noise
-            .mul(&expected.tensor("input.cotangent"))
-            .unwrap()
-            .sum(&[], false)
-            .unwrap();
-        loss.backward().unwrap().of(&condition).unwrap()
-    };
+    let gradient = |condition: Tensor| gradient_of_condition(&expected, &condition);
     let shared = gradient(one.clone()).to_floats().unwrap();
     let apart = gradient(one.expand(&[3, 32]).unwrap())
         .sum(&[0], false)
