@@ -11,14 +11,20 @@ use std::fs;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use common::Fixture;
-use dtta::{Error, Rehearsal, RunOptions, Shard};
+use common::{Fixture, extensions};
+use dtta::{Document, Error, Prepared, Rehearsal, RunOptions, Shard};
+use dtta_sdk::prelude::*;
+use dtta_tensor::Device;
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(60);
 
 fn rehearse(fixture: &Fixture, experiment: &Value, shard: &str) -> dtta::Result<Rehearsal> {
-    let mut prepared = fixture.prepare(experiment)?;
+    let mut extensions = extensions();
+    let entry = of_two::plugin_entry;
+    extensions.plugins.register_linked("of_two", entry);
+    let document = Document::load(&fixture.write(experiment), &[], &extensions.methods)?;
+    let mut prepared = Prepared::new(document, &extensions, Device::cpu())?;
     prepared.rehearse(shard.parse().unwrap(), LONG)
 }
 
@@ -60,12 +66,58 @@ fn refuses_what_the_run_would_refuse() {
     let error = rehearse(&fixture, &Fixture::experiment(), "0/3").unwrap_err();
     assert!(matches!(error, Error::Shard { count: 3, .. }), "{error}");
 
-    // A metric that never meets the third class says so only when it is asked.
     let dense = Fixture::dense();
     let mut few = Fixture::dense_experiment("segmentation");
     few["plugins"]["metric"]["config"]["classes"] = json!(2);
     let refused = rehearse(&dense, &few, "0/1").unwrap_err().to_string();
     assert!(refused.contains("class"), "{refused}");
+}
+
+/// A metric that knows classes 0 and 1 only.
+struct OfTwo;
+
+/// Nothing.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl Metric for OfTwo {
+    type Config = Nothing;
+    type State = u64;
+
+    fn create(_config: Nothing) -> dtta_sdk::Result<Self> {
+        Ok(Self)
+    }
+
+    fn score(&self, _: &Named, targets: &Named, _: &Session) -> dtta_sdk::Result<u64> {
+        let classes = targets.get("class")?.read_ints()?;
+        match classes.iter().find(|class| **class > 1) {
+            Some(class) => Err(dtta_sdk::Error::new("plugin", format!("class {class}"))),
+            None => Ok(1),
+        }
+    }
+
+    fn merge(&self, state: &mut u64, other: u64) {
+        *state += other;
+    }
+
+    fn report(&self, state: &u64) -> Scores {
+        Scores::from([("count".to_owned(), *state as f64)])
+    }
+}
+
+mod of_two {
+    dtta_sdk::export_plugin! { metric: super::OfTwo }
+}
+
+#[test]
+fn the_metric_meets_every_class_that_the_task_model_knows() {
+    let fixture = Fixture::new();
+    fixture.relabel(|_| 0);
+    let mut experiment = Fixture::experiment();
+    experiment["plugins"]["metric"] = json!({"use": "linked:of_two"});
+    let refused = rehearse(&fixture, &experiment, "0/1").unwrap_err();
+    assert!(refused.to_string().contains("class 2"), "{refused}");
 }
 
 #[test]

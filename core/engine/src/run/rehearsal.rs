@@ -3,6 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use dtta_base::TargetType;
+use dtta_tensor::{Named, Tensor};
+
 use super::{Shard, batches, unit};
 use crate::error::Result;
 use crate::prepare::Prepared;
@@ -74,7 +77,37 @@ impl Prepared {
             running.add(scored)?;
         }
         running.report()?;
+        if scored.iter().any(Option::is_some) {
+            self.meet_every_class(&adapted.source.named)?;
+        }
         Ok(items.len())
+    }
+
+    /// Shows the metric each class that the task model knows, as prediction and as target: the first batch holds some of them only.
+    fn meet_every_class(&mut self, predictions: &Named) -> Result<()> {
+        let name = self.predicts().name.clone();
+        let ignored = match self.predicts().target {
+            TargetType::ClassIndex {} => None,
+            TargetType::LabelMap { ignore } => Some(ignore),
+            TargetType::NumberMap { .. } => return Ok(()),
+        };
+        let count = self.adapter.tools().task().backbone().spec().outputs as i64;
+        let classes: Vec<i64> = (0..count).filter(|class| Some(*class) != ignored).collect();
+        let Some(shape) = predictions.get(&name).map(Tensor::shape) else {
+            return Ok(());
+        };
+        let mut metric = self.scorer.fresh()?;
+        for shown in classes.chunks(shape.elements()) {
+            let cycle = shown.iter().copied().cycle().take(shape.elements());
+            let cycle = Tensor::from_ints(&cycle.collect::<Vec<_>>(), &shape, self.device())?;
+            let mut instead = Named::one(name.clone(), cycle.clone());
+            for (other, tensor) in predictions.iter().filter(|(other, _)| *other != name) {
+                instead.push(other, tensor.clone());
+            }
+            metric.update(&instead, &Named::one(name.clone(), cycle))?;
+        }
+        metric.report()?;
+        Ok(())
     }
 }
 
