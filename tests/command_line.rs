@@ -69,7 +69,8 @@ fn a_run_leaves_records_a_summary_and_a_description() {
         "mean",
         "source",
         "adapted",
-        "gain",
+        "change",
+        "mean (without clean)",
         "runs/tiny",
     ] {
         assert!(said.contains(word), "`{word}` is not in {said}");
@@ -107,6 +108,9 @@ fn a_run_leaves_records_a_summary_and_a_description() {
     assert!(of_denoiser.count() > 0, "{digests:?}");
     let records = fs::read_to_string(out.join("records.jsonl")).unwrap();
     let record: Value = serde_json::from_str(records.lines().next().unwrap()).unwrap();
+    let names = ["target_name"].map(|field| &record[field]);
+    assert!(names.iter().all(|name| name.is_string()), "{record}");
+    assert!(record["source"]["prediction_name"].is_string(), "{record}");
     for field in [
         "id",
         "domain",
@@ -523,18 +527,138 @@ fn a_diagnosis_is_a_table_for_people_and_json_for_scripts() {
     let output = dtta(&common, fixture.path());
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{words}");
+    assert!(words.contains("reads labels"), "{words}");
+    assert!(output.stdout.is_empty(), "JSON that nobody asked for");
+    // It concludes: a range of t, or that there is none.
+    let concludes = [
+        "suggested range of t: ",
+        "this denoiser says nothing here: ",
+    ];
     assert!(
-        words.contains("reads labels") && words.contains("toward truth"),
+        concludes.iter().any(|start| words.contains(start)),
         "{words}"
     );
+    let output = dtta(&[&common[..], &["--json"]].concat(), fixture.path());
     let diagnosis: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let range = &diagnosis["domains"][1]["ranges"][4];
+    assert_eq!(range["t"], json!([700, 1000]));
+    // Columns, legend and JSON have the same names.
+    let lines: Vec<&str> = words.lines().collect();
+    let header = lines.iter().find(|line| line.contains("domain")).unwrap();
+    for field in range.as_object().unwrap().keys() {
+        let legend = lines
+            .iter()
+            .any(|line| line.starts_with(&format!("{field} ")));
+        assert!(
+            legend && header.split_whitespace().any(|name| name == field),
+            "{field}: {words}"
+        );
+    }
+    let conclusion = &diagnosis["conclusion"];
+    assert_eq!(conclusion["domains"], json!(["gaussian_noise/3"]));
+    assert_eq!(conclusion["images"], 4);
     assert_eq!(
-        diagnosis["domains"][1]["ranges"][4]["range"],
-        json!([700, 1000])
+        conclusion["suggested_t"].is_null(),
+        words.contains("says nothing here")
     );
     let beyond = [&common[..], &["--timesteps", "0,2000"]].concat();
     let output = dtta(&beyond, fixture.path());
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// Runs the command with an output that takes nothing, as a full disk does.
+#[cfg(target_os = "linux")]
+fn with_full(arguments: &[&str], folder: &Path, stdout: bool, stderr: bool) -> Output {
+    let to = |full: bool| match full {
+        true => fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+            .into(),
+        false => std::process::Stdio::piped(),
+    };
+    std::process::Command::new(env!("CARGO_BIN_EXE_dtta"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdout(to(stdout))
+        .stderr(to(stderr))
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_message_that_cannot_be_written_is_no_reason_to_die() {
+    let fixture = Fixture::new();
+    fixture.write(&Fixture::experiment());
+    let run = ["run", "experiment.json", "--device", "cpu", "-v"];
+    let output = with_full(&run, fixture.path(), true, true);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(fixture.path().join("runs/tiny/summary.json").exists());
+    // A refusal is one, whether it can be said or not.
+    assert_eq!(
+        with_full(&run, fixture.path(), true, true).status.code(),
+        Some(2)
+    );
+    for (arguments, code) in [
+        (&["run", "nothing.json"][..], 2),
+        (&["runn"], 2),
+        (&["plugins", "new", "my-mapper"], 0),
+        (&["plugins", "check", "linked:classification"], 1),
+    ] {
+        let output = with_full(arguments, fixture.path(), true, true);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn results_that_stdout_does_not_take_fail_the_command_and_stay_on_stderr() {
+    let fixture = Fixture::new();
+    fixture.write(&Fixture::experiment());
+    let common = [
+        "diagnose",
+        "experiment.json",
+        "--device",
+        "cpu",
+        "--samples",
+        "2",
+        "--draws",
+        "1",
+    ];
+    let output = with_full(
+        &[&common[..], &["--json"]].concat(),
+        fixture.path(),
+        true,
+        false,
+    );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("toward_truth") && said.contains("cannot write to stdout"),
+        "{said}"
+    );
+    assert!(!said.contains("panicked"), "{said}");
+    let output = with_full(&["schema"], fixture.path(), true, false);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_reader_that_went_away_is_no_failure() {
+    let fixture = Fixture::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_dtta"))
+        .args(["schema"])
+        .current_dir(fixture.path())
+        .stdout(writer.try_clone().unwrap())
+        .stderr(writer)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use dtta_data::{Dataset, DatasetConfig, Provenance, Selection, pack};
 
 use crate::Failure;
+use crate::say::say;
 
 /// What to do.
 #[derive(Args)]
@@ -66,6 +67,6 @@ pub fn data(arguments: &Arguments) -> Result<(), Failure> {
         licence: licence.clone(),
     };
     pack(&dataset, &indices, &provenance, file).map_err(Failure::misuse)?;
-    eprintln!("{} samples in `{}`", indices.len(), file.display());
+    say!("{} samples in `{}`", indices.len(), file.display());
     Ok(())
 }

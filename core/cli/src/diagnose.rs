@@ -2,11 +2,15 @@
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use dtta::{DiagnoseOptions, Diagnosis};
+use dtta::{Conclusion, DiagnoseOptions, Diagnosis, RangeConclusion};
 use indicatif::ProgressBar;
 
 use crate::Failure;
 use crate::experiment::Opening;
+use crate::say::say;
+
+/// Below so many images, a share must be far from one half to say anything.
+const ENOUGH: usize = 32;
 
 /// What to look at.
 #[derive(Args)]
@@ -22,12 +26,26 @@ pub struct Arguments {
     /// Where ranges of timesteps begin and end.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 300, 500, 700, 1000], value_name = "T,T,…")]
     timesteps: Vec<usize>,
+    /// Prints the diagnosis as JSON, too.
+    #[arg(long)]
+    json: bool,
 }
 
-/// Prints a table for people and the same as JSON.
+/// What the table's columns, which have the names of the JSON's fields, mean.
+const LEGEND: &str = "\
+t                    first timestep, and one after the last
+source_loss          the denoiser's mean loss when it is told what the source model predicts
+true_loss            when it is told the truth; in brackets against source_loss: below 0, it prefers the truth
+shuffled_loss        when it is told another sample's truth: close to true_loss, it does not listen
+truth_wins           samples whose loss is lower under the truth than under the prediction
+toward_truth         samples whose first gradient points from the prediction toward the truth; chance is 50 %";
+const LEGEND_OF_CLASSES: &str =
+    "classifier_accuracy  samples whose loss is lowest under their own class";
+
+/// Prints a table for people with what follows from it, and the same as JSON if that is asked for.
 pub fn diagnose(arguments: &Arguments) -> Result<(), Failure> {
     let mut prepared = arguments.opening.prepare()?;
-    eprintln!("this reads labels, and adapts nothing");
+    say!("this reads labels, and adapts nothing");
     let options = DiagnoseOptions {
         samples: arguments.samples,
         draws: arguments.draws,
@@ -41,41 +59,52 @@ pub fn diagnose(arguments: &Arguments) -> Result<(), Failure> {
     let diagnosis = prepared.diagnose(&options, &mut |done, _| bar.set_position(done as u64));
     bar.finish_and_clear();
     let diagnosis = diagnosis.map_err(crate::run::refused)?;
-    eprintln!("{}", table(&diagnosis));
-    crate::print_json(&diagnosis)
+    let classified = classified(&diagnosis);
+    say!("{}\n\n{LEGEND}", table(&diagnosis, classified));
+    if classified {
+        say!("{LEGEND_OF_CLASSES}");
+    }
+    say!("\n{}", in_words(&diagnosis.conclusion));
+    match arguments.json {
+        true => crate::print_json(&diagnosis),
+        false => Ok(()),
+    }
 }
 
-fn table(diagnosis: &Diagnosis) -> Table {
-    let classified = diagnosis
-        .domains
-        .iter()
-        .flat_map(|domain| &domain.ranges)
-        .any(|range| range.classifier_accuracy.is_some());
+/// Whether samples have one class each.
+fn classified(diagnosis: &Diagnosis) -> bool {
+    let mut ranges = diagnosis.domains.iter().flat_map(|domain| &domain.ranges);
+    ranges.any(|range| range.classifier_accuracy.is_some())
+}
+
+fn table(diagnosis: &Diagnosis, classified: bool) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     let mut header = vec![
         "domain",
         "t",
-        "loss, source",
-        "truth",
-        "shuffled",
-        "truth wins",
-        "toward truth",
+        "source_loss",
+        "true_loss",
+        "shuffled_loss",
+        "truth_wins",
+        "toward_truth",
     ];
-    header.extend(classified.then_some("own class lowest"));
+    header.extend(classified.then_some("classifier_accuracy"));
     table.set_header(header);
     for domain in &diagnosis.domains {
         for (n, range) in domain.ranges.iter().enumerate() {
             let percent = |share: f64| format!("{:.0} %", 100.0 * share);
-            let against_source =
-                |loss: f64| format!("{:+.1} %", 100.0 * (loss / range.source_loss - 1.0));
+            let against_source = |loss: f64| {
+                let change = 100.0 * (loss / range.source_loss - 1.0);
+                format!("{loss:.4} ({change:+.1} %)")
+            };
             let mut cells = vec![
                 if n == 0 {
                     domain.name.clone()
                 } else {
                     String::new()
                 },
-                format!("{}-{}", range.range[0], range.range[1]),
+                format!("{}-{}", range.t[0], range.t[1]),
                 format!("{:.4}", range.source_loss),
                 against_source(range.true_loss),
                 against_source(range.shuffled_loss),
@@ -90,4 +119,42 @@ fn table(diagnosis: &Diagnosis) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// What follows, in sentences.
+fn in_words(conclusion: &Conclusion) -> String {
+    let Conclusion { images, .. } = conclusion;
+    let over = match &*conclusion.domains {
+        [one] => format!("over {images} images of {one}"),
+        several => format!("over {images} images in {} domains", several.len()),
+    };
+    let [low, high] = conclusion.configured_t;
+    let Some([from, to]) = conclusion.suggested_t else {
+        let listens = |range: &RangeConclusion| range.true_loss < range.shuffled_loss;
+        let why = match conclusion.ranges.iter().any(listens) {
+            true => {
+                "in no range of t do more of its gradients point toward the truth than chance explains"
+            }
+            false => "it denoises no better when told the truth than when told another sample's",
+        };
+        let more = match *images < ENOUGH {
+            true => format!("; {images} images are few, `--samples` takes more"),
+            false => String::new(),
+        };
+        return format!("this denoiser says nothing here: {why} ({over}){more}");
+    };
+    let mut words = format!(
+        "suggested range of t: {from} to {to}, where gradients point toward the truth more often than chance explains ({over}); "
+    );
+    words += &match [low, high] == [from, to] {
+        true => "the experiment uses it".to_owned(),
+        false => format!(
+            "the experiment uses {low} to {high}, `--set method.timesteps.range=[{from},{to}]` changes it"
+        ),
+    };
+    if !conclusion.points_away.is_empty() {
+        let away = conclusion.points_away.join(", ");
+        words += &format!("\nmost gradients point away from the truth there in: {away}");
+    }
+    words
 }

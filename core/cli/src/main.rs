@@ -1,5 +1,8 @@
 //! The `dtta` command. Words for people go to stderr, machine output to files or to stdout as
-//! JSON. Exit codes: 0 done, 1 a run failed, 2 misuse or bad input, 3 done, but samples were skipped.
+//! JSON. A message that cannot be written is no failure; machine output that cannot is one.
+//! Exit codes: 0 done, 1 a run failed, 2 misuse or bad input, 3 done, but samples were skipped.
+
+#![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod data;
 mod diagnose;
@@ -7,12 +10,14 @@ mod experiment;
 mod merge;
 mod plugins;
 mod run;
+mod say;
 mod table;
 mod train;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::say::say;
 use clap::{Parser, Subcommand};
 
 /// The CPU backend takes and returns buffers of megabytes for every operation; the system's
@@ -133,7 +138,7 @@ fn main() -> ExitCode {
         Err(Failure::Misuse(error)) => (error, 2),
         Err(Failure::Failed(error)) => (error, 1),
     };
-    eprintln!("error: {error:#}");
+    say!("error: {error:#}");
     ExitCode::from(code)
 }
 
@@ -141,7 +146,10 @@ fn main() -> ExitCode {
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
     match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let error = anyhow::Error::from(error).context("cannot write to stdout");
+            Err(Failure::Failed(error))
+        }
         _ => Ok(()),
     }
 }

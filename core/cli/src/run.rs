@@ -12,6 +12,7 @@ use dtta_plugin::ScoreSpec;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::experiment::Opening;
+use crate::say::say;
 use crate::{Failure, SKIPPED, table};
 
 /// What to run, and how.
@@ -54,13 +55,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         true => String::new(),
         false => format!(", shard {}", arguments.shard),
     };
-    eprintln!(
+    say!(
         "{name}: {samples} samples in {domains} domains on {}{part}",
         prepared.devices().name()
     );
     if arguments.dry_run {
         let found = prepared.rehearse(arguments.shard, READING);
-        eprintln!("{}", rehearsed(&found.map_err(refused)?));
+        say!("{}", rehearsed(&found.map_err(refused)?));
         return Ok(ExitCode::SUCCESS);
     }
     let out = arguments
@@ -71,7 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         if STOP.swap(true, Ordering::Relaxed) {
             dtta_plugin::interrupt();
         }
-        eprintln!("stopping after this batch; press again to interrupt a plugin");
+        say!("stopping after this batch; press again to interrupt a plugin");
     })
     .map_err(Failure::failed)?;
     let options = RunOptions {
@@ -96,7 +97,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// Prints a summary. Skipped samples show in the exit code.
 pub fn report(summary: &Summary, out: &Path) -> ExitCode {
     table::print(summary);
-    eprintln!("records and report data: {}", out.display());
+    say!("records and report data: {}", out.display());
     match summary.skipped {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(SKIPPED),

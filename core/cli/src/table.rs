@@ -1,20 +1,27 @@
 //! Summaries as tables for people.
 
+use crate::say::say;
 use comfy_table::{CellAlignment, Table, presets};
 use dtta::{Intervals, Pair, Scores, Summary};
 use dtta_plugin::ScoreSpec;
 
 /// Everything that is printed when a run is over.
 pub fn print(summary: &Summary) {
-    eprintln!("{}", domains(summary));
+    say!("{}", domains(summary, &summary.metric));
     if summary.mean.source.len() > 1 {
-        eprintln!("{}", scores(summary));
+        say!("{}", scores(summary));
+    }
+    if log::log_enabled!(log::Level::Info) {
+        let others = summary.mean.source.keys();
+        for name in others.filter(|name| **name != summary.metric) {
+            say!("{}", domains(summary, name));
+        }
     }
     let protocol = &summary.protocol;
     let memory = summary.peak_memory_bytes.map_or("unknown".into(), |bytes| {
         format!("{:.0} MiB", bytes as f64 / 1_048_576.0)
     });
-    eprintln!(
+    say!(
         "{:.1} draws/s, peak memory {memory}, {}, {}, batch {}, seed {}",
         summary.draws_per_second,
         protocol.adaptation.mode,
@@ -23,7 +30,7 @@ pub fn print(summary: &Summary) {
         protocol.seed,
     );
     if summary.skipped > 0 {
-        eprintln!(
+        say!(
             "{} samples were skipped: a plugin failed, or a number came out that is none; their records say why",
             summary.skipped
         );
@@ -38,9 +45,8 @@ pub fn shown(spec: Option<&ScoreSpec>) -> (f64, usize) {
     }
 }
 
-/// One row for each domain, and their mean, in the score that the summary names.
-fn domains(summary: &Summary) -> Table {
-    let name = &summary.metric;
+/// One row for each domain, and their mean, in one score.
+fn domains(summary: &Summary, name: &str) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     let title = format!("domain ({})", titled(summary, name));
@@ -48,13 +54,13 @@ fn domains(summary: &Summary) -> Table {
         title.as_str(),
         "source",
         "adapted",
-        "gain",
+        "change",
         "95 % interval",
         "s/image",
     ]);
     let row = |domain: &str, scores: [&Scores; 2], intervals: &Intervals, seconds: f64| {
         let mut cells = vec![domain.to_owned()];
-        cells.extend(gain(summary, name, scores, intervals));
+        cells.extend(change(summary, name, scores, intervals));
         cells.push(format!("{seconds:.3}"));
         cells
     };
@@ -93,7 +99,7 @@ fn scores(summary: &Summary) -> Table {
         mean_of(summary).as_str(),
         "source",
         "adapted",
-        "gain",
+        "change",
         "95 % interval",
     ]);
     let Pair {
@@ -103,7 +109,7 @@ fn scores(summary: &Summary) -> Table {
     } = &summary.mean;
     for name in source.keys() {
         let mut cells = vec![titled(summary, name)];
-        cells.extend(gain(summary, name, [source, adapted], intervals));
+        cells.extend(change(summary, name, [source, adapted], intervals));
         table.add_row(cells);
     }
     align(table)
@@ -111,15 +117,11 @@ fn scores(summary: &Summary) -> Table {
 
 /// Over which domains the mean is.
 fn mean_of(summary: &Summary) -> String {
-    let averaged = summary
-        .domains
-        .iter()
-        .filter(|domain| domain.averaged)
-        .count();
-    match averaged == summary.domains.len() {
+    let left_out = summary.domains.iter().filter(|domain| !domain.averaged);
+    let left_out: Vec<_> = left_out.map(|domain| &*domain.name).collect();
+    match left_out.is_empty() {
         true => "mean".into(),
-        false if averaged == 1 => "mean of 1 shifted domain".into(),
-        false => format!("mean of {averaged} shifted domains"),
+        false => format!("mean (without {})", left_out.join(", ")),
     }
 }
 
@@ -143,22 +145,28 @@ fn titled(summary: &Summary, name: &str) -> String {
     }
 }
 
-/// Source, adapted, gain and its interval, in percent where the score is a share.
-fn gain(
+/// Source, adapted, the change, marked by the score's direction, and its interval; in percent where the score is a share.
+fn change(
     summary: &Summary,
     name: &str,
     [source, adapted]: [&Scores; 2],
     intervals: &Intervals,
 ) -> [String; 4] {
-    let (factor, digits) = shown(ScoreSpec::of(&summary.scores, name));
+    let spec = ScoreSpec::of(&summary.scores, name);
+    let (factor, digits) = shown(spec);
     let scaled = |score: f64| factor * score;
     let cell = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.digits$}"));
     let (source, adapted) = (
         source.get(name).copied().map(scaled),
         adapted.get(name).copied().map(scaled),
     );
-    let gain = source.zip(adapted).map_or("-".into(), |(source, adapted)| {
-        format!("{:+.digits$}", adapted - source)
+    let change = source.zip(adapted).map_or("-".into(), |(source, adapted)| {
+        let change = format!("{:+.digits$}", adapted - source);
+        let direction = spec.and_then(|spec| spec.higher_is_better);
+        match marked(&change, direction) {
+            Some(mark) => format!("{change} {mark}"),
+            None => change,
+        }
     });
     let interval = intervals.get(name).map_or("-".into(), |interval| {
         format!(
@@ -167,7 +175,18 @@ fn gain(
             scaled(interval.high)
         )
     });
-    [cell(source), cell(adapted), gain, interval]
+    [cell(source), cell(adapted), change, interval]
+}
+
+/// Whether a change, as it is printed, is for the better; not said of one that is printed as none, or of a score without direction.
+fn marked(change: &str, higher_is_better: Option<bool>) -> Option<&'static str> {
+    let is_none = change.chars().all(|c| !c.is_ascii_digit() || c == '0');
+    match higher_is_better {
+        _ if is_none => None,
+        Some(higher) if change.starts_with('+') == higher => Some("better"),
+        Some(_) => Some("worse"),
+        None => None,
+    }
 }
 
 fn align(mut table: Table) -> Table {
@@ -175,4 +194,19 @@ fn align(mut table: Table) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_marked_by_the_scores_direction() {
+        assert_eq!(marked("+1.2", Some(true)), Some("better"));
+        assert_eq!(marked("-1.2", Some(true)), Some("worse"));
+        assert_eq!(marked("-0.012", Some(false)), Some("better"));
+        assert_eq!(marked("+0.012", Some(false)), Some("worse"));
+        assert_eq!(marked("-0.0", Some(true)), None);
+        assert_eq!(marked("+1.2", None), None);
+    }
 }

@@ -10,6 +10,7 @@ use dtta_train::{Error, Evaluation, Observer, Progress, RunOptions, Trainer, Tra
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::experiment::Place;
+use crate::say::say;
 use crate::{Failure, print_json};
 
 /// What to train, and how.
@@ -58,7 +59,7 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.evaluate_only {
         return evaluate(&trainer, &weights.unwrap_or(configured));
     }
-    eprintln!(
+    say!(
         "{}: {} parameters, {} images, on {}",
         path.display(),
         trainer.weights().elements(),
@@ -74,7 +75,7 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
         }
-        eprintln!("stopping after this step; press again to stop at once");
+        say!("stopping after this step; press again to stop at once");
     })
     .map_err(Failure::failed)?;
     let options = RunOptions {
@@ -92,10 +93,10 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
         error => Failure::failed(error),
     })?;
     if let Some(evaluation) = &outcome.evaluation {
-        eprintln!("{}", words(evaluation));
+        say!("{}", words(evaluation));
     }
-    eprintln!("weights: {}", outcome.weights.display());
-    eprintln!(
+    say!("weights: {}", outcome.weights.display());
+    say!(
         "log: {} ({:.0} s of training)",
         out.join("training.jsonl").display(),
         outcome.seconds
@@ -178,7 +179,7 @@ impl Observer for Bar {
         let text = format!("step {step}: {}", words(evaluation));
         // A bar that nobody sees, as in a file, prints nothing.
         if self.bar.is_hidden() {
-            eprintln!("{text}")
+            say!("{text}")
         } else {
             self.bar.println(text)
         }

@@ -2,6 +2,9 @@
 //! sample's truth, by range of timesteps; and whether feedback's first gradient points toward the truth. It reads labels and adapts
 //! nothing.
 
+mod conclusion;
+
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use dtta_base::TargetType;
@@ -11,6 +14,7 @@ use dtta_plugin::Predicts;
 use dtta_tensor::{Device, Named, Tensor};
 use serde::{Deserialize, Serialize};
 
+pub use self::conclusion::{Conclusion, RangeConclusion};
 use crate::error::Result;
 use crate::prepare::Prepared;
 use crate::report::targets;
@@ -42,6 +46,8 @@ pub struct Diagnosis {
     pub draws: usize,
     /// By domain, then by range.
     pub domains: Vec<DomainDiagnosis>,
+    /// What follows.
+    pub conclusion: Conclusion,
 }
 
 /// One domain.
@@ -57,7 +63,7 @@ pub struct DomainDiagnosis {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RangeDiagnosis {
     /// First timestep, and one after the last.
-    pub range: [usize; 2],
+    pub t: [usize; 2],
     /// Mean loss under what the source model says.
     pub source_loss: f64,
     /// Mean loss under the truth.
@@ -96,10 +102,22 @@ impl Prepared {
         {
             let message =
                 format!("no range of timesteps is {low} to {high}; they go from 0 to {last}");
-            return Err(self.document().refusal("/adaptation/timesteps", message));
+            return Err(self.document().refusal("/method/timesteps", message));
+        }
+        if options.ranges.is_empty() {
+            let message = "a diagnosis needs a range of timesteps, a beginning and an end";
+            return Err(self.document().refusal("/method/timesteps", message));
         }
         let mut start = 0;
         let mut domains = Vec::new();
+        let mut shifted: Vec<bool> = {
+            let domains = self.stream.domains().iter();
+            domains.map(|domain| domain.is_shifted()).collect()
+        };
+        if !shifted.contains(&true) {
+            shifted.fill(true);
+        }
+        let mut images = BTreeSet::new();
         let count = self.stream.domains().len();
         for index in 0..count {
             let (name, length) = {
@@ -114,26 +132,37 @@ impl Prepared {
                 );
                 return Err(self.document().refusal("/data/stream", message));
             }
-            let ranges = self.domain_ranges(samples, feedback, options)?;
+            let (ids, ranges) = self.domain_ranges(samples, feedback, options)?;
+            if shifted[index] {
+                images.extend(ids);
+            }
             domains.push(DomainDiagnosis { name, ranges });
             start += length;
             progress(index + 1, count);
         }
+        let concerned = domains
+            .iter()
+            .zip(&shifted)
+            .filter(|(_, shifted)| **shifted);
+        let concerned: Vec<_> = concerned.map(|(domain, _)| domain).collect();
+        let conclusion = Conclusion::of(&concerned, images.len(), feedback.draws.range);
         Ok(Diagnosis {
             experiment: self.experiment().name.clone(),
             predicts: self.predicts().name.clone(),
             samples: options.samples,
             draws: options.draws,
             domains,
+            conclusion,
         })
     }
 
+    /// The samples' ids, and what was seen of them by range.
     fn domain_ranges(
         &mut self,
         positions: Range<usize>,
         feedback: Feedback,
         options: &DiagnoseOptions,
-    ) -> Result<Vec<RangeDiagnosis>> {
+    ) -> Result<(Vec<String>, Vec<RangeDiagnosis>)> {
         let items = positions
             .map(|position| self.stream.item(position))
             .collect::<Result<Vec<_>, _>>()?;
@@ -219,7 +248,7 @@ impl Prepared {
                 }
             };
             found.push(RangeDiagnosis {
-                range,
+                t: range,
                 source_loss: mean(&of_source.losses),
                 true_loss: mean(&of_truth.losses),
                 shuffled_loss: mean(&of_others.losses),
@@ -228,7 +257,7 @@ impl Prepared {
                 classifier_accuracy,
             });
         }
-        Ok(found)
+        Ok((items.iter().map(|item| item.id.clone()).collect(), found))
     }
 }
 

@@ -28,7 +28,9 @@ mod values;
 
 pub use adapter::Adapter;
 pub use builder::AdapterBuilder;
-pub use diagnose::{DiagnoseOptions, Diagnosis, DomainDiagnosis, RangeDiagnosis};
+pub use diagnose::{
+    Conclusion, DiagnoseOptions, Diagnosis, DomainDiagnosis, RangeConclusion, RangeDiagnosis,
+};
 pub use document::{Document, schema};
 pub use dtta_data::{ColourMode, Image, View};
 pub use dtta_learn::{

@@ -22,6 +22,9 @@ pub struct Record {
     /// Its class, where it has one. Read by metrics alone.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub target: Option<u32>,
+    /// That class by its name, where the dataset has names.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub target_name: Option<String>,
     /// What the source model said.
     pub source: Prediction,
     /// What the adapted model said.
@@ -44,6 +47,9 @@ pub struct Prediction {
     /// Index of the class, of a whole image.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub prediction: Option<i64>,
+    /// That class by its name, where the dataset has names.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub prediction_name: Option<String>,
     /// The model's confidence in it, on average over pixels, where the head says so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub confidence: Option<f32>,

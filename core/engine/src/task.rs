@@ -213,6 +213,7 @@ impl TaskModel {
         };
         let each = (0..images).map(|image| Prediction {
             prediction: classes.as_ref().map(|classes| classes[image]),
+            prediction_name: None,
             confidence: confidences.as_ref().map(|confidences| confidences[image]),
             scores: Scores::new(),
         });

@@ -17,6 +17,7 @@ use wit_parser::{Function, Resolve, WorldItem, WorldKey};
 use super::c::{self, Clang};
 use super::source::{Code, Project, Source};
 use super::toolchain::{Toolchain, build_native};
+use crate::say::say;
 
 /// The package that a component may import from, and no other.
 const INTERFACE_PACKAGE: (&str, &str) = ("dtta", "plugin");
@@ -112,7 +113,7 @@ fn put(folder: &Path, name: &str, artifact: &[u8], manifest: &Manifest) -> Resul
     write(&folder.join(name), artifact)?;
     write(&folder.join("plugin.json"), &text(manifest)?)?;
     let size = artifact.len().div_ceil(1024);
-    eprintln!("{}: {size} KiB", folder.join(name).display());
+    say!("{}: {size} KiB", folder.join(name).display());
     Ok(())
 }
 
@@ -145,7 +146,7 @@ fn check(plugin: &Source) -> Result<()> {
                 |error| format!("{error:#}"),
                 |compiler| compiler.built_with(),
             );
-            eprintln!(
+            say!(
                 "{}: sources unchanged; bytes not compared, as it was built with `{built_with}` and here is: {found}",
                 plugin.package
             );
@@ -164,7 +165,7 @@ fn check(plugin: &Source) -> Result<()> {
         "`plugin.json` should be:\n{}",
         String::from_utf8_lossy(&manifest)
     );
-    eprintln!(
+    say!(
         "{}: the same bytes, rebuilt with {}",
         plugin.package,
         compiler.built_with()

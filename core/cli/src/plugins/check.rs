@@ -10,6 +10,7 @@ use dtta_testkit::{Inputs, Kit};
 use serde_json::Value;
 
 use super::registry;
+use crate::say::say;
 use crate::{Failure, print_json};
 
 /// What to try, and on what.
@@ -47,7 +48,7 @@ pub fn check(arguments: &Arguments) -> Result<(), Failure> {
         kit = kit.inputs(read(path).map_err(Failure::Misuse)?);
     }
     let report = kit.check();
-    eprint!("{report}");
+    say!("{}", report.to_string().trim_end());
     print_json(&report)?;
     if report.passed() {
         Ok(())

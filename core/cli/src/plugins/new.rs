@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::build::write;
+use crate::say::say;
 
 /// What to write.
 #[derive(clap::Args)]
@@ -89,7 +90,7 @@ pub fn new(arguments: &Arguments) -> Result<()> {
     for (file, text) in files {
         write(&folder.join(file), fill(text).as_bytes())?;
     }
-    eprintln!(
+    say!(
         "wrote `{0}`; next:\n  edit {0}/src/lib.rs\n  (cd {0} && cargo test)\n  dtta plugins build {0}\n  dtta plugins check {0}\n  dtta plugins check {0}/dist/native",
         folder.display()
     );

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::build::{output, run};
 use super::source::Project;
+use crate::say::say;
 
 /// The target of every plugin: no operating system, so a component can import nothing but what
 /// the interface offers.
@@ -236,7 +237,7 @@ fn add_target() -> bool {
     let mut command = Command::new("rustup");
     let added = output(clean(&mut command, Kind::Prebuilt).args(["target", "add", TARGET]));
     if let Err(error) = &added {
-        eprintln!("rustup has no {TARGET}: {error:#}");
+        say!("rustup has no {TARGET}: {error:#}");
     }
     added.is_ok()
 }

@@ -220,12 +220,18 @@ impl<'a> Walk<'a> {
     ) -> Result<()> {
         let so_far = self.running[domain].report().unwrap_or_default();
         let of_pixels = self.prepared.predicts().target.is_map();
+        let names = self.prepared.stream.class_names();
+        let named = |class: Option<i64>| {
+            let class = class.and_then(|class| usize::try_from(class).ok());
+            class.and_then(|class| names.get(class)).cloned()
+        };
         for (row, item) in items.iter().enumerate() {
             let mut record = Record {
                 position: item.position,
                 id: item.id.clone(),
                 domain: self.prepared.stream.domains()[domain].name.clone(),
                 target: item.targets.class(),
+                target_name: named(item.targets.class().map(i64::from)),
                 source: Default::default(),
                 adapted: Default::default(),
                 loss: Vec::new(),
@@ -241,6 +247,9 @@ impl<'a> Walk<'a> {
             {
                 record.source = adapted.source.each[row].clone();
                 record.adapted = adapted.adapted.each[row].clone();
+                for said in [&mut record.source, &mut record.adapted] {
+                    said.prediction_name = named(said.prediction);
+                }
                 record.loss.clone_from(&adapted.losses[row]);
                 let measures = adapted.measures.iter();
                 record.measures = measures
