@@ -10,7 +10,7 @@ pub struct SegmentationConfig {
     /// Classes: labels run from 0 to one less.
     #[schemars(range(min = 2, max = 256))]
     pub classes: u32,
-    /// Pixels whose target has this label are left out. If a class has it, that class is.
+    /// Pixels whose target has this label are left out. If a class has it, that class is, from `miou` too.
     #[serde(default = "void")]
     pub ignore_index: i64,
 }
@@ -32,7 +32,7 @@ pub struct Confusion {
 /// - `mean_class_accuracy`: the mean, over the classes that occur in the targets, of the share of a class's pixels
 ///   whose label is right.
 /// - `miou`: the mean, over the classes that occur in targets or predictions, of the pixels that have the class in
-///   both by those that have it in either.
+///   both by those that have it in either. An ignored class is none of them; predicting it is as wrong as any other.
 ///
 /// There are no scores while every pixel has been left out.
 pub struct Segmentation {
@@ -131,10 +131,11 @@ impl Metric for Segmentation {
             if target > 0 {
                 shares.push(both as f64 / target as f64);
             }
-            if either > 0 {
+            if either > 0 && i64::try_from(class) != Ok(self.ignore_index) {
                 overlaps.push(both as f64 / either as f64);
             }
         }
+        // A counted pixel has a class that is not ignored, so neither list is empty.
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         scores.insert("pixel_accuracy".into(), right as f64 / pixels as f64);
         scores.insert("mean_class_accuracy".into(), mean(&shares));

@@ -84,6 +84,28 @@ fn leaves_out_the_label_that_is_to_be_ignored() {
 }
 
 #[test]
+fn ignores_a_class_as_torchmetrics_does() {
+    let fixture: Value = serde_json::from_str(include_str!("fixtures/miou.json")).unwrap();
+    let field = |name: &str| serde_json::from_value::<Vec<i64>>(fixture[name].clone()).unwrap();
+    let shape: Vec<usize> = field("shape").iter().map(|side| *side as usize).collect();
+    let (predicted, target) = (field("predicted"), field("target"));
+    let expected = fixture["miou_by_ignore_index"].as_object().unwrap();
+    assert_eq!(expected.len(), 6);
+    for (ignored, expected) in expected {
+        let ignored: i64 = ignored.parse().unwrap();
+        let mut metric = metric(json!({ "classes": fixture["classes"], "ignore_index": ignored }));
+        metric
+            .update(&labels(&shape, &predicted), &labels(&shape, &target))
+            .unwrap();
+        let found = metric.report().unwrap()["miou"];
+        assert!(
+            (found - expected.as_f64().unwrap()).abs() < 1e-6,
+            "{ignored}: {found}, not {expected}"
+        );
+    }
+}
+
+#[test]
 fn names_a_label_that_is_no_class() {
     let mut metric = metric(json!({"classes": 5}));
     let (good, bad) = (
