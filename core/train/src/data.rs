@@ -297,12 +297,14 @@ fn open(
 ) -> Result<(Dataset, String)> {
     let dataset = Dataset::open(dataset, base)?;
     let name = takes.resolve(&dataset, pointer)?;
+    // A folder that lost a class would move the labels of all after it.
+    let names = dataset.class_names().len();
+    if let Some(classes) = takes.classes.filter(|&classes| classes != names) {
+        let message = format!("has {names} class names, but the model has {classes} classes");
+        return Err(Error::invalid(pointer, message));
+    }
     if takes.target.is_map() {
-        expect_map(&dataset, &config.preprocess, takes, pointer)?;
-    } else if let Some(&highest) = dataset.labels().and_then(|labels| labels.iter().max())
-        && name == CLASS
-    {
-        takes.expect_class(highest, pointer)?;
+        expect_still(&config.preprocess)?;
     }
     // One look, so that a wrong shape is told before the run starts.
     let sample = dataset.sample(0)?;
@@ -321,17 +323,8 @@ impl DataConfig {
     }
 }
 
-fn expect_map(
-    dataset: &Dataset,
-    preprocess: &[Transform],
-    takes: &Takes,
-    pointer: &str,
-) -> Result<()> {
-    let names = dataset.class_names().len();
-    if let Some(classes) = takes.classes.filter(|&classes| classes != names) {
-        let message = format!("has {names} class names, but the model has {classes} classes");
-        return Err(Error::invalid(pointer, message));
-    }
+/// Refuses to move an image away from its map.
+fn expect_still(preprocess: &[Transform]) -> Result<()> {
     if let Some(n) = preprocess.iter().position(|step| !step.keeps_borders()) {
         let message = "moves the image away from its map; put it into the dataset's `transforms`";
         return Err(Error::invalid(&format!("/data/preprocess/{n}"), message));

@@ -427,11 +427,14 @@ fn parts_that_do_not_fit_are_refused_before_the_run() {
         error.contains("/data/training") && error.contains("[1, 10, 10]"),
         "{error}"
     );
-    let few = json!({ "kind": "resnet", "image": [1, 8, 8], "classes": 3, "stem": "small", "blocks": [1], "widths": [8] });
-    write(folder.path(), "few.json", &few);
-    let error = prepare(config("few.json", 3, &json!({})));
-    assert!(
-        error.contains("label 3") && error.contains("3 classes"),
-        "{error}"
-    );
+    for classes in [CLASSES - 1, CLASSES + 1] {
+        let other = json!({ "kind": "resnet", "image": [1, 8, 8], "classes": classes, "stem": "small", "blocks": [1], "widths": [8] });
+        write(folder.path(), "other.json", &other);
+        let error = prepare(config("other.json", 3, &json!({})));
+        let expected = format!("has {CLASSES} class names, but the model has {classes} classes");
+        assert!(
+            error.contains("/data/training") && error.contains(&expected),
+            "{error}"
+        );
+    }
 }
