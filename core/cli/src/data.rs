@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use dtta_data::{Dataset, DatasetConfig, Provenance, Selection, pack};
+use dtta_data::{Dataset, DatasetConfig, LeftOut, Provenance, Selection, pack};
 
 use crate::Failure;
 use crate::say::say;
@@ -56,6 +56,7 @@ pub fn data(arguments: &Arguments) -> Result<(), Failure> {
         .context("the data set is not valid")
         .map_err(Failure::Misuse)?;
     let dataset = Dataset::open(&config, Path::new(".")).map_err(Failure::misuse)?;
+    tell_left_out(dataset.location(), dataset.left_out());
     let selection = Selection {
         samples: Some(*samples),
         offset: 0,
@@ -69,4 +70,11 @@ pub fn data(arguments: &Arguments) -> Result<(), Failure> {
     pack(&dataset, &indices, &provenance, file).map_err(Failure::misuse)?;
     say!("{} samples in `{}`", indices.len(), file.display());
     Ok(())
+}
+
+/// Says in one line what a dataset's folders hold besides.
+pub fn tell_left_out(place: &Path, left_out: &LeftOut) {
+    if !left_out.is_empty() {
+        eprintln!("`{}`: left out {left_out}", place.display());
+    }
 }

@@ -7,6 +7,7 @@ use dtta::{Devices, Document, Extensions, Prepared};
 use dtta_tensor::Device;
 
 use crate::Failure;
+use crate::data::tell_left_out;
 use crate::plugins::registry;
 
 /// An experiment, its overrides and its device.
@@ -76,6 +77,10 @@ impl Opening {
         let document = Document::load(&self.experiment, &overrides, &extensions.methods);
         let document = document.map_err(Failure::misuse)?;
         let devices = self.places.devices()?;
-        Prepared::new(document, &extensions, devices).map_err(Failure::misuse)
+        let prepared = Prepared::new(document, &extensions, devices).map_err(Failure::misuse)?;
+        for dataset in prepared.stream().datasets() {
+            tell_left_out(dataset.location(), dataset.left_out());
+        }
+        Ok(prepared)
     }
 }

@@ -9,6 +9,7 @@ use clap::Args;
 use dtta_train::{Error, Evaluation, Observer, Progress, RunOptions, Trainer, TrainingConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::data::tell_left_out;
 use crate::experiment::Place;
 use crate::say::say;
 use crate::{Failure, print_json};
@@ -56,6 +57,9 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
         .out
         .as_ref()
         .map(|out| out.join(configured.file_name().unwrap_or_default()));
+    for (place, left_out) in trainer.left_out() {
+        tell_left_out(place, left_out);
+    }
     if arguments.evaluate_only {
         return evaluate(&trainer, &weights.unwrap_or(configured));
     }

@@ -4,15 +4,18 @@
 //! [`Source`], so nothing else knows how samples are stored. Byte images stay bytes and image files stay on disk until a sample is
 //! asked for; classes and ids are read, and checked, when a dataset is opened.
 
+mod decode;
 mod digest;
 mod folder;
 mod idx;
+mod left_out;
 mod memory;
 mod packed;
 mod paired;
 mod png;
 mod quantised;
 mod select;
+mod walk;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -26,6 +29,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::digest::digest;
 pub use self::folder::{ColourMode, FolderConfig};
 pub use self::idx::{FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, IdxConfig, Split};
+pub use self::left_out::LeftOut;
 pub use self::packed::{PackedConfig, Provenance, pack};
 pub use self::paired::{NumberFolder, PairedConfig, TargetFolder};
 pub use self::select::Selection;
@@ -92,6 +96,7 @@ pub struct Dataset {
     class_names: Vec<String>,
     labels: Option<Vec<u32>>,
     target_types: BTreeMap<String, TargetType>,
+    left_out: LeftOut,
     source: Arc<dyn Source>,
     transforms: Vec<Transform>,
     provenance: Option<Provenance>,
@@ -101,7 +106,7 @@ impl Dataset {
     /// Opens a dataset. Relative paths start at `base`, the folder of the file that holds `config`.
     ///
     /// # Errors
-    /// Any [`DataError`] about missing, unreadable or malformed files; [`DataError::LabelOutOfRange`] and
+    /// Any [`DataError`] about missing, unreadable or malformed files, [`DataError::NoImages`] about a class without images; [`DataError::LabelOutOfRange`] and
     /// [`DataError::DuplicateId`] about their contents; [`DataError::DatasetRange`] if a transform leaves [0, 1]. Images of a
     /// folder are decoded only when asked for.
     pub fn open(config: &DatasetConfig, base: &Path) -> Result<Self, DataError> {
@@ -154,6 +159,11 @@ impl Dataset {
     /// The targets that every sample has.
     pub fn target_types(&self) -> &BTreeMap<String, TargetType> {
         &self.target_types
+    }
+
+    /// What its folders hold besides, and why it was not taken; nothing for datasets that are no folders.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 
     /// Where a packed sample's images come from and under which licence; `None` for other kinds.

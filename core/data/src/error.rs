@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use dtta_base::TargetType;
 
+use crate::{IGNORE, LeftOut};
+
 /// What can go wrong while data is opened, decoded, transformed or cut into a stream.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -81,7 +83,39 @@ pub enum DataError {
         /// What the decoder said.
         source: image::ImageError,
     },
-    /// A folder holds nothing that can be read.
+    /// A JPEG lacks its end, so that a part of it would be made up.
+    #[error("the JPEG `{path}` ends before its end marker: it was cut off", path = path.display())]
+    CutOff {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A file would take more memory than any sample should.
+    #[error("`{path}` stands for {found} {what}, of which at most {limit} are read", path = path.display())]
+    DecodedSize {
+        /// The file.
+        path: PathBuf,
+        /// What is counted, such as `pixels`.
+        what: &'static str,
+        /// How many there would be.
+        found: u64,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// A file stands for another one that Git LFS has not fetched.
+    #[error("`{path}` is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`", path = path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A folder holds no image: torchvision refuses a class without any, too.
+    #[error("`{path}` holds no image of a type that is read (PNG, JPEG, WebP, BMP, TIFF, GIF, PGM, PPM){but}", path = path.display(), but = But(left_out))]
+    NoImages {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds instead.
+        left_out: LeftOut,
+    },
+    /// A folder or file holds nothing that can be read.
     #[error("`{path}` is empty: expected {expected}", path = path.display())]
     Empty {
         /// The folder or file.
@@ -116,6 +150,27 @@ pub enum DataError {
         found: [usize; 2],
         /// Those of the image.
         image: [usize; 2],
+    },
+    /// More classes than a label map tells apart from pixels without a class.
+    #[error(
+        "label map `{target}`: there are {classes} class names, but a label is a byte and {ignore} stands for no class; at most {ignore} are possible",
+        ignore = IGNORE
+    )]
+    MapClasses {
+        /// The target.
+        target: String,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// Two files would share a partner.
+    #[error("`{first}` and `{second}` differ only in their extensions, so they cannot be told apart by {by}", first = first.display(), second = second.display())]
+    SharedPartner {
+        /// One file.
+        first: PathBuf,
+        /// The other one.
+        second: PathBuf,
+        /// What belongs to them, or to which they belong.
+        by: String,
     },
     /// An image has no map.
     #[error("`{image}` has no partner `{path}`", image = image.display(), path = path.display())]
@@ -385,6 +440,44 @@ pub(crate) fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> DataError {
             path: path.to_owned(),
             source,
         })
+    }
+}
+
+/// Refuses a file that stands for more of something than can be asked of a machine, before it is decoded.
+pub(crate) fn bounded(
+    path: &Path,
+    what: &'static str,
+    found: u64,
+    limit: u64,
+) -> Result<(), DataError> {
+    if found <= limit {
+        return Ok(());
+    }
+    Err(DataError::DecodedSize {
+        path: path.to_owned(),
+        what,
+        found,
+        limit,
+    })
+}
+
+/// Refuses a file that only says where its content is.
+pub(crate) fn fetched(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+    match bytes.starts_with(b"version https://git-lfs") {
+        true => Err(DataError::LfsPointer { path: path.into() }),
+        false => Ok(()),
+    }
+}
+
+/// Says what was left out, if anything was.
+struct But<'a>(&'a LeftOut);
+
+impl std::fmt::Display for But<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.is_empty() {
+            true => Ok(()),
+            false => write!(formatter, "; it holds {}", self.0),
+        }
     }
 }
 

@@ -6,6 +6,9 @@ use crate::DataError;
 /// instead of an exhausted machine.
 pub(crate) const VALUES_LIMIT: usize = 1 << 28;
 
+/// The largest number of pixels that a file may hold: those of an image of three channels. It is where Pillow warns of a decompression bomb.
+pub(crate) const PIXELS_LIMIT: usize = VALUES_LIMIT / 3;
+
 /// An image as `channels × height × width` values. Datasets and corruptions keep them in [0, 1]; only
 /// [`Transform::Normalise`](crate::Transform::Normalise) leaves that range.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,12 +85,10 @@ impl Image {
         [channels, height, width]: [usize; 3],
         bytes: &[u8],
     ) -> Result<Self, DataError> {
-        Self::new(
-            channels,
-            height,
-            width,
-            bytes.iter().map(|byte| f32::from(*byte) / 255.0).collect(),
-        )
+        let mut bytes = bytes.iter();
+        Self::from_fn([channels, height, width], |_, _, _| {
+            bytes.next().map_or(0.0, |byte| f32::from(*byte) / 255.0)
+        })
     }
 
     /// Number of channels: 1 for grey, 3 for colour.

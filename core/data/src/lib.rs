@@ -37,8 +37,8 @@ mod transform;
 pub use crate::corruption::{Corruption, Severity, corrupt};
 pub use crate::dataset::{
     ColourMode, Dataset, DatasetConfig, FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, FolderConfig,
-    IdxConfig, NumberFolder, PackedConfig, PairedConfig, Provenance, Sample, Selection, Split,
-    TargetFolder, pack,
+    IdxConfig, LeftOut, NumberFolder, PackedConfig, PairedConfig, Provenance, Sample, Selection,
+    Split, TargetFolder, pack,
 };
 pub use crate::error::DataError;
 pub use crate::image::Image;

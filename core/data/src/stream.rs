@@ -300,6 +300,11 @@ impl Stream {
         &self.domains
     }
 
+    /// The datasets that the domains take samples from, in the order in which they are met.
+    pub fn datasets(&self) -> &[Dataset] {
+        &self.datasets
+    }
+
     /// Names of the classes, in label order; empty if the datasets have none.
     pub fn class_names(&self) -> &[String] {
         self.datasets[0].class_names()

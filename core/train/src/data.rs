@@ -124,6 +124,10 @@ impl TrainingData {
         })
     }
 
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
     pub fn len(&self) -> usize {
         self.dataset.len()
     }
@@ -171,7 +175,8 @@ impl TrainingData {
     }
 }
 
-/// Held-out images: a selection fixed by the seed, with as many of each class as of any other where images have classes.
+/// Held-out images and where they are from: a selection fixed by the seed, with as many of each class as of any other where images have
+/// classes, or all.
 pub(crate) fn held_out(
     dataset: &DatasetConfig,
     base: &Path,
@@ -179,7 +184,7 @@ pub(crate) fn held_out(
     takes: &Takes,
     (samples, seed): (Option<usize>, u64),
     device: &Device,
-) -> Result<Examples> {
+) -> Result<(Examples, Dataset)> {
     let pointer = "/data/held_out";
     let (dataset, name) = open(dataset, base, config, takes, pointer)?;
     let selection = Selection {
@@ -194,7 +199,7 @@ pub(crate) fn held_out(
         let sample = (sample.image, sample.targets);
         collected.add(sample, config, (takes, &name), pointer)?;
     }
-    collected.finish(takes.shape, name, device)
+    Ok((collected.finish(takes.shape, name, device)?, dataset))
 }
 
 /// A batch in the making.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use dtta_base::{FolderLock, remove, sha256, sha256_file};
+use dtta_data::{Dataset, LeftOut};
 use dtta_learn::Draws;
 use dtta_models::{Models, Weights};
 use dtta_tensor::{Device, Tensor};
@@ -93,7 +94,12 @@ pub struct Trainer {
     lesson: Lesson,
     data: TrainingData,
     held_out: Option<Examples>,
+    left_out: Vec<(PathBuf, LeftOut)>,
     averaged: Averaged,
+}
+
+fn told(dataset: &Dataset) -> (PathBuf, LeftOut) {
+    (dataset.location().to_owned(), dataset.left_out().clone())
 }
 
 /// Loss and norms since the last line of the log, kept on the device until then.
@@ -112,15 +118,20 @@ impl Trainer {
     pub fn prepare(config: TrainingConfig, base: &Path, device: Device) -> Result<Self> {
         let lesson = lesson(&config, &base.join(&config.model))?;
         let data = TrainingData::open(&config.data, base, lesson.takes(), config.seed)?;
+        let mut left_out = vec![told(data.dataset())];
         let held_out = match config.evaluate.as_ref().zip(config.data.held_out.as_ref()) {
-            Some((evaluate, dataset)) => Some(held_out(
-                dataset,
-                base,
-                &config.data,
-                &lesson.takes(),
-                (evaluate.samples, config.seed),
-                &device,
-            )?),
+            Some((evaluate, dataset)) => {
+                let (examples, dataset) = held_out(
+                    dataset,
+                    base,
+                    &config.data,
+                    &lesson.takes(),
+                    (evaluate.samples, config.seed),
+                    &device,
+                )?;
+                left_out.push(told(&dataset));
+                Some(examples)
+            }
             None => None,
         };
         let weights = Weights::initialise(lesson.parameters(), config.seed, &device)?;
@@ -131,6 +142,7 @@ impl Trainer {
             lesson,
             data,
             held_out,
+            left_out,
             averaged,
             config,
         })
@@ -158,6 +170,11 @@ impl Trainer {
     /// Number of training images.
     pub fn samples(&self) -> usize {
         self.data.len()
+    }
+
+    /// What the folders of training and held-out images hold besides, and why it was not taken.
+    pub fn left_out(&self) -> &[(PathBuf, LeftOut)] {
+        &self.left_out
     }
 
     /// The configuration's file for the weights.

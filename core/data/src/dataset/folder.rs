@@ -1,8 +1,7 @@
-//! A folder of images in torchvision's `ImageFolder` layout: `root/class/…/image.png`. Classes are the folders' names, sorted.
-//! A root without folders is read as images without labels.
+//! A folder of images in torchvision's `ImageFolder` layout: `root/class/…/image.png`. Classes are the folders' names, sorted as text; a
+//! class's samples are ordered by folder, then by name. A root without folders is read as images without labels.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,15 +9,19 @@ use dtta_base::TargetType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::decode::read_image;
+use super::left_out::Reason;
+use super::walk::{Listing, Walk, extension, id, is_image};
 use super::{Dataset, Source};
-use crate::error::unreadable;
 use crate::{CLASS, DataError, Image, Targets, Transform};
 
-/// A folder of PNG and JPEG images.
+/// A folder of images: PNG, JPEG, WebP, BMP, TIFF, GIF (the first frame), PGM and PPM, by their extensions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FolderConfig {
-    /// The folder. Each folder in it is a class and holds its images at any depth; if there is none, its images have no labels.
+    /// The folder. Each folder in it is a class and holds its images at any depth; if there is none, its images have no labels. Classes are
+    /// numbered from 0 in the order of their names, as torchvision's `ImageFolder` does; links are followed. Hidden names, images beside
+    /// class folders and files of other types are left out, and counted in a message.
     pub path: PathBuf,
     /// How many channels to read.
     pub channels: ColourMode,
@@ -27,7 +30,8 @@ pub struct FolderConfig {
     pub transforms: Vec<Transform>,
 }
 
-/// The channels that images are read with, whatever their files hold. Transparency is dropped.
+/// The channels that images are read with, whatever their files hold. Transparency is dropped, CMYK becomes RGB, and pixels stay where they
+/// are stored, whatever orientation EXIF data gives: as torchvision's loader does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ColourMode {
@@ -57,38 +61,35 @@ impl Source for Images {
 
 pub(super) fn open(config: &FolderConfig, base: &Path) -> Result<Dataset, DataError> {
     let root = base.join(&config.path);
-    let (class_folders, images) = list(&root)?;
+    let mut walk = Walk::new(&root);
+    let Listing { folders, files } = walk.list(&root)?;
     let mut paths = Vec::new();
     let mut labels = None;
     let mut target_types = BTreeMap::new();
     let mut class_names = Vec::new();
-    if class_folders.is_empty() {
-        if images.is_empty() {
-            return Err(DataError::Empty {
-                path: root,
-                expected: "a folder per class with PNG or JPEG images",
-            });
-        }
-        paths = images;
+    let mut left_out;
+    if folders.is_empty() {
+        let mut walk = Walk::new(&root);
+        paths = images(&mut walk, &root)?;
+        left_out = walk.left_out;
     } else {
-        let mut numbers = Vec::new();
-        for (label, folder) in class_folders.iter().enumerate() {
-            let before = paths.len();
-            collect(folder, &mut paths)?;
-            if paths.len() == before {
-                return Err(DataError::Empty {
-                    path: folder.clone(),
-                    expected: "PNG or JPEG images of this class",
-                });
-            }
-            numbers.resize(paths.len(), label as u32);
-            class_names.push(
-                folder
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned(),
+        for path in &files {
+            walk.leave(
+                match is_image(path) {
+                    true => Reason::BesideClasses,
+                    false => Reason::Extension(extension(path)),
+                },
+                path,
             );
+        }
+        left_out = walk.left_out;
+        let mut numbers = Vec::new();
+        for (label, folder) in folders.iter().enumerate() {
+            let mut walk = Walk::new(&root);
+            paths.extend(images(&mut walk, folder)?);
+            left_out.merge(walk.left_out);
+            numbers.resize(paths.len(), label as u32);
+            class_names.push(id(&root, folder));
         }
         labels = Some(numbers);
         target_types.insert(CLASS.to_owned(), TargetType::ClassIndex {});
@@ -98,6 +99,7 @@ pub(super) fn open(config: &FolderConfig, base: &Path) -> Result<Dataset, DataEr
         labels,
         class_names,
         target_types,
+        left_out,
         source: Arc::new(Images {
             paths,
             channels: config.channels,
@@ -108,88 +110,16 @@ pub(super) fn open(config: &FolderConfig, base: &Path) -> Result<Dataset, DataEr
     })
 }
 
-impl Image {
-    /// Decodes an image file to [0, 1], as datasets do.
-    ///
-    /// # Errors
-    /// [`DataError::File`] or [`DataError::Decode`], naming the file.
-    pub fn read(path: impl AsRef<Path>, channels: ColourMode) -> Result<Self, DataError> {
-        read_image(path.as_ref(), channels)
+/// The images of a folder; at least one.
+pub(super) fn images(walk: &mut Walk<'_>, folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let images = walk.images(folder)?;
+    if images.is_empty() {
+        return Err(DataError::NoImages {
+            path: folder.to_owned(),
+            left_out: std::mem::take(&mut walk.left_out),
+        });
     }
-}
-
-/// Decodes one image to [0, 1].
-pub(super) fn read_image(path: &Path, channels: ColourMode) -> Result<Image, DataError> {
-    // Extensions lie often enough; the first bytes do not.
-    let reader = image::ImageReader::open(path)
-        .map_err(unreadable(path))?
-        .with_guessed_format()
-        .map_err(unreadable(path))?;
-    let decoded = reader.decode().map_err(|source| DataError::Decode {
-        path: path.to_owned(),
-        source,
-    })?;
-    // Grey files are read as grey: weighing three equal channels would round.
-    let image = if decoded.color().has_color() {
-        let pixels = decoded.into_rgb32f();
-        let (width, height) = (pixels.width() as usize, pixels.height() as usize);
-        let values = pixels.into_raw();
-        Image::from_fn([3, height, width], |channel, row, column| {
-            values[(row * width + column) * 3 + channel]
-        })?
-    } else {
-        let pixels = decoded.to_luma32f();
-        let (width, height) = (pixels.width() as usize, pixels.height() as usize);
-        Image::new(1, height, width, pixels.into_raw())?
-    };
-    match channels {
-        ColourMode::Grayscale => Transform::Grayscale {}.apply(image),
-        ColourMode::Rgb => Transform::Rgb {}.apply(image),
-    }
-}
-
-/// Folders and images directly in a folder, each sorted by name.
-fn list(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), DataError> {
-    let read_error = unreadable(folder);
-    let (mut folders, mut images) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(folder).map_err(&read_error)? {
-        let entry = entry.map_err(&read_error)?;
-        let path = entry.path();
-        // Linked folders are left out: a link to a parent would never end.
-        if entry.file_type().map_err(&read_error)?.is_dir() {
-            folders.push(path);
-        } else if is_image(&path) {
-            images.push(path);
-        }
-    }
-    folders.sort_unstable();
-    images.sort_unstable();
-    Ok((folders, images))
-}
-
-/// Images at any depth: a folder's own first, then its folders'.
-pub(super) fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), DataError> {
-    let (folders, images) = list(folder)?;
-    paths.extend(images);
-    folders.iter().try_for_each(|folder| collect(folder, paths))
-}
-
-fn is_image(path: &Path) -> bool {
-    let extension = path
-        .extension()
-        .and_then(OsStr::to_str)
-        .map(str::to_ascii_lowercase);
-    matches!(extension.as_deref(), Some("png" | "jpg" | "jpeg"))
-}
-
-/// The path below the root with `/` between its parts, so that an id is the same on every system.
-pub(super) fn id(root: &Path, path: &Path) -> String {
-    let below = path.strip_prefix(root).unwrap_or(path);
-    below
-        .iter()
-        .map(OsStr::to_string_lossy)
-        .collect::<Vec<_>>()
-        .join("/")
+    Ok(images)
 }
 
 #[cfg(test)]
@@ -258,16 +188,21 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert!(matches!(
             open(root.path(), ColourMode::Rgb),
-            Err(DataError::Empty { .. })
+            Err(DataError::NoImages { .. })
         ));
         assert!(matches!(
             open(&root.path().join("nowhere"), ColourMode::Rgb),
             Err(DataError::File(dtta_base::Error::Read { .. }))
         ));
-        std::fs::create_dir(root.path().join("empty_class")).unwrap();
-        let empty = open(root.path(), ColourMode::Rgb).unwrap_err();
-        assert!(matches!(&empty, DataError::Empty { path, .. } if path.ends_with("empty_class")));
-        let broken = root.path().join("empty_class/broken.png");
+        let empty = root.path().join("empty_class");
+        std::fs::create_dir(&empty).unwrap();
+        std::fs::write(empty.join("a.heic"), "").unwrap();
+        let message = open(root.path(), ColourMode::Rgb).unwrap_err().to_string();
+        assert!(
+            message.contains("empty_class`") && message.ends_with("it holds 1 `.heic` file"),
+            "{message}"
+        );
+        let broken = empty.join("broken.png");
         std::fs::write(&broken, b"\x89PNG\r\n\x1a\nnothing").unwrap();
         let dataset = open(root.path(), ColourMode::Rgb).unwrap();
         let refused = dataset.sample(0).unwrap_err();
@@ -275,5 +210,78 @@ mod tests {
             matches!(&refused, DataError::Decode { path, .. } if *path == broken),
             "{refused:?}"
         );
+    }
+
+    #[test]
+    fn says_what_it_left_out_and_keeps_labels_in_place() {
+        let root = tempfile::tempdir().unwrap();
+        let picture = || image::RgbImage::from_pixel(2, 2, image::Rgb([9; 3])).into();
+        for path in [
+            ".ipynb_checkpoints/a-checkpoint.png",
+            "__MACOSX/ant/._a.png",
+            "ant/._a.png",
+            "ant/a.png",
+            "ant/b.gif",
+            "bee/@eaDir/a.png",
+            "bee/a.png",
+            "beside.png",
+        ] {
+            write(&root.path().join(path), picture());
+        }
+        std::fs::write(root.path().join("ant/a.txt"), "").unwrap();
+        std::fs::write(root.path().join("LICENSE"), "").unwrap();
+        let dataset = open(root.path(), ColourMode::Rgb).unwrap();
+        assert_eq!(dataset.class_names(), ["ant", "bee"]);
+        assert_eq!(dataset.ids(), ["ant/a.png", "ant/b.gif", "bee/a.png"]);
+        assert_eq!(
+            dataset.left_out().to_string(),
+            "1 image beside class folders (`beside.png`), all but the first frame of 1 GIF file, \
+             4 hidden (`.ipynb_checkpoints`, …), 1 file without an extension, 1 `.txt` file"
+        );
+        assert_eq!(dataset.left_out().count(), 7);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_end_where_they_began() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let store = tempfile::tempdir().unwrap();
+        let grey = || image::GrayImage::from_pixel(2, 2, image::Luma([9])).into();
+        write(&store.path().join("x.png"), grey());
+        write(&root.path().join("ant/a.png"), grey());
+        write(&root.path().join("cat/c.png"), grey());
+        let link = |to: &Path, name: &str| symlink(to, root.path().join(name)).unwrap();
+        link(store.path(), "bee");
+        link(&store.path().join("x.png"), "cat/linked.png");
+        link(Path::new(".."), "cat/up");
+        link(Path::new("../.."), "cat/further_up");
+        link(&root.path().join("cat"), "ant/friends");
+        link(&root.path().join("ant"), "cat/friends");
+        let dataset = open(root.path(), ColourMode::Rgb).unwrap();
+        assert_eq!(dataset.class_names(), ["ant", "bee", "cat"]);
+        assert_eq!(
+            dataset.ids(),
+            [
+                "ant/a.png",
+                "ant/friends/c.png",
+                "ant/friends/linked.png",
+                "bee/x.png",
+                "cat/c.png",
+                "cat/linked.png",
+                "cat/friends/a.png",
+            ]
+        );
+        assert_eq!(dataset.labels(), Some([0, 0, 0, 1, 2, 2, 2].as_slice()));
+        assert!(dataset.sample(5).is_ok());
+        // Up and further up from both sides, and back through the friend's folder.
+        assert_eq!(
+            dataset.left_out().to_string(),
+            "6 links to a folder above (`ant/friends/friends`, …)"
+        );
+
+        link(&root.path().join("unmounted"), "dog");
+        let refused = open(root.path(), ColourMode::Rgb).unwrap_err().to_string();
+        assert!(refused.contains("dog`"), "{refused}");
     }
 }

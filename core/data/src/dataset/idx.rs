@@ -11,9 +11,14 @@ use flate2::read::MultiGzDecoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Source};
-use crate::error::unreadable;
+use super::{Dataset, LeftOut, Source};
+use crate::error::{bounded, unreadable};
+use crate::image::VALUES_LIMIT;
 use crate::{CLASS, DataError, Image, Targets, Transform};
+
+/// The most bytes that a gzipped file may become: a gibibyte. The largest set that is distributed so, EMNIST, takes 0.6. Deflate packs
+/// zeros a thousandfold, so a file's size says nothing; a plain file is its own warrant.
+const UNPACKED_LIMIT: u64 = 1 << 30;
 
 /// Where Debian's package `dataset-fashion-mnist` puts its files.
 pub const FASHION_MNIST_FOLDER: &str = "/usr/share/datasets/fashion-mnist";
@@ -146,6 +151,7 @@ pub(super) fn open(config: &IdxConfig, base: &Path) -> Result<Dataset, DataError
             files: [image_path, label_path],
         }),
         transforms: config.transforms.clone(),
+        left_out: LeftOut::default(),
         provenance: None,
         location: folder,
     })
@@ -166,16 +172,18 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, DataError> {
 fn read<const AXES: usize>(path: &Path) -> Result<([usize; AXES], Vec<u8>), DataError> {
     let file = File::open(path).map_err(unreadable(path))?;
     if path.extension().is_some_and(|extension| extension == "gz") {
-        decode(MultiGzDecoder::new(file), path)
+        decode(MultiGzDecoder::new(file), path, UNPACKED_LIMIT)
     } else {
-        decode(file, path)
+        decode(file, path, u64::MAX)
     }
 }
 
-/// Sizes of the axes, none of them 0, and as many bytes as they announce. Reads no more than one byte past those.
+/// Sizes of the axes, none of them 0, and as many bytes as they announce. Reads no more than one byte past those, and nothing if they are
+/// more than `limit`.
 fn decode<const AXES: usize>(
     mut reader: impl Read,
     path: &Path,
+    limit: u64,
 ) -> Result<([usize; AXES], Vec<u8>), DataError> {
     let mut header = Vec::new();
     let header_len = 4 + 4 * AXES;
@@ -199,16 +207,20 @@ fn decode<const AXES: usize>(
             .iter()
             .fold(0, |value, byte| (value << 8) | usize::from(*byte));
     }
-    let expected = sizes
-        .iter()
-        .try_fold(1u64, |volume, size| volume.checked_mul(*size as u64))
-        .unwrap_or(u64::MAX);
+    let product = |sizes: &[usize]| {
+        let volume = |volume: u64, size: &usize| volume.saturating_mul(*size as u64);
+        sizes.iter().fold(1, volume)
+    };
+    let (each, limit_of_each) = (product(&sizes[1..]), VALUES_LIMIT as u64);
+    bounded(path, "pixels of each image", each, limit_of_each)?;
+    let expected = product(&sizes);
     if expected == 0 {
         return Err(DataError::Empty {
             path: path.to_owned(),
             expected: "at least one image of at least one pixel",
         });
     }
+    bounded(path, "bytes", expected, limit)?;
     let mut bytes = Vec::new();
     reader
         .take(expected.saturating_add(1))
@@ -340,7 +352,9 @@ mod tests {
             DataError::Empty { .. }
         ));
         let huge = refusal(&idx(&[u32::MAX; 3], &[1]), &labels);
-        assert!(matches!(huge, DataError::IdxLength { actual: 1, .. }));
+        assert!(matches!(huge, DataError::DecodedSize { .. }));
+        let many = refusal(&idx(&[u32::MAX, 1, 1], &[1]), &labels);
+        assert!(matches!(many, DataError::IdxLength { actual: 1, .. }));
         let label = refusal(&images, &idx(&[2], &[0, 3]));
         assert!(
             matches!(&label, DataError::LabelOutOfRange { id, label: 3, classes: 3, .. } if id == "test/00001")
@@ -349,6 +363,31 @@ mod tests {
         assert!(
             missing.contains("/nowhere") && missing.contains("t10k-images-idx3-ubyte"),
             "{missing}"
+        );
+    }
+
+    #[test]
+    fn a_small_gzip_of_many_bytes_is_refused_before_it_is_unpacked() {
+        // 2^31 images of a pixel; what follows the header does not matter.
+        let folder = folder(&idx(&[1, 1, 1], &[0]), &idx(&[1], &[0]));
+        std::fs::remove_file(folder.path().join("t10k-images-idx3-ubyte")).unwrap();
+        let gzipped = File::create(folder.path().join("t10k-images-idx3-ubyte.gz")).unwrap();
+        let mut encoder = flate2::write::GzEncoder::new(gzipped, flate2::Compression::fast());
+        encoder
+            .write_all(&idx(&[1 << 31, 1, 1], &[0; 1000]))
+            .unwrap();
+        encoder.finish().unwrap();
+        let refused = open(config(folder.path())).unwrap_err();
+        assert!(
+            matches!(
+                &refused,
+                DataError::DecodedSize {
+                    what: "bytes",
+                    found: 0x8000_0000,
+                    ..
+                }
+            ),
+            "{refused}"
         );
     }
 
@@ -389,17 +428,17 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = decode::<3>(bytes.as_slice(), Path::new("x"));
-            let _ = decode::<1>(MultiGzDecoder::new(bytes.as_slice()), Path::new("x"));
+            let _ = decode::<3>(bytes.as_slice(), Path::new("x"), u64::MAX);
+            let _ = decode::<1>(MultiGzDecoder::new(bytes.as_slice()), Path::new("x"), UNPACKED_LIMIT);
         }
 
         #[test]
         fn any_truncation_is_refused(sizes in [1u32..4, 1..4, 1..4], keep in 0.0..1.0f64) {
             let volume = sizes.iter().product::<u32>() as usize;
             let file = idx(&sizes, &vec![9; volume]);
-            prop_assert!(decode::<3>(file.as_slice(), Path::new("x")).is_ok());
+            prop_assert!(decode::<3>(file.as_slice(), Path::new("x"), u64::MAX).is_ok());
             let cut = &file[..(file.len() as f64 * keep) as usize];
-            prop_assert!(decode::<3>(cut, Path::new("x")).is_err());
+            prop_assert!(decode::<3>(cut, Path::new("x"), u64::MAX).is_err());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Dataset, Sample, Source};
+use super::{Dataset, LeftOut, Sample, Source};
 use crate::{DataError, IGNORE, Image, Target, Targets};
 
 #[derive(Debug)]
@@ -67,6 +67,7 @@ pub(super) fn open(
         target_types,
         source: Arc::new(Memory(samples)),
         transforms: Vec::new(),
+        left_out: LeftOut::default(),
         provenance: None,
     })
 }

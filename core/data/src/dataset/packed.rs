@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::write::pack;
 use super::quantised::Quantised;
-use super::{Dataset, Source};
-use crate::error::unreadable;
+use super::{Dataset, LeftOut, Source};
+use crate::error::{bounded, fetched, unreadable};
+use crate::image::VALUES_LIMIT;
 use crate::target::{label_map, number_map};
 use crate::{CLASS, DataError, IGNORE, Image, LabelMap, Target, Targets, Transform};
 
@@ -160,6 +161,7 @@ impl Source for Packed {
 pub(super) fn open(config: &PackedConfig, base: &Path) -> Result<Dataset, DataError> {
     let path = base.join(&config.path);
     let file = std::fs::read(&path).map_err(unreadable(&path))?;
+    fetched(&path, &file)?;
     let mut dataset = decode(&file, &path)?;
     dataset.transforms = config.transforms.clone();
     Ok(dataset)
@@ -227,6 +229,7 @@ fn decode(file: &[u8], path: &Path) -> Result<Dataset, DataError> {
         ids: metadata.ids,
         class_names: metadata.class_names,
         transforms: Vec::new(),
+        left_out: LeftOut::default(),
         provenance: Some(metadata.provenance),
     })
 }
@@ -267,6 +270,9 @@ impl<'a> Reader<'a> {
             Some((view, Dtype::U8, &[images, channels, height, width]))
                 if images == count && images > 0 && channels > 0 && height > 0 && width > 0 =>
             {
+                let values = (view.data().len() / images) as u64;
+                let limit = VALUES_LIMIT as u64;
+                bounded(self.path, "values of each image", values, limit)?;
                 Ok(([channels, height, width], view.data().to_vec()))
             }
             _ => {
@@ -312,6 +318,9 @@ impl<'a> Reader<'a> {
                     _ => return refuse(numbers_expected(map)),
                 };
                 stored.check(name, channels)?;
+                let values = (channels * height * width) as u64;
+                let limit = VALUES_LIMIT as u64;
+                bounded(self.path, "numbers of each map", values, limit)?;
                 let pairs = view.data().as_chunks::<2>().0.iter();
                 Ok(Stored::Numbers {
                     channels,

@@ -1,5 +1,5 @@
 //! Folders side by side: images, and for each of them a PNG with labels or numbers in a folder for each target. Partners have the same
-//! path below their folder, but for the extension.
+//! path below their folder, but for the extension; two images that differ in nothing else are refused.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,11 @@ use dtta_base::TargetType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::folder::{ColourMode, collect, id, read_image};
+use super::decode::read_image;
+use super::folder::{ColourMode, images};
+use super::left_out::Reason;
 use super::quantised::Quantised;
+use super::walk::{Walk, id};
 use super::{Dataset, Source, png};
 use crate::target::{label_map, number_map};
 use crate::{DataError, IGNORE, Image, LabelMap, Target, Targets, Transform};
@@ -20,7 +23,7 @@ use crate::{DataError, IGNORE, Image, LabelMap, Target, Targets, Transform};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairedConfig {
-    /// The folder of PNG and JPEG images, at any depth.
+    /// The folder of images, at any depth, of the types that a `folder` dataset reads.
     pub images: PathBuf,
     /// How many channels to read.
     pub channels: ColourMode,
@@ -88,6 +91,7 @@ fn unit() -> f32 {
 /// Images with the folders' maps.
 #[derive(Debug)]
 struct Paired {
+    root: PathBuf,
     images: Vec<PathBuf>,
     channels: ColourMode,
     maps: BTreeMap<String, Maps>,
@@ -152,14 +156,9 @@ impl TargetFolder {
 
 pub(super) fn open(config: &PairedConfig, base: &Path) -> Result<Dataset, DataError> {
     let root = base.join(&config.images);
-    let mut images = Vec::new();
-    collect(&root, &mut images)?;
-    if images.is_empty() {
-        return Err(DataError::Empty {
-            path: root,
-            expected: "PNG or JPEG images",
-        });
-    }
+    let mut walk = Walk::new(&root);
+    let images = images(&mut walk, &root)?;
+    let mut left_out = walk.left_out;
     let class_names = match &config.classes {
         Some(file) => read_classes(&base.join(file))?,
         None => Vec::new(),
@@ -167,16 +166,13 @@ pub(super) fn open(config: &PairedConfig, base: &Path) -> Result<Dataset, DataEr
     let mut maps = BTreeMap::new();
     for (name, folder) in &config.targets {
         let values = folder.values(name)?;
-        if matches!(values, Values::Labels { .. }) && config.classes.is_none() {
-            return Err(DataError::NoClasses {
-                target: name.clone(),
-            });
+        if matches!(values, Values::Labels { .. }) {
+            expect_classes(config, class_names.len(), name)?;
         }
         let path = base.join(folder.path());
-        let paths = images
-            .iter()
-            .map(|image| partner(&root, image, &path))
-            .collect::<Result<_, _>>()?;
+        let mut walk = Walk::new(&path);
+        let paths = partners(&root, &images, &mut walk, &path, name)?;
+        left_out.merge(walk.left_out);
         maps.insert(name.clone(), Maps { paths, values });
     }
     let types = config.targets.iter();
@@ -186,7 +182,9 @@ pub(super) fn open(config: &PairedConfig, base: &Path) -> Result<Dataset, DataEr
         target_types: types
             .map(|(name, folder)| (name.clone(), folder.target_type()))
             .collect(),
+        left_out,
         source: Arc::new(Paired {
+            root: root.clone(),
             images,
             channels: config.channels,
             maps,
@@ -202,10 +200,11 @@ pub(super) fn open(config: &PairedConfig, base: &Path) -> Result<Dataset, DataEr
 impl Source for Paired {
     fn sample(&self, index: usize) -> Result<(Image, Targets), DataError> {
         let image = read_image(&self.images[index], self.channels)?;
+        let extents = [image.height(), image.width()];
         let targets = self
             .maps
             .iter()
-            .map(|(name, maps)| Ok((name.clone(), self.map(name, maps, index)?)));
+            .map(|(name, maps)| Ok((name.clone(), self.map(name, maps, index, extents)?)));
         Ok((image, targets.collect::<Result<_, DataError>>()?))
     }
 
@@ -218,18 +217,36 @@ impl Source for Paired {
 }
 
 impl Paired {
-    fn map(&self, name: &str, maps: &Maps, index: usize) -> Result<Target, DataError> {
+    /// A map, decoded only if it has its image's extents.
+    fn map(
+        &self,
+        name: &str,
+        maps: &Maps,
+        index: usize,
+        extents: [usize; 2],
+    ) -> Result<Target, DataError> {
         let path = &maps.paths[index];
+        let (channels, widest) = match &maps.values {
+            Values::Labels { .. } => (1, BitDepth::Eight),
+            Values::Numbers { channels, .. } => (*channels, BitDepth::Sixteen),
+        };
+        let file = png::open(path, channels, widest)?;
+        if file.extents() != extents {
+            return Err(DataError::MapExtents {
+                id: id(&self.root, &self.images[index]),
+                path: path.clone(),
+                target: name.to_owned(),
+                found: file.extents(),
+                image: extents,
+            });
+        }
+        let raw = file.values()?;
         let ignore_index = match &maps.values {
             Values::Labels { ignore_index } => *ignore_index,
-            Values::Numbers { channels, stored } => {
-                let raw = png::read(path, *channels, BitDepth::Sixteen)?;
-                return Ok(stored.read(raw.extents, &raw.values)?.into());
-            }
+            Values::Numbers { stored, .. } => return Ok(stored.read(extents, &raw)?.into()),
         };
-        let raw = png::read(path, 1, BitDepth::Eight)?;
-        let mut labels = Vec::with_capacity(raw.values.len());
-        for value in raw.values {
+        let mut labels = Vec::with_capacity(raw.len());
+        for value in raw {
             // At most 8 bits were asked for.
             let value = value as u8;
             if value == ignore_index {
@@ -246,7 +263,7 @@ impl Paired {
                 });
             }
         }
-        let [height, width] = raw.extents;
+        let [height, width] = extents;
         Ok(LabelMap::new(height, width, labels)?.into())
     }
 }
@@ -257,17 +274,71 @@ fn read_classes(path: &Path) -> Result<Vec<String>, DataError> {
     Ok(names.map_err(|issues| dtta_base::invalid(path, "list of class names", issues))?)
 }
 
-/// The PNG in `folder` that belongs to an image.
-fn partner(root: &Path, image: &Path, folder: &Path) -> Result<PathBuf, DataError> {
-    let below = image.strip_prefix(root).unwrap_or(image);
-    let path = folder.join(below).with_extension("png");
-    if path.is_file() {
-        return Ok(path);
+/// Refuses label maps without class names, and more names than labels can tell apart: one of them would mean no class.
+fn expect_classes(config: &PairedConfig, classes: usize, name: &str) -> Result<(), DataError> {
+    let target = name.to_owned();
+    match &config.classes {
+        None => Err(DataError::NoClasses { target }),
+        Some(_) if classes > usize::from(IGNORE) => Err(DataError::MapClasses { target, classes }),
+        Some(_) => Ok(()),
     }
-    Err(DataError::NoPartner {
-        image: image.to_owned(),
-        path,
-    })
+}
+
+/// The PNG in `folder` that belongs to each image. Those that belong to none are left out.
+fn partners(
+    root: &Path,
+    images: &[PathBuf],
+    walk: &mut Walk<'_>,
+    folder: &Path,
+    target: &str,
+) -> Result<Vec<PathBuf>, DataError> {
+    let files = walk.files(folder, &["png"])?;
+    let of_image = by_stem(root, images, &format!("their maps of `{target}`"))?;
+    let mut of_stem = by_stem(
+        folder,
+        &files,
+        &format!("the images that maps of `{target}` belong to"),
+    )?;
+    for (stem, file) in &of_stem {
+        if !of_image.contains_key(stem) {
+            walk.leave(Reason::WithoutImage(target.to_owned()), file);
+        }
+    }
+    let partner = |image: &PathBuf| {
+        let stem = stem(root, image);
+        of_stem
+            .remove(&stem)
+            .cloned()
+            .ok_or_else(|| DataError::NoPartner {
+                image: image.clone(),
+                path: folder.join(stem).with_added_extension("png"),
+            })
+    };
+    images.iter().map(partner).collect()
+}
+
+/// Files by what is common to partners.
+fn by_stem<'a>(
+    root: &Path,
+    files: &'a [PathBuf],
+    by: &str,
+) -> Result<BTreeMap<PathBuf, &'a PathBuf>, DataError> {
+    let mut found = BTreeMap::new();
+    for second in files {
+        if let Some(first) = found.insert(stem(root, second), second) {
+            return Err(DataError::SharedPartner {
+                first: PathBuf::clone(first),
+                second: second.clone(),
+                by: by.to_owned(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// A file's path below the root without its extension.
+fn stem(root: &Path, file: &Path) -> PathBuf {
+    file.strip_prefix(root).unwrap_or(file).with_extension("")
 }
 
 #[cfg(test)]
@@ -370,6 +441,55 @@ mod tests {
         assert_eq!(
             numbers(&targets, "normals").pixel(0).next(),
             Some(0.992_187_5)
+        );
+    }
+
+    #[test]
+    fn partners_are_found_by_their_names_alone() {
+        let root = tempfile::tempdir().unwrap();
+        folders(root.path());
+        let file = |name: &str| root.path().join(name);
+        fs::rename(file("masks/two.png"), file("masks/two.PNG")).unwrap();
+        fs::copy(file("masks/two.PNG"), file("masks/three.png")).unwrap();
+        fs::copy(file("masks/two.PNG"), file("masks/._two.png")).unwrap();
+        fs::write(file("masks/two.txt"), "").unwrap();
+        let dataset = open(root.path(), &[]).unwrap();
+        assert!(dataset.sample(0).unwrap().targets.get("labels").is_some());
+        assert_eq!(
+            dataset.left_out().to_string(),
+            "1 map of `labels` without an image (`three.png`), 1 hidden (`._two.png`), 1 `.txt` file"
+        );
+        // An image and a mask more of the same name: which is whose?
+        for (from, to) in [
+            ("images/two.png", "images/two.jpg"),
+            ("masks/two.PNG", "masks/two.png"),
+        ] {
+            fs::copy(file(from), file(to)).unwrap();
+            let refused = open(root.path(), &[]).unwrap_err();
+            assert!(
+                matches!(&refused, DataError::SharedPartner { .. }),
+                "{refused}"
+            );
+            fs::remove_file(file(to)).unwrap();
+        }
+    }
+
+    #[test]
+    fn refuses_more_classes_than_a_byte_tells_apart_from_none() {
+        let root = tempfile::tempdir().unwrap();
+        folders(root.path());
+        let names = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+        let write = |count| {
+            let names = serde_json::to_string(&names(count)).unwrap();
+            fs::write(root.path().join("classes.json"), names).unwrap();
+        };
+        write(255);
+        assert!(open(root.path(), &[]).is_ok());
+        write(256);
+        let refused = open(root.path(), &[]).unwrap_err();
+        assert!(
+            matches!(&refused, DataError::MapClasses { classes: 256, .. }),
+            "{refused}"
         );
     }
 
