@@ -312,6 +312,59 @@ fn a_dry_run_validates_and_writes_nothing() {
     assert!(!fixture.path().join("runs").exists());
 }
 
+/// A folder with so many grey images of each class, as large as the fixture's.
+fn image_folder(folder: &Path, counts: &[usize]) {
+    for (class, count) in counts.iter().enumerate() {
+        let class = folder.join(format!("class {class}"));
+        fs::create_dir_all(&class).unwrap();
+        for n in 0..*count {
+            let image = [b"P5 8 8 255\n", [n as u8; 64].as_slice()].concat();
+            fs::write(class.join(format!("{n}.pgm")), image).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_a_folder_of_images_holds_besides() {
+    let fixture = Fixture::new();
+    let images = fixture.path().join("images");
+    image_folder(&images, &[2, 2, 2, 2]);
+    fs::create_dir(images.join(".ipynb_checkpoints")).unwrap();
+    fs::write(images.join("class 0/notes.txt"), "").unwrap();
+    let mut experiment = Fixture::experiment();
+    experiment["data"]["dataset"] =
+        json!({"kind": "folder", "path": "images", "channels": "grayscale"});
+    fixture.write(&experiment);
+    let output = dtta(
+        &["run", "experiment.json", "--device", "cpu", "--dry-run"],
+        fixture.path(),
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let line = "images`: left out 1 hidden (`.ipynb_checkpoints`), 1 `.txt` file\n";
+    assert!(said.contains(line), "{said}");
+}
+
+#[test]
+fn packing_takes_as_many_of_each_class_or_says_which_has_too_few() {
+    let folder = tempfile::tempdir().unwrap();
+    image_folder(&folder.path().join("images"), &[2, 30]);
+    let dataset = r#"{"kind": "folder", "path": "images", "channels": "grayscale"}"#;
+    let pack = |more: &[&str]| {
+        let arguments = ["data", "pack", dataset, "packed.safetensors", "--samples"];
+        let output = dtta(&[&arguments[..], more].concat(), folder.path());
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    let (code, said) = pack(&["20"]);
+    assert_eq!(code, Some(2), "{said}");
+    for word in ["2 samples of class `class 0`", "at most 4", "--any-class"] {
+        assert!(said.contains(word), "`{word}` is not in {said}");
+    }
+    assert_eq!(pack(&["4"]).0, Some(0));
+    assert_eq!(pack(&["20", "--any-class"]).0, Some(0));
+}
+
 #[test]
 fn refuses_an_unknown_field_and_a_wrong_type_by_file_and_pointer() {
     let fixture = Fixture::new();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use dtta_data::{Dataset, DatasetConfig, LeftOut, Provenance, Selection, pack};
+use dtta_data::{DataError, Dataset, DatasetConfig, LeftOut, Provenance, Selection, pack};
 
 use crate::Failure;
 use crate::say::say;
@@ -18,8 +18,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Packs a selection of samples into one file, with their masks and depth maps; as many of each class as of any other where images
-    /// have classes.
+    /// Packs a selection of samples into one file, with their masks and depth maps; as many of each class as of any other, to within one,
+    /// where images have classes.
     ///
     /// Example: dtta data pack '{"kind": "idx", "split": "test"}' sample.safetensors --samples 200
     Pack {
@@ -30,6 +30,9 @@ enum Verb {
         /// How many samples.
         #[arg(long)]
         samples: usize,
+        /// Takes samples whatever their class.
+        #[arg(long)]
+        any_class: bool,
         /// Fixes the selection.
         #[arg(long, default_value_t = 0)]
         seed: u64,
@@ -48,6 +51,7 @@ pub fn data(arguments: &Arguments) -> Result<(), Failure> {
         dataset,
         file,
         samples,
+        any_class,
         seed,
         source,
         licence,
@@ -60,9 +64,16 @@ pub fn data(arguments: &Arguments) -> Result<(), Failure> {
     let selection = Selection {
         samples: Some(*samples),
         offset: 0,
-        stratified: dataset.labels().is_some(),
+        stratified: dataset.labels().is_some() && !any_class,
     };
-    let indices = dataset.select(&selection, *seed).map_err(Failure::misuse)?;
+    let indices = dataset
+        .select(&selection, *seed)
+        .map_err(|error| match error {
+            DataError::Unbalanced { .. } => {
+                Failure::Misuse(anyhow::anyhow!("{error}; or give `--any-class`"))
+            }
+            error => Failure::misuse(error),
+        })?;
     let provenance = Provenance {
         source: source.clone(),
         licence: licence.clone(),

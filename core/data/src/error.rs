@@ -400,6 +400,23 @@ pub enum DataError {
         /// The dataset.
         path: PathBuf,
     },
+    /// A stratified selection of more samples than a class can give its part of.
+    #[error(
+        "`{path}` has {held} samples of class `{class}`, but {needed} are needed for as many of each class as of any other; at most {most} samples can be taken so",
+        path = path.display()
+    )]
+    Unbalanced {
+        /// The dataset.
+        path: PathBuf,
+        /// The class with the fewest samples.
+        class: String,
+        /// Its samples.
+        held: usize,
+        /// Its part of the selection, with what `offset` leaves out.
+        needed: usize,
+        /// The largest selection that would be balanced.
+        most: usize,
+    },
     /// A stream without domains.
     #[error("`domains` is empty; give at least `{{ \"kind\": \"clean\" }}`")]
     NoDomains,

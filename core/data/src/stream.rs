@@ -29,7 +29,7 @@ pub struct StreamConfig {
     /// How many of the shuffled samples to leave out before the first.
     #[serde(default)]
     pub offset: usize,
-    /// Take as many samples of each class as of any other, to within one.
+    /// Take as many samples of each class that occurs as of any other, to within one. A class with too few is refused.
     #[serde(default)]
     pub stratified: bool,
 }

@@ -193,7 +193,7 @@ pub struct EvaluateConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub every: Option<usize>,
-    /// How many held-out images, as many of each class as of any other; all if absent.
+    /// How many held-out images, as many of each class as of any other, where a class with too few is refused; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub samples: Option<usize>,

@@ -190,7 +190,7 @@ pub(crate) fn held_out(
     let selection = Selection {
         samples,
         offset: 0,
-        stratified: name == CLASS,
+        stratified: name == CLASS && samples.is_some(),
     };
     let chosen = dataset.select(&selection, seed)?;
     let mut collected = Collected::default();

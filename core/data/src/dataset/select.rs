@@ -15,7 +15,7 @@ pub struct Selection {
     pub samples: Option<usize>,
     /// How many of the shuffled samples to leave out before the first.
     pub offset: usize,
-    /// Take as many of each class as of any other, to within one.
+    /// Take as many of each class that occurs as of any other, to within one.
     pub stratified: bool,
 }
 
@@ -26,7 +26,8 @@ impl Dataset {
     /// selection holds a smaller one with the same offset, in the same relative order.
     ///
     /// # Errors
-    /// [`DataError::OutOfRange`] if there are not enough samples; [`DataError::Unlabelled`] if `stratified` without labels.
+    /// [`DataError::OutOfRange`] if there are not enough samples; if `stratified`, [`DataError::Unlabelled`] without labels and
+    /// [`DataError::Unbalanced`] if a class has too few.
     pub fn select(&self, selection: &Selection, seed: u64) -> Result<Vec<usize>, DataError> {
         let rank = |index: usize| {
             keyed_rng(
@@ -52,6 +53,9 @@ impl Dataset {
         let end = selection.samples.map_or(self.len().max(start), |samples| {
             start.saturating_add(samples)
         });
+        if selection.stratified && end <= self.len() {
+            self.expect_balance(start, end)?;
+        }
         let Some(chosen) = order
             .get_mut(start..end)
             .filter(|chosen| !chosen.is_empty())
@@ -65,6 +69,35 @@ impl Dataset {
         // Dealing fixes which samples are chosen; a stream must not present the classes in turn.
         chosen.sort_unstable_by(by_rank);
         Ok(chosen.iter().map(|(_, index)| *index).collect())
+    }
+}
+
+impl Dataset {
+    /// Refuses to deal so many samples that a class runs out before its turn.
+    fn expect_balance(&self, start: usize, end: usize) -> Result<(), DataError> {
+        let mut held: BTreeMap<u32, usize> = BTreeMap::new();
+        for label in self.labels().unwrap_or_default() {
+            *held.entry(*label).or_default() += 1;
+        }
+        // The first class to run out, with its place in a round. It has had all its turns, and its next one is a sample of another class.
+        let scarce = held
+            .iter()
+            .enumerate()
+            .min_by_key(|(place, (_, count))| (**count, *place));
+        let Some((place, (class, count))) = scarce else {
+            return Ok(());
+        };
+        let balanced = count * held.len() + place;
+        if end <= balanced {
+            return Ok(());
+        }
+        Err(DataError::Unbalanced {
+            path: self.location.clone(),
+            class: self.class_names[*class as usize].clone(),
+            held: *count,
+            needed: (end - place).div_ceil(held.len()),
+            most: balanced.saturating_sub(start),
+        })
     }
 }
 
@@ -157,16 +190,54 @@ mod tests {
                 .count()
         };
         assert_eq!([count(0), count(1), count(2)], [4, 4, 4]);
-        let all = dataset
-            .select(
-                &Selection {
+    }
+
+    #[test]
+    fn classes_are_balanced_to_within_one_or_the_one_with_too_few_is_named() {
+        // 4 of class a, 2 of b, 5 of c: the deal is a b c a b c a, and b is missing next.
+        let dataset = dataset(&[0, 2, 0, 2, 1, 2, 0, 2, 1, 2, 0]);
+        let labels = dataset.labels().unwrap();
+        for offset in 0..12 {
+            for samples in (1..12).map(Some).chain([None]) {
+                let selection = Selection {
+                    samples,
+                    offset,
                     stratified: true,
-                    ..Selection::default()
-                },
-                0,
-            )
-            .unwrap();
-        assert_eq!(all, dataset.select(&Selection::default(), 0).unwrap());
+                };
+                let end = samples.map_or(11.max(offset), |samples| offset + samples);
+                match dataset.select(&selection, 3) {
+                    Ok(chosen) => {
+                        assert!(end <= 7, "{selection:?}");
+                        let count = |class: u32| {
+                            let own = |index: &&usize| labels[**index] == class;
+                            chosen.iter().filter(own).count()
+                        };
+                        let counts = [0, 1, 2].map(count);
+                        let least = counts.iter().min().unwrap();
+                        assert!(counts.iter().all(|n| n - least <= 1), "{counts:?}");
+                    }
+                    Err(DataError::Unbalanced {
+                        class, held, most, ..
+                    }) => {
+                        assert!((8..=11).contains(&end), "{selection:?}");
+                        assert_eq!((class.as_str(), held), ("b", 2));
+                        assert_eq!(most, 7usize.saturating_sub(offset));
+                    }
+                    Err(DataError::OutOfRange { .. }) => assert!(end > 11 || offset >= 11),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
+        let eight = Selection {
+            samples: Some(8),
+            stratified: true,
+            ..Selection::default()
+        };
+        let refused = dataset.select(&eight, 0).unwrap_err().to_string();
+        assert!(
+            refused.contains("2 samples of class `b`, but 3 are needed"),
+            "{refused}"
+        );
     }
 
     #[test]
