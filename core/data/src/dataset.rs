@@ -32,6 +32,7 @@ pub use self::idx::{FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, IdxConfig, Spli
 pub use self::left_out::LeftOut;
 pub use self::packed::{PackedConfig, Provenance, pack};
 pub use self::paired::{NumberFolder, PairedConfig, TargetFolder};
+use self::quantised::Quantised;
 pub use self::select::Selection;
 use crate::transform::transform_with_targets;
 use crate::{CLASS, DataError, Image, Target, Targets, Transform};
@@ -86,6 +87,11 @@ trait Source: fmt::Debug + Send + Sync {
 
     /// The files that a sample is read from, each with what it gives; none where it is made in memory.
     fn files(&self, index: usize) -> Vec<(&str, &Path)>;
+
+    /// How the numbers of a target are stored, where files hold whole numbers.
+    fn quantised(&self, _target: &str) -> Option<&Quantised> {
+        None
+    }
 }
 
 /// An opened dataset. Samples are numbered from 0; numbers depend on the subset that was opened, ids do not.

@@ -156,6 +156,13 @@ impl Source for Packed {
     fn files(&self, _index: usize) -> Vec<(&str, &Path)> {
         vec![("packed", &self.path)]
     }
+
+    fn quantised(&self, target: &str) -> Option<&Quantised> {
+        match self.targets.get(target)? {
+            Stored::Numbers { stored, .. } => Some(stored),
+            Stored::Classes(_) | Stored::Labels(_) => None,
+        }
+    }
 }
 
 pub(super) fn open(config: &PackedConfig, base: &Path) -> Result<Dataset, DataError> {

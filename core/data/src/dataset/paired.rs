@@ -214,6 +214,13 @@ impl Source for Paired {
         let maps = maps.map(|(name, maps)| (name.as_str(), maps.paths[index].as_path()));
         std::iter::once(image).chain(maps).collect()
     }
+
+    fn quantised(&self, target: &str) -> Option<&Quantised> {
+        match &self.maps.get(target)?.values {
+            Values::Numbers { stored, .. } => Some(stored),
+            Values::Labels { .. } => None,
+        }
+    }
 }
 
 impl Paired {

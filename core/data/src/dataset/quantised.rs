@@ -59,9 +59,13 @@ impl Quantised {
         Ok(map.with_negated_by_flip(self.negated_by_flip.clone()))
     }
 
-    /// How to store maps in 16 bits: whole numbers exactly where they fit, or else so that the largest number is the largest that
-    /// can be stored. Numbers above 0 need no offset. What is known does not become 0.
-    pub fn fit(maps: &[NumberMap]) -> Self {
+    /// How to store maps in 16 bits: as in the files that they come from, if there are any and no transform made other numbers; whole numbers
+    /// exactly where they fit; or else so that the largest number is the largest that can be stored. Numbers above 0 need no offset. What
+    /// is known does not become 0.
+    pub fn fit(maps: &[NumberMap], files: Option<&Self>) -> Self {
+        if let Some(files) = files.filter(|files| maps.iter().all(|map| files.keeps(map))) {
+            return files.clone();
+        }
         let numbers = || maps.iter().flat_map(known).flat_map(|(_, numbers)| numbers);
         let least = numbers().fold(f32::INFINITY, f32::min);
         let largest = numbers().fold(f32::NEG_INFINITY, f32::max);
@@ -97,6 +101,25 @@ impl Quantised {
         }
     }
 
+    /// Whether a map's known numbers come back as they are.
+    fn keeps(&self, map: &NumberMap) -> bool {
+        let mut bytes = Vec::new();
+        self.write(map, &mut bytes);
+        let pairs = bytes.as_chunks::<2>().0.iter();
+        let raw: Vec<u16> = pairs.map(|pair| u16::from_le_bytes(*pair)).collect();
+        let read = self.read(map.extents(), &raw);
+        read.is_ok_and(|read| {
+            let numbers = |map| known(map).map(|(pixel, numbers)| (pixel, numbers.collect()));
+            let numbers = |map| numbers(map).collect::<Vec<(usize, Vec<f32>)>>();
+            read.negated_by_flip() == map.negated_by_flip() && numbers(&read) == numbers(map)
+        })
+    }
+
+    /// The raw number that stands for a number.
+    fn steps(&self, number: f32) -> u16 {
+        ((number - self.offset) / self.scale).round() as u16
+    }
+
     /// The raw numbers of a map, little-endian, behind those that `bytes` holds.
     pub fn write(&self, map: &NumberMap, bytes: &mut Vec<u8>) {
         let [channels, height, width] = map.shape();
@@ -104,9 +127,12 @@ impl Quantised {
         let mut raw = vec![0u16; channels * pixels];
         for (pixel, numbers) in known(map) {
             for (channel, number) in numbers.enumerate() {
-                let steps = (number - self.offset) / self.scale;
-                // 0 for a single channel would say that nothing is known.
-                raw[channel * pixels + pixel] = steps.round().max(1.0) as u16;
+                raw[channel * pixels + pixel] = self.steps(number);
+            }
+            let places = || (pixel..raw.len()).step_by(pixels);
+            // 0 in all channels would say that nothing is known.
+            if places().all(|place| raw[place] == 0) {
+                raw[pixel] = 1;
             }
         }
         bytes.extend(raw.iter().flat_map(|raw| raw.to_le_bytes()));
@@ -130,7 +156,7 @@ mod tests {
     }
 
     fn there_and_back(map: &NumberMap) -> (Quantised, NumberMap) {
-        let stored = Quantised::fit(std::slice::from_ref(map));
+        let stored = Quantised::fit(std::slice::from_ref(map), None);
         let mut bytes = Vec::new();
         stored.write(map, &mut bytes);
         let raw: Vec<u16> = bytes
@@ -175,6 +201,32 @@ mod tests {
             assert!((read - number).abs() < 2e-5, "{read}, not {number}");
         }
         assert_eq!(read.negated_by_flip(), [0]);
+    }
+
+    #[test]
+    fn numbers_of_files_stay_exact_and_others_are_not_forced_into_their_steps() {
+        let millimetres = Quantised {
+            scale: 0.001,
+            offset: 0.0,
+            negated_by_flip: vec![],
+        };
+        let raw: Vec<u16> = (0..=u16::MAX).collect();
+        let every = millimetres.read([256, 256], &raw).unwrap();
+        assert_eq!(Quantised::fit(&[every], Some(&millimetres)), millimetres);
+        // As normals are stored: one of three numbers may be 0 in the file, which is -1.
+        let normals = Quantised {
+            scale: 2.0 / 254.0,
+            offset: -1.0,
+            negated_by_flip: vec![0],
+        };
+        let stored = normals.read([1, 2], &[0, 0, 127, 254, 127, 0]).unwrap();
+        assert_eq!(Quantised::fit(&[stored], Some(&normals)), normals);
+
+        let halves = map(1, &[0.0, 0.0005, 2.0]);
+        for files in [&millimetres, &normals] {
+            let fitted = Quantised::fit(std::slice::from_ref(&halves), Some(files));
+            assert_eq!(fitted, Quantised::fit(std::slice::from_ref(&halves), None));
+        }
     }
 
     #[test]

@@ -209,6 +209,35 @@ fn refuses_misshapen_tensors_and_metadata() {
 }
 
 #[test]
+fn distances_of_files_stay_exact_millimetres() {
+    let folder = tempfile::tempdir().unwrap();
+    let millimetres = [0u16, 1, 499, 500, 1234, 65_535];
+    let bytes: Vec<u8> = millimetres.iter().flat_map(|d| d.to_be_bytes()).collect();
+    let (grey, sixteen) = (::png::ColorType::Grayscale, ::png::BitDepth::Sixteen);
+    for name in ["images/x.png", "depths/x.png"] {
+        let path = folder.path().join(name);
+        crate::dataset::png::tests::write(&path, grey, sixteen, [3, 2], &bytes);
+    }
+    let paired = r#"{ "kind": "paired", "images": "images", "channels": "grayscale",
+        "targets": { "depth": { "kind": "number_map", "path": "depths", "scale": 0.001 } } }"#;
+    let mut config: DatasetConfig = serde_json::from_str(paired).unwrap();
+    // From the files, and from what was packed once.
+    for path in ["once.safetensors", "twice.safetensors"] {
+        let dataset = Dataset::open(&config, folder.path()).unwrap();
+        pack(&dataset, &[0], &provenance(), &folder.path().join(path)).unwrap();
+        config = DatasetConfig::Packed(PackedConfig {
+            path: path.into(),
+            transforms: vec![],
+        });
+        let packed = Dataset::open(&config, folder.path()).unwrap();
+        let sample = packed.sample(0).unwrap();
+        let depth = sample.targets.get("depth").and_then(Target::numbers);
+        let expected = millimetres.map(|d| f32::from(d) * 0.001);
+        assert_eq!(depth.unwrap().data(), expected);
+    }
+}
+
+#[test]
 fn the_first_format_is_the_second_with_a_table_implied() {
     let metadata = METADATA.replace(r#""class_names""#, r#""depth_scale": 0.5, "class_names""#);
     let first = file(

@@ -10,8 +10,9 @@ use safetensors::tensor::TensorView;
 use super::{Entry, FORMAT, METADATA_KEY, Meaning, Metadata, Provenance, Quantised};
 use crate::{DataError, Dataset, NumberMap, Target};
 
-/// Writes some of a dataset's samples, after its transforms, into one file. Pixels are rounded to 256 steps and numbers of maps to
-/// 65,535; ids stay, so a packed sample meets the same noise as the whole dataset. The file appears whole or not at all.
+/// Writes some of a dataset's samples, after its transforms, into one file. Pixels are rounded to 256 steps. Numbers of maps keep the scale
+/// and offset of the files that they come from, and so every digit; those that come from none are rounded to 65,535 steps, unless they are
+/// whole. Ids stay, so a packed sample meets the same noise as the whole dataset. The file appears whole or not at all.
 ///
 /// # Errors
 /// [`DataError::MixedShapes`] if images differ in shape; [`DataError::OutOfRange`] if `indices` is empty or holds no sample of
@@ -63,7 +64,8 @@ pub fn pack(
     let mut tensors = Vec::new();
     for (name, column) in columns {
         let tensor = format!("targets/{name}");
-        let (values, dtype, shape, bytes) = column.finish(count, [height, width]);
+        let stored = dataset.source.quantised(&name);
+        let (values, dtype, shape, bytes) = column.finish(stored, count, [height, width]);
         tensors.push((tensor.clone(), dtype, shape, bytes));
         targets.insert(name, Entry { tensor, values });
     }
@@ -126,6 +128,7 @@ impl Column {
     /// What the values mean, and the tensor.
     fn finish(
         self,
+        stored: Option<&Quantised>,
         count: usize,
         [height, width]: [usize; 2],
     ) -> (Meaning, Dtype, Vec<usize>, Vec<u8>) {
@@ -146,7 +149,7 @@ impl Column {
                 (Meaning::LabelMap {}, Dtype::U8, shape, labels)
             }
             Self::Numbers(maps) => {
-                let stored = Quantised::fit(&maps);
+                let stored = Quantised::fit(&maps, stored);
                 let mut bytes = Vec::new();
                 maps.iter().for_each(|map| stored.write(map, &mut bytes));
                 let shape = match maps.first().map_or(1, |map| map.shape()[0]) {
