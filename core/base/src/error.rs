@@ -44,6 +44,14 @@ pub enum Error {
         /// Bytes that are free, swap included, or that the process may still take.
         free: u64,
     },
+    /// A file that should be text is in another encoding.
+    #[error("`{path}` is {found}, expected text in UTF-8; save it so", path = path.display())]
+    Encoding {
+        /// The file.
+        path: PathBuf,
+        /// What it is: `UTF-16` or `not UTF-8`.
+        found: &'static str,
+    },
     /// A file is not JSON.
     #[error("`{path}` is not JSON: {source}", path = path.display())]
     Json {
@@ -98,12 +106,15 @@ impl Issue {
     }
 }
 
+/// The most faults that one message tells.
+const FAULTS: usize = 24;
+
 /// Writes one issue a line.
 struct Issues<'a>(&'a [Issue]);
 
 impl fmt::Display for Issues<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, issue) in self.0.iter().enumerate() {
+        for (index, issue) in self.0.iter().take(FAULTS).enumerate() {
             let newline = if index == 0 { "" } else { "\n" };
             let pointer = if issue.pointer.is_empty() {
                 "/"
@@ -112,6 +123,46 @@ impl fmt::Display for Issues<'_> {
             };
             write!(f, "{newline}  {pointer}: {}", issue.message)?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(FAULTS) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+/// The first so many of some items, with commas between them, and how many more there are.
+pub fn listed<T: fmt::Display>(items: impl IntoIterator<Item = T>, most: usize) -> String {
+    let mut items = items.into_iter();
+    let first: Vec<String> = items
+        .by_ref()
+        .take(most)
+        .map(|item| item.to_string())
+        .collect();
+    match items.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_tell_how_much_they_leave_out() {
+        assert_eq!(listed([1, 2, 3], 3), "1, 2, 3");
+        assert_eq!(listed(1..=10, 3), "1, 2, 3 and 7 more");
+        assert_eq!(listed([0; 0], 3), "");
+        let issues = (0..100)
+            .map(|n| Issue::new(format!("/{n}"), "is wrong"))
+            .collect();
+        let error = Error::Invalid {
+            path: "x.json".into(),
+            what: "experiment",
+            issues,
+        };
+        let text = error.to_string();
+        assert_eq!(text.lines().count(), 1 + FAULTS + 1);
+        assert!(text.ends_with("\n  and 76 more"), "{text}");
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use dtta_base::parse_json;
 use dtta_data::{DataError, Dataset, DatasetConfig, LeftOut, Provenance, Selection, pack};
 
 use crate::Failure;
@@ -56,9 +56,10 @@ pub fn data(arguments: &Arguments) -> Result<(), Failure> {
         source,
         licence,
     } = &arguments.verb;
-    let config: DatasetConfig = serde_json::from_str(dataset)
-        .context("the data set is not valid")
-        .map_err(Failure::Misuse)?;
+    let place = Path::new("DATASET");
+    let config = parse_json(place, dataset).map_err(Failure::misuse)?;
+    let config: DatasetConfig = dtta_base::parse(config)
+        .map_err(|issues| Failure::misuse(dtta_base::invalid(place, "dataset", issues)))?;
     let dataset = Dataset::open(&config, Path::new(".")).map_err(Failure::misuse)?;
     tell_left_out(dataset.location(), dataset.left_out());
     let selection = Selection {

@@ -1,8 +1,9 @@
 //! `dtta diagnose`: what a denoiser knows of an experiment's samples, before a run is spent on it.
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use comfy_table::{CellAlignment, Table, presets};
-use dtta::{Conclusion, DiagnoseOptions, Diagnosis, RangeConclusion};
+use dtta::{Conclusion, DiagnoseOptions, Diagnosis, MAX_DRAWS, RangeConclusion};
 use indicatif::ProgressBar;
 
 use crate::Failure;
@@ -21,7 +22,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 32, value_name = "N")]
     samples: usize,
     /// Draws for each sample and range.
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_DRAWS as u64))]
     draws: usize,
     /// Where ranges of timesteps begin and end.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 300, 500, 700, 1000], value_name = "T,T,…")]

@@ -12,6 +12,7 @@ mod plugins;
 mod run;
 mod say;
 mod table;
+mod told;
 mod train;
 
 use std::io::Write as _;
@@ -138,7 +139,7 @@ fn main() -> ExitCode {
         Err(Failure::Misuse(error)) => (error, 2),
         Err(Failure::Failed(error)) => (error, 1),
     };
-    say!("error: {error:#}");
+    say!("error: {}", told::told(&error));
     ExitCode::from(code)
 }
 

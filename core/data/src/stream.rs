@@ -22,9 +22,11 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct StreamConfig {
     /// Domains in the order in which they are met.
+    #[schemars(length(min = 1))]
     pub domains: Vec<DomainConfig>,
     /// Samples in each domain, taken from the dataset after shuffling it by the run's seed; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub samples: Option<usize>,
     /// How many of the shuffled samples to leave out before the first.
     #[serde(default)]
@@ -48,6 +50,7 @@ pub enum DomainConfig {
         dataset: Option<DatasetConfig>,
         /// Samples in this domain.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 1))]
         samples: Option<usize>,
         /// How many of the shuffled samples to leave out before the first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,6 +70,7 @@ pub enum DomainConfig {
         dataset: Option<DatasetConfig>,
         /// Samples in this domain.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 1))]
         samples: Option<usize>,
         /// How many of the shuffled samples to leave out before the first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +84,7 @@ pub enum DomainConfig {
         dataset: DatasetConfig,
         /// Samples in this domain.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 1))]
         samples: Option<usize>,
         /// How many of the shuffled samples to leave out before the first.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@ mod resize;
 mod standardize;
 mod view;
 
+use dtta_base::also_spelled;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,24 +25,30 @@ use crate::{DataError, Image, Targets};
 /// One step of preprocessing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(transform = grey_spellings)]
 pub enum Transform {
     /// Resizes to exactly this size: bilinear, antialiased when shrinking.
     Resize {
         /// Rows.
+        #[schemars(range(min = 1))]
         height: usize,
         /// Columns.
+        #[schemars(range(min = 1))]
         width: usize,
     },
     /// Resizes so that the shorter side has this length and the shape is kept: bilinear, antialiased when shrinking.
     ResizeShort {
         /// Length of the shorter side, in pixels.
+        #[schemars(range(min = 1))]
         side: usize,
     },
     /// Cuts out the middle.
     CentreCrop {
         /// Rows.
+        #[schemars(range(min = 1))]
         height: usize,
         /// Columns.
+        #[schemars(range(min = 1))]
         width: usize,
     },
     /// Adds a border of one value.
@@ -53,6 +60,7 @@ pub enum Transform {
         value: f32,
     },
     /// Colour to one channel, weighted as in ITU-R BT.601; an image of one channel stays as it is.
+    #[serde(alias = "greyscale", alias = "gray", alias = "grey")]
     Grayscale {},
     /// One channel to three equal ones; an image of three channels stays as it is.
     Rgb {},
@@ -64,6 +72,11 @@ pub enum Transform {
         /// What to divide by, above 0: one number for each channel, or one for all.
         std: Vec<f32>,
     },
+}
+
+/// Lets a schema take the other spellings of `grayscale` that are read.
+pub(crate) fn grey_spellings(schema: &mut schemars::Schema) {
+    also_spelled(schema, "grayscale", &["greyscale", "gray", "grey"]);
 }
 
 impl Transform {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dtta_base::{Issue, check, invalid, read_json};
+use dtta_base::{Issue, Overrides, invalid, parse_by, published, read_document};
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
@@ -21,6 +21,8 @@ pub struct Document {
     pub path: PathBuf,
     /// The experiment, overrides applied.
     pub experiment: Experiment,
+    /// What the overrides set, for messages.
+    pub(crate) overrides: Overrides,
 }
 
 impl Document {
@@ -30,7 +32,8 @@ impl Document {
     /// # Errors
     /// [`Error::Base`] for a file that cannot be read, an override that names no place, or with every fault of the document.
     pub fn load(path: &Path, overrides: &[String], methods: &Methods) -> Result<Self> {
-        Self::parse(path, read_json(path, overrides)?, methods)
+        let (value, overrides) = read_document(path, overrides)?;
+        Self::new(path, value, overrides, methods)
     }
 
     /// Validates an experiment that is JSON already. `path` is for messages, and where relative paths start.
@@ -38,23 +41,25 @@ impl Document {
     /// # Errors
     /// [`Error::Base`] with every fault.
     pub fn parse(path: &Path, value: Value, methods: &Methods) -> Result<Self> {
-        let refuse = |issues| Error::Base(invalid(path, WHAT, issues));
-        let issues = check(&value, &schema(methods));
-        if !issues.is_empty() {
-            return Err(refuse(issues));
-        }
-        let experiment: Experiment = serde_json::from_value(value)
-            .map_err(|error| refuse(vec![Issue::new("", error.to_string())]))?;
-        let document = Self {
+        Self::new(path, value, Overrides::default(), methods)
+    }
+
+    fn new(path: &Path, value: Value, overrides: Overrides, methods: &Methods) -> Result<Self> {
+        let refuse = |issues| Error::Base(invalid(path, WHAT, overrides.name(issues)));
+        let experiment = parse_by(
+            &schema(methods),
+            value,
+            |experiment: &Experiment| match methods.config(&experiment.method) {
+                Ok(method) => contradictions(experiment, &*method),
+                Err(issues) => within("/method", issues),
+            },
+        );
+        let experiment = experiment.map_err(refuse)?;
+        Ok(Self {
             path: path.into(),
             experiment,
-        };
-        let method = document.method(methods)?;
-        let issues = contradictions(&document.experiment, &*method);
-        if !issues.is_empty() {
-            return Err(refuse(issues));
-        }
-        Ok(document)
+            overrides,
+        })
     }
 
     /// The configuration of its method.
@@ -65,7 +70,7 @@ impl Document {
 
     /// That the experiment has these faults.
     pub(crate) fn refuse(&self, issues: Vec<Issue>) -> Error {
-        Error::Base(invalid(&self.path, WHAT, issues))
+        Error::Base(invalid(&self.path, WHAT, self.overrides.name(issues)))
     }
 
     /// That one place of the experiment does not fit the rest.
@@ -92,13 +97,11 @@ pub(crate) fn within(pointer: &str, issues: Vec<Issue>) -> Vec<Issue> {
 pub fn schema(methods: &Methods) -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let method = methods.schema(&mut generator);
-    let mut schema = generator.into_root_schema_for::<Experiment>();
-    schema.insert("title".into(), "dtta experiment".into());
-    let mut schema = schema.to_value();
+    let mut schema = generator.into_root_schema_for::<Experiment>().to_value();
     if let Some(place) = schema.pointer_mut("/$defs/Method") {
         *place = method;
     }
-    schema
+    published(schema, WHAT)
 }
 
 /// What a schema cannot say.
@@ -189,8 +192,11 @@ mod tests {
         let mut value = example();
         value["method"]["stepz"] = json!(3);
         let error = load(&value, &[]).unwrap_err();
-        assert_eq!(pointers(&error), ["/method"]);
-        assert!(error.to_string().contains("stepz"), "{error}");
+        assert_eq!(pointers(&error), ["/method/stepz"]);
+        assert!(
+            error.to_string().contains("did you mean `steps`?"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -200,6 +206,64 @@ mod tests {
         value["method"]["draws"] = json!(-1);
         let error = load(&value, &[]).unwrap_err();
         assert_eq!(pointers(&error), ["/method/draws", "/seed"]);
+    }
+
+    #[test]
+    fn tells_faults_of_the_schema_beside_contradictions() {
+        let mut value = example();
+        value["method"]["draws"] = json!(0);
+        value["models"].as_object_mut().unwrap().remove("denoiser");
+        value["adaptation"]["mode"] = json!({"kind": "online", "reset": {"every": 3}});
+        value["adaptation"]["batch"] = json!(2);
+        value["data"]["stream"]["samples"] = json!(0);
+        let error = load(&value, &[]).unwrap_err();
+        assert_eq!(pointers(&error), ["/data/stream/samples", "/method/draws",]);
+        value["method"]["draws"] = json!(1);
+        let error = load(&value, &[]).unwrap_err();
+        assert_eq!(
+            pointers(&error),
+            [
+                "/adaptation/mode/reset/every",
+                "/data/stream/samples",
+                "/models/denoiser",
+            ]
+        );
+    }
+
+    #[test]
+    fn refuses_numbers_that_would_take_all_memory_or_are_none() {
+        for (override_, pointer) in [
+            ("method.draws=1099511627776", "/method/draws"),
+            ("method.micro_batch=0", "/method/micro_batch"),
+            ("method.steps=1099511627776", "/method/steps"),
+            ("adaptation.batch=0", "/adaptation/batch"),
+            ("adaptation.batch=1e9", "/adaptation/batch"),
+            (
+                "method.optimizer.learning_rate=-1",
+                "/method/optimizer/learning_rate",
+            ),
+            ("method.optimizer.epsilon=0", "/method/optimizer/epsilon"),
+            (
+                "method.optimizer.betas=[0.9,1]",
+                "/method/optimizer/betas/1",
+            ),
+            ("seed=18446744073709551616", "/seed"),
+            ("seed=1e3", "/seed"),
+        ] {
+            let error = load(&example(), &[override_]).unwrap_err();
+            assert_eq!(pointers(&error), [pointer], "{error}");
+            let from = format!("(from `--set {override_}`)");
+            assert!(error.to_string().contains(&from), "{error}");
+        }
+        let sgd = r#"method.optimizer={"kind": "sgd", "learning_rate": 1, "momentum": 2}"#;
+        let error = load(&example(), &[sgd]).unwrap_err();
+        assert_eq!(pointers(&error), ["/method/optimizer/momentum"]);
+        // Each is allowed; all together are not.
+        let many = ["method.draws=65536", "adaptation.batch=65536"];
+        assert_eq!(
+            pointers(&load(&example(), &many).unwrap_err()),
+            ["/method/draws"]
+        );
     }
 
     #[test]
@@ -214,9 +278,9 @@ mod tests {
         );
         value["method"]["optimizer"] = json!({"kind": "adagrad", "learning_rate": 1});
         let error = load(&value, &[]).unwrap_err();
-        assert_eq!(pointers(&error), ["/method/optimizer"]);
+        assert_eq!(pointers(&error), ["/method/optimizer/kind"]);
         assert!(
-            error.to_string().contains("\"sgd\", \"adam\", \"adamw\""),
+            error.to_string().contains("`sgd`, `adam`, `adamw`"),
             "{error}"
         );
     }
@@ -258,7 +322,7 @@ mod tests {
         }
         assert_eq!(
             pointers(&load(&example(), &["method.stepz=1"]).unwrap_err()),
-            ["/method"]
+            ["/method/stepz"]
         );
     }
 
@@ -289,11 +353,11 @@ mod tests {
         value["method"] = tent;
         load(&value, &[]).unwrap();
         let error = load(&value, &["method.kind=tentt"]).unwrap_err();
-        assert_eq!(pointers(&error), ["/method"]);
-        assert!(error.to_string().contains("\"entropy\""), "{error}");
+        assert_eq!(pointers(&error), ["/method/kind"]);
+        assert!(error.to_string().contains("`entropy`"), "{error}");
         assert_eq!(
             pointers(&load(&value, &["method.draws=3"]).unwrap_err()),
-            ["/method"]
+            ["/method/draws"]
         );
     }
 

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use dtta_data::{DatasetConfig, Standardize, StreamConfig, Transform};
+use dtta_learn::MAX_BATCH;
 use dtta_models::BatchNormStatistics;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -191,7 +192,7 @@ pub struct AdaptationConfig {
     /// Samples that are adapted together. In `online` mode they share one update, or one move of the slow weights; in `single_sample`
     /// mode each has weights of its own and only the denoiser's calls are shared, so results do not depend on it.
     #[serde(default = "one")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_BATCH))]
     pub batch: usize,
     /// The statistics that BatchNorm layers of the backbone normalise with. `batch`: those of the images that share weights, which in
     /// single-sample mode is each image by itself.

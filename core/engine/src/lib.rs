@@ -34,7 +34,7 @@ pub use diagnose::{
 pub use document::{Document, schema};
 pub use dtta_data::{ColourMode, Image, View};
 pub use dtta_learn::{
-    AdamConfig, Draws, Evaluation, Feedback, Learner, LossKind, Movement, NoiseSharing,
+    AdamConfig, Draws, Evaluation, Feedback, Learner, LossKind, MAX_DRAWS, Movement, NoiseSharing,
     OptimizerConfig, Request, SelectionConfig, State, TimestepSampler, TimestepsConfig,
 };
 pub use error::{Error, Result};

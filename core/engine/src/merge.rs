@@ -70,6 +70,7 @@ pub fn merge(
     let document = Document {
         path: run.file.clone().into(),
         experiment: run.experiment.clone(),
+        overrides: Default::default(),
     };
     let scorer = open_scorer(&document, extensions, device)?;
     let peaks = pieces

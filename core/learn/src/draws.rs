@@ -2,9 +2,16 @@
 //! state: the same draws appear whatever the micro-batch, device, order or resume point.
 
 use dtta_base::keyed_rng;
+use dtta_models::MAX_TIMESTEPS;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// The most draws for each sample and step that a configuration may ask for.
+pub const MAX_DRAWS: usize = 1 << 16;
+
+/// The most images that a configuration may take together.
+pub const MAX_BATCH: usize = 1 << 16;
 
 /// How timesteps are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +22,7 @@ pub struct TimestepsConfig {
     pub sampler: TimestepSampler,
     /// First timestep and one after the last; the schedule's whole range if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(range(max = MAX_TIMESTEPS)))]
     pub range: Option<[usize; 2]>,
 }
 

@@ -163,7 +163,7 @@ impl Feedback {
         request: &Request<'_>,
     ) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
         let draws = request.ids.len() * self.draws.count;
-        let calls = draws.div_ceil(self.micro_batch).max(1);
+        let calls = draws.div_ceil(self.micro_batch.max(1)).max(1);
         let size = draws.div_ceil(calls).max(1);
         (0..draws)
             .step_by(size)

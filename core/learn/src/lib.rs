@@ -12,7 +12,7 @@ mod selection;
 mod state;
 
 pub use cut::surrogate;
-pub use draws::{Draws, NoiseSharing, TimestepSampler, TimestepsConfig};
+pub use draws::{Draws, MAX_BATCH, MAX_DRAWS, NoiseSharing, TimestepSampler, TimestepsConfig};
 pub use error::{Error, Result};
 pub use feedback::{Evaluation, Feedback, LossKind, Request};
 pub use follow::approach;

@@ -16,12 +16,15 @@ pub enum OptimizerConfig {
     /// Stochastic gradient descent with momentum.
     Sgd {
         /// Step size.
+        #[schemars(range(min = 0))]
         learning_rate: f64,
-        /// How much of the last step is kept, in [0, 1).
+        /// How much of the last step is kept.
         #[serde(default)]
+        #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
         momentum: f64,
         /// Added to the gradient: this times the parameter.
         #[serde(default)]
+        #[schemars(range(min = 0))]
         weight_decay: f64,
     },
     /// Adam; weight decay is added to the gradient.
@@ -45,15 +48,19 @@ impl OptimizerConfig {
 #[serde(deny_unknown_fields)]
 pub struct AdamConfig {
     /// Step size.
+    #[schemars(range(min = 0))]
     pub learning_rate: f64,
     /// Decay of the running means of the gradient and of its square.
     #[serde(default = "default_betas")]
+    #[schemars(extend("items" = { "type": "number", "format": "double", "minimum": 0, "exclusiveMaximum": 1 }))]
     pub betas: [f64; 2],
     /// Added to the denominator.
     #[serde(default = "default_epsilon")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub epsilon: f64,
     /// Pull toward zero.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
 }
 

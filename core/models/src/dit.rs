@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use dtta_base::Issue;
 use dtta_tensor::{Device, Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -42,23 +43,27 @@ pub enum Positions {
 #[serde(deny_unknown_fields)]
 pub struct DitConfig {
     /// Channels, height and width of what it denoises: pixels or latents.
+    #[schemars(inner(range(min = 1, max = MAX_EXTENT)))]
     pub image: [usize; 3],
     /// Height and width of a patch; divides those of the image.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub patch_size: usize,
     /// Width of the token vectors; a multiple of 4 and of `num_heads`.
-    #[schemars(range(min = 4))]
+    #[schemars(range(min = 4, max = MAX_EXTENT))]
     pub hidden_size: usize,
     /// Number of blocks.
+    #[schemars(range(max = MAX_LAYERS))]
     pub depth: usize,
     /// Attention heads of each block.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub num_heads: usize,
     /// Width of the feed-forward layers, in token widths.
     #[serde(default = "four")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub mlp_ratio: f64,
     /// Number of classes of whole images; 0, with `spatial`, for a transformer that is told about pixels instead.
     #[serde(default)]
+    #[schemars(range(max = MAX_EXTENT))]
     pub num_classes: usize,
     /// How often training leaves the class out; above 0 the label table has a last row for "no class".
     #[serde(default = "tenth")]
@@ -116,7 +121,7 @@ impl DitConfig {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Faults {
         let mut faults = Faults::default();
         let (hidden, heads) = (self.hidden_size, self.num_heads);
         let patched = faults.count("/patch_size", self.patch_size, MAX_EXTENT)
@@ -158,13 +163,17 @@ impl DitConfig {
             faults.part("/spatial", spatial.check());
         }
         faults.part("/schedule", self.schedule.check());
-        faults.finish()
+        faults
     }
 }
 
 impl Architecture for DitConfig {
     type Model = dyn Denoiser;
     const KIND: &'static str = "dit";
+
+    fn contradictions(&self) -> Vec<Issue> {
+        self.check().issues()
+    }
 
     fn build(self) -> Result<Box<dyn Denoiser>> {
         Ok(Box::new(Dit::new(self)?))
@@ -210,7 +219,7 @@ impl Dit {
     /// # Errors
     /// [`ModelError::Config`](crate::ModelError::Config) with every contradiction.
     pub fn new(config: DitConfig) -> Result<Self> {
-        config.check()?;
+        config.check().finish()?;
         let schedule = NoiseSchedule::new(&config.schedule)?;
         let hidden = config.hidden_size;
         let (tokens, patch) = (config.tokens(), config.patch_size);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use dtta_base::Issue;
 use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::{Backbone, BackboneSpec, FEATURES, LOGITS};
 use crate::denoiser::expect_images;
 use crate::error::Result;
-use crate::fault::{Faults, MAX_EXTENT};
+use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, MAX_LEVELS};
 use crate::layers::BiasedConv;
 use crate::residual::{Block, BlockKind, Norm, Normalised, Pass, Passes};
 use crate::table::Architecture;
@@ -22,17 +23,20 @@ use crate::weights::{Declaration, ParameterSpec};
 pub struct EncoderDecoderConfig {
     /// Channels, height and width of the images. Height and width are multiples of `stem_stride` times 2 to the number of levels
     /// less 1.
+    #[schemars(inner(range(min = 1, max = MAX_EXTENT)))]
     pub image: [usize; 3],
     /// Maps that it answers with: classes in segmentation, 1 in depth.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub outputs: usize,
     /// Channels of each level. Every level but the first halves the extents.
+    #[schemars(length(min = 1, max = MAX_LEVELS), inner(range(min = 1, max = MAX_EXTENT)))]
     pub widths: Vec<usize>,
     /// Basic residual blocks of each level on the way down.
+    #[schemars(length(min = 1, max = MAX_LEVELS), inner(range(min = 1, max = MAX_LAYERS)))]
     pub blocks: Vec<usize>,
     /// Stride of the first convolution: 2 halves the work of every level by four; the answer is then doubled at the end.
     #[serde(default = "one")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub stem_stride: usize,
     /// Which normalisation follows each convolution.
     #[serde(default)]
@@ -44,7 +48,7 @@ fn one() -> usize {
 }
 
 impl EncoderDecoderConfig {
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Faults {
         let mut faults = Faults::default();
         faults.count("/outputs", self.outputs, MAX_EXTENT);
         faults.levels(&self.blocks, &self.widths);
@@ -53,13 +57,17 @@ impl EncoderDecoderConfig {
             faults.image(self.image, self.stem_stride << halvings);
         }
         faults.part("/norm", self.norm.check(&self.widths));
-        faults.finish()
+        faults
     }
 }
 
 impl Architecture for EncoderDecoderConfig {
     type Model = dyn Backbone;
     const KIND: &'static str = "encoder_decoder";
+
+    fn contradictions(&self) -> Vec<Issue> {
+        self.check().issues()
+    }
 
     fn build(self) -> Result<Box<dyn Backbone>> {
         Ok(Box::new(EncoderDecoder::new(self)?))
@@ -84,7 +92,7 @@ impl EncoderDecoder {
     /// # Errors
     /// [`ModelError::Config`](crate::ModelError::Config) with every contradiction.
     pub fn new(config: EncoderDecoderConfig) -> Result<Self> {
-        config.check()?;
+        config.check().finish()?;
         let mut d = Declaration::new();
         let kind = (BlockKind::Basic, config.norm);
         let mut channels = config.widths[0];

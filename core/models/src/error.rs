@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use dtta_base::Issue;
+use dtta_base::{Issue, listed};
 use dtta_tensor::TensorError;
 
 /// What can go wrong while a model is described, its weights are read or written, or it computes.
@@ -42,14 +42,24 @@ pub enum ModelError {
         expected: String,
     },
     /// A weight file is no safetensors file, or is cut short.
-    #[error("`{path}` ({bytes} bytes) is not a whole safetensors file: {source}", path = path.display())]
+    #[error("`{path}` ({bytes} bytes) is not a whole safetensors file: {reason}", path = path.display())]
     Safetensors {
         /// The file.
         path: PathBuf,
         /// Its length.
         bytes: u64,
         /// What the parser said.
-        source: safetensors::SafeTensorError,
+        reason: String,
+    },
+    /// A weight file is something else that has its use.
+    #[error("`{path}` is {format}, not a safetensors file; {advice}", path = path.display())]
+    OtherFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it is, such as `a Git LFS pointer`.
+        format: &'static str,
+        /// What to do with it.
+        advice: &'static str,
     },
     /// A weight file does not hold the tensors that the model declares. Lists every difference.
     #[error("`{path}` does not fit the model: {mismatches}", path = path.display())]
@@ -135,6 +145,9 @@ impl Mismatches {
     }
 }
 
+/// The most of a kind that a message lists.
+const LISTED: usize = 8;
+
 impl fmt::Display for Mismatches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
@@ -142,7 +155,7 @@ impl fmt::Display for Mismatches {
             if items.is_empty() {
                 return Ok(());
             }
-            write!(f, "{separator}{title} {}", items.join(", "))?;
+            write!(f, "{separator}{title} {}", listed(items, LISTED))?;
             separator = "; ";
             Ok(())
         };
@@ -186,7 +199,7 @@ struct Listed<'a>(&'a [Issue]);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, issue) in self.0.iter().enumerate() {
+        for (index, issue) in self.0.iter().take(LISTED).enumerate() {
             let separator = if index == 0 { "" } else { "; " };
             let pointer = match issue.pointer.as_str() {
                 "" => "/",
@@ -194,6 +207,9 @@ impl fmt::Display for Listed<'_> {
             };
             write!(f, "{separator}`{pointer}` {}", issue.message)?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(LISTED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dtta_base::Issue;
+use dtta_base::{Issue, listed};
 
 use crate::error::{ModelError, Result};
 
@@ -10,6 +10,14 @@ use crate::error::{ModelError, Result};
 pub(crate) const MAX_EXTENT: usize = 1 << 16;
 /// The most layers of a kind that a configuration may ask for.
 pub(crate) const MAX_LAYERS: usize = 1 << 10;
+
+/// The most levels of a model whose levels halve the extents: with more, the largest image would have none left.
+pub(crate) const MAX_LEVELS: usize = 16;
+
+/// Numbers in brackets, the first of many.
+pub(crate) fn list(numbers: &[usize]) -> String {
+    format!("[{}]", listed(numbers, 8))
+}
 
 /// Faults found so far.
 #[derive(Default)]
@@ -58,14 +66,14 @@ impl Faults {
     /// Expects at least one level, each with a number of `blocks` and a width.
     pub fn levels(&mut self, blocks: &[usize], widths: &[usize]) {
         let within = |values: &[usize], most| values.iter().all(|n| (1..=most).contains(n));
-        if widths.is_empty() || !within(widths, MAX_EXTENT) {
-            let expected = format!("at least one width, each from 1 to {MAX_EXTENT}");
-            self.add("/widths", format_args!("{widths:?}"), expected);
+        if !(1..=MAX_LEVELS).contains(&widths.len()) || !within(widths, MAX_EXTENT) {
+            let expected = format!("1 to {MAX_LEVELS} widths, each from 1 to {MAX_EXTENT}");
+            self.add("/widths", list(widths), expected);
         }
         if blocks.len() != widths.len() || !within(blocks, MAX_LAYERS) {
             let levels = widths.len();
             let expected = format!("{levels} numbers from 1 to {MAX_LAYERS}, one for each width");
-            self.add("/blocks", format_args!("{blocks:?}"), expected);
+            self.add("/blocks", list(blocks), expected);
         }
     }
 
@@ -75,7 +83,12 @@ impl Faults {
         self.0.extend(issues);
     }
 
-    /// All of them, if there is any.
+    /// All of them.
+    pub fn issues(self) -> Vec<Issue> {
+        self.0
+    }
+
+    /// All of them as an error, if there is any.
     pub fn finish(self) -> Result<()> {
         if self.0.is_empty() {
             return Ok(());

@@ -60,7 +60,8 @@ impl Weights {
     /// copied out of it: then the system ends the process. Files that this crate writes are replaced, never cut.
     ///
     /// # Errors
-    /// [`ModelError::File`] for one that cannot be read, [`ModelError::Safetensors`] for a file of another format or one cut short,
+    /// [`ModelError::File`] for one that cannot be read, [`ModelError::OtherFormat`] for a checkpoint of PyTorch and the like,
+    /// [`ModelError::Safetensors`] for any other that is no safetensors file, or one cut short,
     /// [`ModelError::Mismatch`] listing every tensor that is missing, not declared, of another shape or of another type,
     /// [`ModelError::NotFinite`] for one that holds NaN or an infinity.
     pub fn load(path: &Path, specs: &Arc<[ParameterSpec]>, device: &Device) -> Result<Self> {
@@ -129,7 +130,7 @@ pub fn write_tensors(path: &Path, named: &BTreeMap<String, Tensor>) -> Result<()
 /// [`Weights::load`].
 ///
 /// # Errors
-/// [`ModelError::File`], [`ModelError::Safetensors`], or [`ModelError::Mismatch`] listing tensors that are no floats.
+/// [`ModelError::File`], [`ModelError::OtherFormat`], [`ModelError::Safetensors`], or [`ModelError::Mismatch`] listing tensors that are no floats.
 pub fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     let mapped = Mapped::open(path)?;
     let file = mapped.parse()?;
@@ -167,7 +168,11 @@ impl<'a> Mapped<'a> {
             source,
         };
         let file = File::open(path).map_err(failed)?;
-        let length = file.metadata().map_err(failed)?.len();
+        let about = file.metadata().map_err(failed)?;
+        if !about.is_file() {
+            return Err(failed(std::io::Error::other("it is not a file")).into());
+        }
+        let length = about.len();
         // SAFETY: the bytes must not change while the map is borrowed. Nothing here writes to a file in place: `dtta_base::replace`
         // makes another one, and this map keeps the old. That no other program does is the caller's to uphold, as `Weights::load`
         // says; `values` looks at the length again before each read, so that a file which was cut is refused and not read.
@@ -178,10 +183,17 @@ impl<'a> Mapped<'a> {
 
     fn parse(&self) -> Result<SafeTensors<'_>> {
         let bytes = self.bytes.as_deref().unwrap_or_default();
-        SafeTensors::deserialize(bytes).map_err(|source| ModelError::Safetensors {
-            path: self.path.into(),
-            bytes: bytes.len() as u64,
-            source,
+        SafeTensors::deserialize(bytes).map_err(|source| match crate::format::of(bytes) {
+            Some((format, advice)) => ModelError::OtherFormat {
+                path: self.path.into(),
+                format,
+                advice,
+            },
+            None => ModelError::Safetensors {
+                path: self.path.into(),
+                bytes: bytes.len() as u64,
+                reason: source.to_string(),
+            },
         })
     }
 

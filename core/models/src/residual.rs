@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Backbone, BackboneSpec, BatchNormStatistics};
 use crate::error::Result;
-use crate::fault::Faults;
+use crate::fault::{Faults, MAX_EXTENT, list};
 use crate::layers::Conv;
 use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
 
@@ -45,7 +45,7 @@ pub enum Norm {
     /// GroupNorm: a row's result does not depend on its neighbours, in training either.
     Group {
         /// Number of groups; divides every width.
-        #[schemars(range(min = 1))]
+        #[schemars(range(min = 1, max = MAX_EXTENT))]
         groups: usize,
     },
 }
@@ -56,7 +56,7 @@ impl Norm {
         if let Self::Group { groups } = self
             && (groups == 0 || widths.iter().any(|width| !width.is_multiple_of(groups)))
         {
-            let expected = format!("a divisor of the widths {widths:?}");
+            let expected = format!("a divisor of the widths {}", list(widths));
             faults.add("/groups", groups, expected);
         }
         faults

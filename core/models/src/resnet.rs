@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use dtta_base::Issue;
 use dtta_tensor::{Named, PoolOptions, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::{Backbone, BackboneSpec, FEATURES, LOGITS};
 use crate::denoiser::expect_images;
 use crate::error::Result;
-use crate::fault::{Faults, MAX_EXTENT};
+use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, MAX_LEVELS};
 use crate::layers::Linear;
 use crate::residual::{Block, BlockKind, Norm, Normalised, Pass, Passes};
 use crate::table::Architecture;
@@ -34,18 +35,21 @@ pub enum Stem {
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
     /// Channels, height and width of the images.
+    #[schemars(inner(range(min = 1, max = MAX_EXTENT)))]
     pub image: [usize; 3],
     /// Number of classes.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub classes: usize,
     /// What a stage is made of.
     #[serde(default)]
     pub block: BlockKind,
     /// Number of blocks in each stage. Every stage but the first halves the extents.
     #[serde(default = "two_each")]
+    #[schemars(length(min = 1, max = MAX_LEVELS), inner(range(min = 1, max = MAX_LAYERS)))]
     pub blocks: Vec<usize>,
     /// Channels in each stage, before a bottleneck widens them. The stem has the first.
     #[serde(default = "doubling")]
+    #[schemars(length(min = 1, max = MAX_LEVELS), inner(range(min = 1, max = MAX_EXTENT)))]
     pub widths: Vec<usize>,
     /// What comes before the first stage.
     #[serde(default)]
@@ -64,19 +68,23 @@ fn doubling() -> Vec<usize> {
 }
 
 impl ResNetConfig {
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Faults {
         let mut faults = Faults::default();
         faults.image(self.image, 1);
         faults.count("/classes", self.classes, MAX_EXTENT);
         faults.levels(&self.blocks, &self.widths);
         faults.part("/norm", self.norm.check(&self.widths));
-        faults.finish()
+        faults
     }
 }
 
 impl Architecture for ResNetConfig {
     type Model = dyn Backbone;
     const KIND: &'static str = "resnet";
+
+    fn contradictions(&self) -> Vec<Issue> {
+        self.check().issues()
+    }
 
     fn build(self) -> Result<Box<dyn Backbone>> {
         Ok(Box::new(ResNet::new(self)?))
@@ -99,7 +107,7 @@ impl ResNet {
     /// # Errors
     /// [`ModelError::Config`](crate::ModelError::Config) with every contradiction.
     pub fn new(config: ResNetConfig) -> Result<Self> {
-        config.check()?;
+        config.check().finish()?;
         let mut d = Declaration::new();
         let window = match config.stem {
             Stem::Imagenet => (7, 2),

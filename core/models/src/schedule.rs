@@ -28,11 +28,13 @@ pub struct ScheduleConfig {
     /// The curve along which noise is added.
     pub betas: Betas,
     /// Number of timesteps.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_TIMESTEPS))]
     pub timesteps: usize,
     /// Beta of the first timestep.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub beta_start: f64,
-    /// Beta of the last timestep.
+    /// Beta of the last timestep, not below `beta_start`.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub beta_end: f64,
 }
 
@@ -48,7 +50,7 @@ impl Default for ScheduleConfig {
 }
 
 /// The most timesteps of a schedule.
-const MAX_TIMESTEPS: usize = 1 << 20;
+pub const MAX_TIMESTEPS: usize = 1 << 20;
 
 impl ScheduleConfig {
     pub(crate) fn check(&self) -> Faults {

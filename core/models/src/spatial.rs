@@ -18,11 +18,11 @@ pub const SPATIAL: &str = "spatial";
 #[serde(deny_unknown_fields)]
 pub struct SpatialConfig {
     /// Channels of the map: 1 for depth, the width of a category's embedding for segmentation.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub channels: usize,
     /// Number of categories, each with a learned embedding of `channels`; none for a map of numbers such as depth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub classes: Option<usize>,
     /// How often training puts zeros in the map's place.
     #[serde(default = "tenth")]

@@ -28,6 +28,12 @@ pub trait Architecture: DeserializeOwned + JsonSchema {
     /// The `kind` that files say.
     const KIND: &'static str;
 
+    /// What the schema cannot say, by JSON pointer, so that all faults of a file are told at once. Numbers may be out of the schema's
+    /// bounds here.
+    fn contradictions(&self) -> Vec<Issue> {
+        Vec::new()
+    }
+
     /// The structure that it describes. Called with what fits the schema.
     ///
     /// # Errors
@@ -103,7 +109,7 @@ impl Row {
 }
 
 fn make<C: Architecture>(document: Value) -> Result<Box<C::Model>> {
-    dtta_base::parse::<C>(document)
+    dtta_base::parse_and_check(document, C::contradictions)
         .map_err(|issues| ModelError::Config { issues })?
         .build()
 }
@@ -202,7 +208,7 @@ impl Models {
         Ok((backbone, weights))
     }
 
-    /// The JSON Schema (draft 2020-12) of model files, one alternative for each architecture.
+    /// The JSON Schema (draft 2020-12) of model files, one condition for each architecture.
     pub fn schema(&self) -> Value {
         let mut generator = SchemaSettings::draft2020_12().into_generator();
         let alternatives: Vec<Value> = self
@@ -210,35 +216,28 @@ impl Models {
             .iter()
             .map(|row| row.schema(&mut generator))
             .collect();
-        json!({
+        let schema = json!({
             "oneOf": alternatives,
             "description": "A model, as its configuration file describes it.",
-            "title": "dtta model",
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
             "$defs": generator.take_definitions(true),
-        })
+        });
+        dtta_base::published(schema, "model")
     }
 
-    /// The row of a file's `kind`, and the rest of the document. `kind` is looked at first, so that faults are those of one
-    /// architecture and not of all.
+    /// The row of a file's `kind`, and the rest of the document.
     fn read(&self, path: &Path) -> Result<(&Row, Value)> {
-        let refuse = |pointer: &str, message: String| {
-            dtta_base::invalid(path, DOCUMENT, vec![Issue::new(pointer, message)])
-        };
-        let Value::Object(mut fields) = dtta_base::read_json(path, &[])? else {
-            return Err(refuse("", "expected an object".into()).into());
-        };
-        fields.shift_remove("$schema");
-        let expected = || alternatives(self.rows.iter());
-        let Some(kind) = fields.shift_remove("kind") else {
-            let message = format!("is missing, expected {}", expected());
-            return Err(refuse("/kind", message).into());
-        };
-        match self.rows.iter().find(|row| kind == row.kind) {
-            Some(row) => Ok((row, fields.into())),
-            None => {
-                let message = format!("is {kind}, expected {}", expected());
-                Err(refuse("/kind", message).into())
+        let document = dtta_base::read_json(path, &[])?;
+        let kind = document.get("kind").and_then(Value::as_str);
+        let row = self.rows.iter().find(|row| kind == Some(row.kind));
+        match (row, document) {
+            (Some(row), Value::Object(mut fields)) => {
+                fields.shift_remove("$schema");
+                fields.shift_remove("kind");
+                Ok((row, fields.into()))
+            }
+            (_, document) => {
+                let issues = dtta_base::check(&document, &self.schema());
+                Err(dtta_base::invalid(path, DOCUMENT, issues).into())
             }
         }
     }

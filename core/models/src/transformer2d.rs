@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::denoiser::Slot;
 use crate::error::Result;
-use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
+use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, list};
 use crate::layers::{BiasedConv, GroupNorm, Linear, LinearProjection};
 use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
 
@@ -23,17 +23,17 @@ const LAYER_NORM_EPSILON: f64 = 1e-5;
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
     /// How many; 77 for Stable Diffusion.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub length: usize,
     /// Width of each: diffusers' `cross_attention_dim`.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub width: usize,
     /// Heads of each attention: what configurations of `UNet2DConditionModel` call `attention_head_dim`.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub heads: usize,
     /// Blocks after each residual block.
     #[serde(default = "one")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_LAYERS))]
     pub layers: usize,
     /// Whether pixels enter and leave the transformer by a linear layer and not a convolution of 1×1.
     #[serde(default)]
@@ -51,7 +51,10 @@ impl TokensConfig {
         faults.count("/width", self.width, MAX_EXTENT);
         faults.count("/layers", self.layers, MAX_LAYERS);
         if self.heads == 0 || channels.iter().any(|c| !c.is_multiple_of(self.heads)) {
-            let expected = format!("a divisor of the channels with cross-attention, {channels:?}");
+            let expected = format!(
+                "a divisor of the channels with cross-attention, {}",
+                list(channels)
+            );
             faults.add("/heads", self.heads, expected);
         }
         faults

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
+use dtta_base::Issue;
 use dtta_tensor::{Device, Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::denoiser::{Denoiser, Slot, expect_images, expect_slots, expect_timesteps};
 use crate::error::Result;
-use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
+use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, MAX_LEVELS, list};
 use crate::layers::{BiasedConv, GroupNorm, Linear, timestep_codes};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::spatial::{SpatialConfig, SpatialSlot};
@@ -37,29 +38,33 @@ pub enum UNetBlock {
 pub struct UNetConfig {
     /// Channels, height and width of what it denoises: pixels or latents. Height and width are multiples of 2 to the number of levels
     /// less 1.
+    #[schemars(inner(range(min = 1, max = MAX_EXTENT)))]
     pub image: [usize; 3],
     /// Channels of each level; every level but the last halves the extents. Multiples of `norm_num_groups`.
     #[serde(default = "default_channels")]
+    #[schemars(length(min = 1, max = MAX_LEVELS), inner(range(min = 1, max = MAX_EXTENT)))]
     pub block_out_channels: Vec<usize>,
     /// What each level is made of.
+    #[schemars(length(min = 1, max = MAX_LEVELS))]
     pub down_block_types: Vec<UNetBlock>,
     /// Residual blocks of a level on the way down; one more on the way up.
     #[serde(default = "two")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_LAYERS))]
     pub layers_per_block: usize,
     /// Attention between the two residual blocks at the bottom.
     #[serde(default = "yes")]
     pub add_attention: bool,
     /// Channels of one head of self-attention; divides the channels of levels that have it.
     #[serde(default = "eight")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub attention_head_dim: usize,
     /// Groups of each normalisation.
     #[serde(default = "thirty_two")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub norm_num_groups: usize,
     /// Epsilon of each normalisation.
     #[serde(default = "epsilon")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub norm_eps: f64,
     /// The map that comes beside the image; unconditional if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,7 +102,7 @@ fn epsilon() -> f64 {
 }
 
 impl UNetConfig {
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Faults {
         let mut faults = Faults::default();
         let (levels, groups) = (self.block_out_channels.len(), self.norm_num_groups);
         let grouped = faults.count("/norm_num_groups", groups, MAX_EXTENT);
@@ -105,10 +110,10 @@ impl UNetConfig {
             let whole = !grouped || c.is_multiple_of(groups);
             (1..=MAX_EXTENT).contains(&c) && c.is_multiple_of(2) && whole
         };
-        if levels == 0 || !self.block_out_channels.iter().all(fits) {
-            let found = format!("{:?}", self.block_out_channels);
+        if !(1..=MAX_LEVELS).contains(&levels) || !self.block_out_channels.iter().all(fits) {
+            let found = list(&self.block_out_channels);
             let expected = format!(
-                "one or more even multiples of the number of groups, {groups}, up to {MAX_EXTENT}"
+                "1 to {MAX_LEVELS} even multiples of the number of groups, {groups}, up to {MAX_EXTENT}"
             );
             faults.add("/block_out_channels", found, expected);
         }
@@ -139,7 +144,10 @@ impl UNetConfig {
             .iter()
             .any(|c| head == 0 || !c.is_multiple_of(head))
         {
-            let expected = format!("a divisor of the channels with attention, {attended:?}");
+            let expected = format!(
+                "a divisor of the channels with attention, {}",
+                list(&attended)
+            );
             faults.add("/attention_head_dim", head, expected);
         }
         if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
@@ -150,7 +158,7 @@ impl UNetConfig {
             faults.part("/spatial", spatial.check());
         }
         faults.part("/schedule", self.schedule.check());
-        faults.finish()
+        faults
     }
 
     /// Whether any level has cross-attention.
@@ -191,6 +199,10 @@ impl UNetConfig {
 impl Architecture for UNetConfig {
     type Model = dyn Denoiser;
     const KIND: &'static str = "unet";
+
+    fn contradictions(&self) -> Vec<Issue> {
+        self.check().issues()
+    }
 
     fn build(self) -> Result<Box<dyn Denoiser>> {
         Ok(Box::new(UNet::new(self)?))
@@ -261,7 +273,7 @@ impl UNet {
     /// # Errors
     /// [`ModelError::Config`](crate::ModelError::Config) with every contradiction.
     pub fn new(config: UNetConfig) -> Result<Self> {
-        config.check()?;
+        config.check().finish()?;
         let schedule = NoiseSchedule::new(&config.schedule)?;
         let mut d = Declaration::new();
         let channels = &config.block_out_channels;

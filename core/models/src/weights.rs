@@ -80,7 +80,7 @@ pub struct ParameterSpec {
 }
 
 impl ParameterSpec {
-    /// Number of elements.
+    /// Number of elements; as many as there are numbers for one that is larger than any memory.
     pub fn elements(&self) -> usize {
         let extents = self.shape.iter();
         extents.fold(1, |product, extent| product.saturating_mul(*extent))
@@ -419,6 +419,15 @@ mod tests {
             .unwrap();
         assert_eq!(clone.get(id).to_floats().unwrap(), [1.0; 3]);
         assert_eq!(weights.get(id).to_floats().unwrap(), [5.0; 3]);
+    }
+
+    #[test]
+    fn a_parameter_larger_than_any_memory_is_refused_before_memory_is_asked_for() {
+        let mut declaration = Declaration::new();
+        declaration.declare("huge", &[1 << 32, 1 << 32, 2], Group::Weight, Init::Zeros);
+        let specs = declaration.finish();
+        assert_eq!(specs[0].elements(), usize::MAX);
+        assert!(Weights::initialise(&specs, 0, &Device::cpu()).is_err());
     }
 
     #[test]

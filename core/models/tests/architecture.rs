@@ -237,7 +237,7 @@ fn its_faults_and_its_role_are_told_as_those_of_the_others() {
         ),
         (
             json!({ "kind": "perceptron", "image": [1, 2] }),
-            "\"classes\" is a required property",
+            "/classes: is missing, expected an integer",
         ),
         (
             json!({ "kind": "proportion", "image": [1, 2, 2] }),
@@ -245,7 +245,7 @@ fn its_faults_and_its_role_are_told_as_those_of_the_others() {
         ),
         (
             json!({ "kind": "none" }),
-            "expected `dit`, `unet`, `resnet`, `encoder_decoder`, `proportion` or `perceptron`",
+            "/kind: is `none`; known: `dit`, `unet`, `resnet`, `encoder_decoder`, `proportion`, `perceptron`",
         ),
     ] {
         let message = refused(document);
@@ -266,7 +266,7 @@ fn a_kind_is_registered_once() {
 }
 
 #[test]
-fn the_schema_has_an_alternative_for_each() {
+fn the_schema_has_a_condition_for_each() {
     let document = json!({ "kind": "perceptron", "image": [1, 2, 2], "classes": 3 });
     assert_eq!(dtta_base::check(&document, &models().schema()), []);
     assert_ne!(
@@ -274,6 +274,10 @@ fn the_schema_has_an_alternative_for_each() {
         []
     );
     let schema = models().schema();
-    let last = schema["oneOf"].as_array().unwrap().last().unwrap();
-    assert_eq!(last["description"], "One linear layer over all pixels.");
+    let last = schema["allOf"].as_array().unwrap().last().unwrap();
+    let description = "One linear layer over all pixels.";
+    assert_eq!(last["then"]["description"], description);
+    let kinds = &schema["properties"]["kind"];
+    assert_eq!(kinds["enum"][5], "perceptron");
+    assert_eq!(kinds["enumDescriptions"][5], description);
 }

@@ -139,8 +139,10 @@ impl Manifest {
             path: origin.into(),
             message,
         };
-        let document: serde_json::Value =
-            serde_json::from_str(text).map_err(|error| refuse(error.to_string()))?;
+        let document = dtta_base::parse_json(origin, text).map_err(|error| match error {
+            dtta_base::Error::Json { source, .. } => refuse(source.to_string()),
+            other => refuse(other.to_string()),
+        })?;
         let layout = document
             .get("schema_version")
             .and_then(serde_json::Value::as_u64);
@@ -290,6 +292,24 @@ mod tests {
         );
         assert_eq!(parse(&text("one", 1)).unwrap_err().code(), "manifest");
         assert_eq!(parse(&text("0.1", 2)).unwrap_err().code(), "manifest");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_and_a_field_that_is_given_twice_refused() {
+        let text = r#"{"name": "p", "version": "1", "interface": "0.1", "roles": []}"#;
+        assert_eq!(
+            parse(&format!("\u{feff}{text}")).unwrap(),
+            parse(text).unwrap()
+        );
+        let error =
+            parse(r#"{"name": "p", "needs": {"constants": [], "constants": []}}"#).unwrap_err();
+        assert_eq!(error.code(), "manifest");
+        assert!(
+            error
+                .to_string()
+                .contains("/needs/constants: is given twice"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -3,15 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
-use dtta_base::{Issue, invalid, read_json};
+use dtta_base::{Issue, invalid, read_document};
 use dtta_data::{Augmentation, DatasetConfig, DepthRange, Standardize, Transform};
-use dtta_learn::{OptimizerConfig, TimestepsConfig};
-use dtta_models::Precision;
+use dtta_learn::{MAX_BATCH, MAX_DRAWS, OptimizerConfig, TimestepsConfig};
+use dtta_models::{MAX_TIMESTEPS, Precision};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+
+/// The most updates of a run. Optimizers count them in 32 bits.
+const MAX_STEPS: usize = i32::MAX as usize;
 
 /// A training run. Relative paths start at the folder of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -88,6 +91,7 @@ pub struct ClassifierTask {
     pub label_smoothing: f64,
     /// What each class counts in the mean over pixels or images, one number for each; all the same if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("items" = { "type": "number", "format": "double", "exclusiveMinimum": 0 }))]
     pub class_weights: Option<Vec<f64>>,
 }
 
@@ -138,10 +142,10 @@ pub struct DataConfig {
 #[serde(deny_unknown_fields)]
 pub struct OptimizationConfig {
     /// How many updates.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
     /// Images in each.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_BATCH))]
     pub batch: usize,
     /// The optimizer. Its weight decay applies to parameters of two axes or more: not to biases, nor to scales and shifts of
     /// normalisation layers.
@@ -151,7 +155,7 @@ pub struct OptimizationConfig {
     pub schedule: LearningRate,
     /// Gradients are scaled down so that the norm of all of them together is at most this; any norm if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub gradient_clip: Option<f64>,
     /// Decay of the moving average of the weights, which is what is measured and saved: after step `n` it is the lesser of this and
     /// (1 + n) / (10 + n). 0 keeps no average.
@@ -206,10 +210,11 @@ pub struct EvaluateConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationDraws {
     /// Draws of timestep and noise for each image.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_DRAWS))]
     pub draws: usize,
     /// First timestep of the draws and one after the last; that of `timesteps` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(range(max = MAX_TIMESTEPS)))]
     pub range: Option<[usize; 2]>,
 }
 
@@ -250,14 +255,19 @@ fn default_log_every() -> usize {
 }
 
 impl TrainingConfig {
-    /// Reads a configuration file. Each override is `POINTER=VALUE`, as in [`dtta_base::read_json`].
+    /// Reads a configuration file. Each override is `POINTER=VALUE`, as in [`dtta_base::read_document`].
     ///
     /// # Errors
     /// [`Error::Base`] for a file that cannot be read or is no such document, with every fault.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let value = read_json(path, overrides)?;
-        Self::parse(value)
-            .map_err(|issues| Error::Base(invalid(path, "training configuration", issues)))
+        let (value, overrides) = read_document(path, overrides)?;
+        Self::parse(value).map_err(|issues| {
+            Error::Base(invalid(
+                path,
+                "training configuration",
+                overrides.name(issues),
+            ))
+        })
     }
 
     /// Reads a configuration that is JSON already.
@@ -265,13 +275,7 @@ impl TrainingConfig {
     /// # Errors
     /// Every fault that was found.
     pub fn parse(value: Value) -> Result<Self, Vec<Issue>> {
-        let config: Self = dtta_base::parse(value)?;
-        let issues = config.contradictions();
-        if issues.is_empty() {
-            Ok(config)
-        } else {
-            Err(issues)
-        }
+        dtta_base::parse_and_check(value, Self::contradictions)
     }
 
     /// The same without what does not change the weights, to tell whether a run can be continued.
@@ -309,26 +313,20 @@ impl TrainingConfig {
         if let Some(problem) = distances.and_then(|range| range.problem()) {
             issue("/task/range", &problem);
         }
-        if let TaskConfig::Classifier(task) = &self.task {
-            let mut weights = task.class_weights.iter().flatten();
-            if weights.any(|weight| !(*weight > 0.0 && weight.is_finite())) {
-                issue("/task/class_weights", "expected numbers above 0");
-            }
-        }
         if let TaskConfig::Denoiser(task) = &self.task {
             for (pointer, range) in [
                 ("/task/timesteps/range", task.timesteps.range),
                 ("/task/evaluation/range", task.evaluation.range),
             ] {
-                if range.is_some_and(|[low, high]| low >= high) {
-                    let message = "the first timestep must be below the one after the last";
-                    issue(pointer, message);
+                if let Some([low, high]) = range
+                    && low >= high
+                {
+                    let message = format!(
+                        "is [{low}, {high}], expected the first timestep below the one after the last"
+                    );
+                    issue(pointer, &message);
                 }
             }
-        }
-        let clip = self.optimization.gradient_clip;
-        if clip.is_some_and(|clip| clip <= 0.0) {
-            issue("/optimization/gradient_clip", "expected a number above 0");
         }
         if self.evaluate.is_some() && self.data.held_out.is_none() {
             issue("/evaluate", "needs held-out images; give `/data/held_out`");
@@ -350,7 +348,7 @@ impl TaskConfig {
 
 /// The JSON Schema (draft 2020-12) of a training configuration.
 pub fn schema() -> Value {
-    dtta_base::schema_of::<TrainingConfig>("dtta training")
+    dtta_base::schema_of::<TrainingConfig>("training")
 }
 
 #[cfg(test)]
@@ -399,7 +397,7 @@ mod tests {
     #[test]
     fn names_the_place_of_a_fault() {
         let faults = [
-            ("optimization.stepz=3", "/optimization"),
+            ("optimization.stepz=3", "/optimization/stepz"),
             ("optimization.steps=many", "/optimization/steps"),
             ("optimization.steps=0", "/optimization/steps"),
             (
@@ -407,13 +405,22 @@ mod tests {
                 "/optimization/gradient_clip",
             ),
             ("optimization.ema=1.5", "/optimization/ema"),
-            ("task.label_smoothing=0.1", "/task"),
+            ("task.label_smoothing=0.1", "/task/label_smoothing"),
             (
                 r#"task.timesteps={"range": [5, 5]}"#,
                 "/task/timesteps/range",
             ),
             (r#"evaluate={"samples": 5}"#, "/evaluate"),
-            ("task.kind=gan", "/task"),
+            ("task.kind=gan", "/task/kind"),
+            ("optimization.batch=1099511627776", "/optimization/batch"),
+            (
+                "optimization.optimizer.weight_decay=-1",
+                "/optimization/optimizer/weight_decay",
+            ),
+            (
+                r#"task.timesteps={"range": [0, 4294967296]}"#,
+                "/task/timesteps/range/1",
+            ),
         ];
         for (change, expected) in faults {
             let error = load(&[change]).unwrap_err();

@@ -34,8 +34,10 @@ pub struct FolderConfig {
 /// are stored, whatever orientation EXIF data gives: as torchvision's loader does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(transform = crate::transform::grey_spellings)]
 pub enum ColourMode {
     /// One channel; colour is weighted as in ITU-R BT.601.
+    #[serde(alias = "greyscale", alias = "gray", alias = "grey")]
     Grayscale,
     /// Three channels.
     Rgb,

@@ -377,7 +377,9 @@ mod tests {
             let grey = ColorType::Grayscale;
             write(&file("depths"), grey, BitDepth::Sixteen, [3, 2], &depths);
         }
-        fs::write(root.join("classes.json"), r#"["floor", "wall"]"#).unwrap();
+        // With the byte-order mark that some editors write.
+        let classes = "\u{feff}[\"floor\", \"wall\"]";
+        fs::write(root.join("classes.json"), classes).unwrap();
     }
 
     /// Opens the dataset with changes, each a JSON pointer and a value.

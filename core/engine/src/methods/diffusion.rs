@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use dtta_base::Issue;
 use dtta_learn::{
-    Draws, Feedback, Learner, LossKind, Movement, NoiseSharing, OptimizerConfig, SelectionConfig,
-    State, TimestepsConfig, surrogate,
+    Draws, Feedback, Learner, LossKind, MAX_DRAWS, Movement, NoiseSharing, OptimizerConfig,
+    SelectionConfig, State, TimestepsConfig, surrogate,
 };
 use dtta_models::{ParameterId, Weights};
 use dtta_tensor::{Named, Tensor};
@@ -26,14 +26,15 @@ use crate::parts::{Carry, Centre, Common, Control, Gate, SlowWeights};
 pub struct DiffusionConfig {
     /// Optimizer updates for each batch; 0 measures the source model alone.
     #[serde(default = "super::one")]
+    #[schemars(range(max = super::MAX_STEPS))]
     pub steps: usize,
     /// Draws of (t, ε) for each sample and step.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_DRAWS))]
     pub draws: usize,
     /// Draws in one call of the denoiser at most. Changes speed and memory, not results: the CPU works on as many calls at once as
     /// it has threads, so there smaller ones are faster; other devices take one after the other.
     #[serde(default = "default_micro_batch")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_ROWS))]
     pub micro_batch: usize,
     /// Which timesteps are drawn.
     #[serde(default)]
@@ -80,6 +81,9 @@ pub struct DenoiserAdaptation {
     pub parameters: SelectionConfig,
 }
 
+/// The most draws of one step, of all images of a batch together.
+const MAX_ROWS: usize = 1 << 24;
+
 fn default_micro_batch() -> usize {
     64
 }
@@ -95,8 +99,18 @@ impl MethodConfig for DiffusionConfig {
         if let Some([low, high]) = self.timesteps.range
             && low >= high
         {
-            let message = "the first timestep must be below the last";
-            issue("/timesteps/range", message);
+            let message = format!(
+                "is [{low}, {high}], expected the first timestep below the one after the last"
+            );
+            issue("/timesteps/range", &message);
+        }
+        let rows = self.draws.checked_mul(adaptation.batch);
+        if rows.is_none_or(|rows| rows > MAX_ROWS) {
+            let message = format!(
+                "is {}, for each of {} images in a batch; expected at most {MAX_ROWS} in all",
+                self.draws, adaptation.batch
+            );
+            issue("/draws", &message);
         }
         if self.denoiser.is_some() && single && adaptation.batch > 1 {
             let message = "samples with weights of their own cannot share an adapting denoiser; set `/adaptation/batch` to 1";
@@ -233,7 +247,7 @@ impl Diffusion {
         batch: &Batch<'_>,
         groups: &mut [Group],
     ) -> Result<Vec<Vec<f32>>> {
-        let mut losses = vec![Vec::with_capacity(self.config.steps); batch.ids.len()];
+        let mut losses = vec![Vec::new(); batch.ids.len()];
         for step in 0..self.config.steps {
             let passes = tools.passes(groups, &batch.task, true)?;
             let denoiser = self.denoiser_weights(tools)?;

@@ -30,6 +30,9 @@ use crate::error::Result;
 use crate::experiment::AdaptationConfig;
 use crate::task::{Predictions, replaced};
 
+/// The most optimizer updates for each batch that a configuration may ask for.
+const MAX_STEPS: usize = 1 << 16;
+
 /// The default of numbers that count from 1.
 fn one() -> usize {
     1

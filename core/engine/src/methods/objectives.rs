@@ -16,6 +16,7 @@ use crate::parts::SlowWeights;
 pub struct ObjectivesConfig {
     /// Optimizer updates for each batch; 0 measures the source model alone.
     #[serde(default = "super::one")]
+    #[schemars(range(max = super::MAX_STEPS))]
     pub steps: usize,
     /// How the task model's parameters move.
     pub optimizer: OptimizerConfig,

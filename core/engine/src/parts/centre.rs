@@ -12,7 +12,7 @@ use crate::error::Result;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Centre {
-    /// How much the newest batch counts, in (0, 1]: after `n` steps it is the larger of this and 1 / (n + 1).
+    /// How much the newest batch counts, in [0, 1]: after `n` steps it is the larger of this and 1 / (n + 1), so 0 is the mean of all steps.
     #[schemars(range(min = 0, max = 1))]
     pub rate: f64,
 }
