@@ -6,6 +6,7 @@
 mod check;
 mod dependencies;
 mod libtorch;
+mod options;
 mod process;
 mod schema;
 mod wit;
@@ -38,7 +39,7 @@ enum Task {
     WitCheck,
     /// Checks what the workspace depends on: that it is used, may be shipped, and is not known to be unsafe.
     Dependencies,
-    /// Writes the committed JSON schemas, or checks them.
+    /// Writes the committed JSON schemas and the page of options that is made from them, or checks them.
     Schema(schema::Arguments),
     /// Installs LibTorch from its Python package, for builds with `--features libtorch`.
     Libtorch(libtorch::Arguments),

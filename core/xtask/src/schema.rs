@@ -1,9 +1,11 @@
-//! The committed JSON schemas, as `dtta schema` prints them.
+//! The committed JSON schemas, as `dtta schema` prints them, and the page of options that is made from them.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::options;
 
 /// The documents that have a schema.
 const DOCUMENTS: [&str; 3] = ["experiment", "training", "model"];
@@ -16,7 +18,7 @@ pub struct Arguments {
     pub check: bool,
 }
 
-/// Writes or checks the schemas.
+/// Writes or checks the schemas, then the page.
 pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     for document in DOCUMENTS {
         let path = root.join(format!("core/schema/{document}.schema.json"));
@@ -49,5 +51,5 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
             );
         }
     }
-    Ok(())
+    options::run(root, arguments.check)
 }
