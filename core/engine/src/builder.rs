@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use dtta_base::{Issue, invalid};
 use dtta_data::{Image, View};
 use dtta_models::{Backbone, BatchNormStatistics, Denoiser, Weights};
+use dtta_plugin::Loading;
 use serde_json::Value;
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::experiment::{AdaptationConfig, Mode};
+use crate::experiment::{AdaptationConfig, LimitsConfig, Mode};
 use crate::methods::{Adapted, Batch, MethodConfig, MethodSource};
 use crate::prepare::{Devices, Extensions, Part, Parts, assemble};
 
@@ -27,6 +28,7 @@ pub struct AdapterBuilder {
     mode: Option<Mode>,
     batch_norm: BatchNormStatistics,
     seed: u64,
+    limits: LimitsConfig,
     views: [View; 2],
 }
 
@@ -130,6 +132,13 @@ impl AdapterBuilder {
         self
     }
 
+    /// What one call of a plugin may use, and what a component may be made of.
+    #[must_use]
+    pub fn limits(mut self, limits: LimitsConfig) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// How the task model and the denoiser see an image in [0, 1], for [`Adapter::adapt_images`]; as it is unless said otherwise.
     #[must_use]
     pub fn views(mut self, task: View, denoiser: View) -> Self {
@@ -189,9 +198,13 @@ impl AdapterBuilder {
         }
 
         let plugins = &self.extensions.plugins;
+        let loading = Loading {
+            compiling: self.limits.compiling(),
+            ..Loading::default()
+        };
         let part = |(name, config): (String, Value)| -> Result<Part> {
             Ok(Part {
-                plugin: plugins.find(&name, here)?,
+                plugin: plugins.load(&name, here, &loading)?,
                 config,
                 weights: None,
             })
@@ -215,6 +228,7 @@ impl AdapterBuilder {
             head: part(head)?,
             mapper,
             objectives,
+            limits: &self.limits,
             method: &*config,
             adaptation: &adaptation,
             seed: self.seed,

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use dtta_data::{DatasetConfig, Standardize, StreamConfig, Transform};
 use dtta_learn::MAX_BATCH;
 use dtta_models::BatchNormStatistics;
+use dtta_plugin::{Compiling, DEFAULT_INSTRUCTIONS, DEFAULT_MEMORY_BYTES, Environment};
+use dtta_tensor::{Device, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -112,6 +114,109 @@ pub struct PluginsConfig {
     /// What to do when a plugin fails on a sample, or a number comes out that is none.
     #[serde(default)]
     pub on_failure: FailurePolicy,
+    /// What one call of a plugin may use, and what a component may be made of. Messages name the limit that was reached.
+    #[serde(default, skip_serializing_if = "LimitsConfig::is_default")]
+    pub limits: LimitsConfig,
+}
+
+/// Budgets of plugins. A plugin that reaches one has failed, and `on_failure` says what follows. `operations`, `handles`, `bytes`,
+/// `work` and `log_lines` hold for every plugin; the others for WebAssembly components, since native and linked plugins have the
+/// rights of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Requests to the host in one call: tensor operations, tensors sent, copied out or shared, values and constants asked for, lines
+    /// logged.
+    #[schemars(range(min = 1))]
+    pub operations: u64,
+    /// Tensors that a call may hold at once.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub handles: u64,
+    /// Bytes that the requests of one call hold, all together: results and what is needed on the way to them. A float counts as 4, a
+    /// whole number as 8, a truth value as 1, a view as a copy.
+    #[schemars(range(min = 1))]
+    pub bytes: u64,
+    /// Floating-point operations of one call. Those slower than a matrix product's count for as many as that makes in the time; an
+    /// element that is read or written counts as 20.
+    #[schemars(range(min = 1))]
+    pub work: u64,
+    /// Lines that one call may log; the rest is dropped.
+    pub log_lines: u64,
+    /// WebAssembly instructions of one call.
+    #[schemars(range(min = 1))]
+    pub instructions: u64,
+    /// Bytes of memory of one instance of a component.
+    #[schemars(range(min = 1, max = 4_294_967_296_u64))]
+    pub memory_bytes: u64,
+    /// Bytes of a component's file.
+    #[schemars(range(min = 1))]
+    pub component_bytes: u64,
+    /// Bytes of code in a component.
+    #[schemars(range(min = 1))]
+    pub component_code_bytes: u64,
+    /// Functions in a component.
+    #[schemars(range(min = 1))]
+    pub component_functions: u64,
+    /// For each function of a component its parameters and locals, times the places where its control flow parts or meets, summed up:
+    /// what a compiler's time and memory go with.
+    #[schemars(range(min = 1))]
+    pub component_complexity: u64,
+    /// Seconds that compiling a component may take; the result is kept for later runs.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub compile_seconds: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        let (call, compiling) = (Limits::default(), Compiling::default());
+        Self {
+            operations: call.operations,
+            handles: call.handles,
+            bytes: call.bytes,
+            work: call.work,
+            log_lines: call.log_lines,
+            instructions: DEFAULT_INSTRUCTIONS,
+            memory_bytes: DEFAULT_MEMORY_BYTES as u64,
+            component_bytes: compiling.component_bytes,
+            component_code_bytes: compiling.component_code_bytes,
+            component_functions: compiling.component_functions,
+            component_complexity: compiling.component_complexity,
+            compile_seconds: compiling.compile_seconds,
+        }
+    }
+}
+
+impl LimitsConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What the host lends on a device, within these limits.
+    pub fn environment(&self, device: Device) -> Environment {
+        Environment {
+            limits: Limits {
+                operations: self.operations,
+                handles: self.handles,
+                bytes: self.bytes,
+                work: self.work,
+                log_lines: self.log_lines,
+            },
+            instructions: self.instructions,
+            memory_bytes: usize::try_from(self.memory_bytes).unwrap_or(usize::MAX),
+            ..Environment::new(device)
+        }
+    }
+
+    /// What compiling a component may take.
+    pub fn compiling(&self) -> Compiling {
+        Compiling {
+            component_bytes: self.component_bytes,
+            component_code_bytes: self.component_code_bytes,
+            component_functions: self.component_functions,
+            component_complexity: self.component_complexity,
+            compile_seconds: self.compile_seconds,
+        }
+    }
 }
 
 /// A plugin and its configuration.
@@ -124,7 +229,7 @@ pub struct PluginSource {
     /// The role's configuration, checked against the plugin's own schema.
     #[serde(default = "empty_object")]
     pub config: Value,
-    /// Refuses a plugin whose artifact has another SHA-256.
+    /// Refuses a plugin whose artifact has another SHA-256, before anything of it is opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// A safetensors file with the values that the role declares, under `PLUGIN.NAME`; if absent, they start as the plugin
@@ -143,7 +248,7 @@ pub struct ObjectiveSource {
     /// The role's configuration, checked against the plugin's own schema.
     #[serde(default = "empty_object")]
     pub config: Value,
-    /// Refuses a plugin whose artifact has another SHA-256.
+    /// Refuses a plugin whose artifact has another SHA-256, before anything of it is opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// What its loss, averaged over the batch, is multiplied with.

@@ -187,3 +187,66 @@ fn faults_of_plugin_configurations_are_named_by_place() {
     let error = fixture.prepare(&experiment).err().unwrap().to_string();
     assert!(error.contains("no role `objective`"), "{error}");
 }
+
+#[test]
+fn limits_of_an_experiment_hold_its_plugins() {
+    let fixture = Fixture::new();
+    for (role, plugin) in [
+        ("head", "linked:classification"),
+        ("mapper", "linked:classification"),
+    ] {
+        for limit in ["bytes", "work", "operations"] {
+            let mut experiment = Fixture::experiment();
+            experiment["plugins"][role]["use"] = json!(plugin);
+            experiment["plugins"]["limits"] = json!({ limit: 1 });
+            let error = fixture.run(&experiment, "refused").unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("`plugins.limits.{limit}`")),
+                "{error}"
+            );
+        }
+    }
+    let mut experiment = Fixture::experiment();
+    experiment["plugins"]["head"]["use"] = json!(component("classification"));
+    for (limit, value) in [
+        ("component_functions", 10),
+        ("component_bytes", 1000),
+        ("instructions", 10),
+    ] {
+        experiment["plugins"]["limits"] = json!({ limit: value });
+        let error = fixture.run(&experiment, "refused").unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("`plugins.limits.{limit}`")),
+            "{error}"
+        );
+    }
+    experiment["plugins"]["limits"] = json!({"compile_seconds": 60, "bytes": 1 << 30});
+    fixture.run(&experiment, "allowed").unwrap();
+}
+
+/// The committed component of a plugin that ships.
+fn component(name: &str) -> String {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.join("plugins")
+        .join(name)
+        .canonicalize()
+        .unwrap()
+        .display()
+        .to_string()
+}
+
+#[test]
+fn a_limit_that_is_none_is_refused_by_its_pointer() {
+    let fixture = Fixture::new();
+    for (limits, pointer) in [
+        (json!({"bytes": 0}), "/plugins/limits/bytes"),
+        (json!({"work": -1}), "/plugins/limits/work"),
+        (json!({"byte": 1}), "/plugins/limits"),
+        (json!({"handles": 1_000_001}), "/plugins/limits/handles"),
+    ] {
+        let mut experiment = Fixture::experiment();
+        experiment["plugins"]["limits"] = limits;
+        let error = fixture.run(&experiment, "refused").unwrap_err().to_string();
+        assert!(error.contains(pointer), "{error}");
+    }
+}

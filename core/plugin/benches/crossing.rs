@@ -95,7 +95,7 @@ fn load_classification(bencher: Bencher) {
 fn load(bencher: Bencher) {
     let folder = tempfile::tempdir().unwrap();
     let path = support::write(folder.path(), "fixture.wasm", &mapper_component());
-    bencher.bench_local(|| Plugin::from_component_file(&path).unwrap());
+    bencher.bench_local(|| Plugin::from_file(&path).unwrap());
 }
 
 /// A new instance with its configured role, as after a trap.

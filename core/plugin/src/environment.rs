@@ -9,6 +9,44 @@ pub const DEFAULT_INSTRUCTIONS: u64 = 50_000_000;
 /// Bytes of linear memory that one instance may have, unless the experiment says otherwise.
 pub const DEFAULT_MEMORY_BYTES: usize = 64 << 20;
 
+/// What a component may be made of, and how long it may take to compile it. Other loaders compile nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compiling {
+    /// Bytes of the file.
+    pub component_bytes: u64,
+    /// Bytes of code in it.
+    pub component_code_bytes: u64,
+    /// Functions in it.
+    pub component_functions: u64,
+    /// For each function its parameters and locals, times the places where its control flow parts or meets, summed up. Each may cost
+    /// the compiler a value of its own.
+    pub component_complexity: u64,
+    /// Seconds to wait for the compiler. One that takes longer is left alone: it goes on in a thread of this process, with the
+    /// memory that it holds, until it is done or the process ends.
+    pub compile_seconds: u64,
+}
+
+impl Default for Compiling {
+    fn default() -> Self {
+        Self {
+            component_bytes: 16 << 20,
+            component_code_bytes: 1 << 20,
+            component_functions: 10_000,
+            component_complexity: 600_000,
+            compile_seconds: 30,
+        }
+    }
+}
+
+/// What a plugin has to be to be loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loading {
+    /// The SHA-256 that its artifact has to have, in hexadecimal. Compared before anything of it is opened or compiled.
+    pub sha256: Option<String>,
+    /// What compiling it may take.
+    pub compiling: Compiling,
+}
+
 /// What the host lends to a configured role.
 #[derive(Debug, Clone)]
 pub struct Environment {

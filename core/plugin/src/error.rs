@@ -79,6 +79,32 @@ pub enum PluginError {
         /// What the file has.
         found: String,
     },
+    /// A plugin that is not the one that is asked for.
+    #[error("`{origin}` has sha256 {found}, and {expected} is asked for")]
+    Pin {
+        /// The artifact, or `linked:` and its name.
+        origin: PathBuf,
+        /// What is asked for.
+        expected: String,
+        /// What it has.
+        found: String,
+    },
+    /// An artifact that is none: no plain file, or not in the plugin's folder.
+    #[error("`{path}` cannot be a plugin's artifact: {reason}")]
+    Artifact {
+        /// What was named.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A component that is too much to compile.
+    #[error("`{path}` is not compiled: {reason}")]
+    Compiling {
+        /// The file.
+        path: PathBuf,
+        /// What is too much, and which setting allows more.
+        reason: String,
+    },
     /// A file that is not a WebAssembly component.
     #[error("`{path}` is not a WebAssembly component: {reason}")]
     NotAComponent {
@@ -157,12 +183,12 @@ pub enum PluginError {
     },
     /// A call that used up what one call may use. The plugin's next call starts afresh.
     #[error(
-        "{place}: the call used up its {resource}, {limit}; if that is not a mistake in the plugin, raise the limit"
+        "{place}: the call used up its `{resource}`, {limit}; if that is not a mistake in the plugin, `plugins.limits.{resource}` of the experiment raises it"
     )]
     Budget {
         /// Where.
         place: Place,
-        /// What ran out: `instructions` or `memory in bytes`.
+        /// What ran out, as experiments name it: `instructions` or `memory_bytes`.
         resource: &'static str,
         /// How much a call may use.
         limit: u64,
@@ -197,6 +223,9 @@ impl PluginError {
             Self::Read { .. } => "read",
             Self::Manifest { .. } => "manifest",
             Self::Digest { .. } => "digest",
+            Self::Pin { .. } => "pin",
+            Self::Artifact { .. } => "artifact",
+            Self::Compiling { .. } => "compiling",
             Self::NotAComponent { .. } => "not-a-component",
             Self::NotALibrary { .. } => "not-a-library",
             Self::ForbiddenImport { .. } => "forbidden-import",

@@ -6,7 +6,8 @@
 //! - [`Plugin::head`] and [`Plugin::mapper`] make configured roles, behind [`Head`] and
 //!   [`Mapper`]. [`Accuracy`] is a [`Metric`] that comes with the core.
 //! - [`Plugin::predicts`] and [`Plugin::scores`] say what the task is, as data: the host needs to know no task by name.
-//! - WebAssembly components run in a sandbox with budgets; plugins that are linked into the
+//! - WebAssembly components run in a sandbox with budgets, for what they do themselves and for what they ask
+//!   of the host; plugins that are linked into the
 //!   program speak the C tables of `dtta-abi`. Both ask the same tensor session, so the same
 //!   plugin gives the same bits either way.
 //! - Whatever a plugin does wrong is a [`PluginError`] that names plugin, role and function; the
@@ -34,10 +35,12 @@
 //! ```
 
 mod accuracy;
+mod artifact;
 mod checked;
 mod counts;
 mod environment;
 mod error;
+mod logs;
 mod manifest;
 mod native;
 mod plugin;
@@ -51,7 +54,9 @@ mod wasm;
 pub use accuracy::Accuracy;
 pub use checked::SlotSpec;
 pub use counts::Layout;
-pub use environment::{DEFAULT_INSTRUCTIONS, DEFAULT_MEMORY_BYTES, Environment};
+pub use environment::{
+    Compiling, DEFAULT_INSTRUCTIONS, DEFAULT_MEMORY_BYTES, Environment, Loading,
+};
 pub use error::{Place, PluginError, Result};
 pub use manifest::{INTERFACE_VERSION, MANIFEST_SCHEMA_VERSION, Manifest, Needs, Role};
 pub use plugin::{LoaderKind, Plugin};

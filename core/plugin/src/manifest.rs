@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
+use crate::artifact;
 use crate::error::{PluginError, Result};
 use crate::task::{Predicts, ScoreSpec, is_false};
 use serde::{Deserialize, Serialize};
@@ -239,14 +240,17 @@ pub(crate) fn digest_of(path: &Path) -> Result<String> {
     })
 }
 
-pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|source| PluginError::Read {
-        path: path.into(),
-        source,
-    })
-}
+/// Bytes that a manifest may have.
+const MANIFEST_BYTES: u64 = 4 << 20;
 
 fn read_text(path: &Path) -> Result<String> {
+    let bytes = artifact::plain_file(path)?;
+    if bytes > MANIFEST_BYTES {
+        return Err(PluginError::Manifest {
+            path: path.into(),
+            message: format!("it has {bytes} bytes, more than {MANIFEST_BYTES}"),
+        });
+    }
     fs::read_to_string(path).map_err(|source| PluginError::Read {
         path: path.into(),
         source,

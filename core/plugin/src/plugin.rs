@@ -7,10 +7,11 @@ use std::sync::Arc;
 use dtta_base::{Issue, sha256};
 use serde_json::{Value, json};
 
+use crate::artifact;
 use crate::checked::{CheckedHead, CheckedMapper, SlotSpec};
-use crate::environment::Environment;
+use crate::environment::{Environment, Loading};
 use crate::error::{PluginError, Result};
-use crate::manifest::{Manifest, Role, digest_of, join, read_bytes};
+use crate::manifest::{Manifest, Role, digest_of, join};
 use crate::native::{self, NativeHead, NativeMapper, NativeMetric, NativeObjective, NativePlugin};
 use crate::roles::{Head, Mapper, Metric, Objective};
 use crate::saved::Saved;
@@ -78,13 +79,52 @@ macro_rules! make {
 }
 
 impl Plugin {
-    /// Loads the component or library that a manifest names, after checking its digest.
+    /// As [`open`](Self::open), for a manifest whatever its name, with the ordinary limits.
     ///
     /// # Errors
-    /// [`PluginError::Read`], [`PluginError::Manifest`], [`PluginError::Digest`],
-    /// [`PluginError::NotAComponent`], [`PluginError::NotALibrary`], [`PluginError::ForbiddenImport`],
-    /// [`PluginError::Interface`], [`PluginError::MissingRole`].
+    /// As [`open`](Self::open).
     pub fn from_manifest(path: &Path) -> Result<Self> {
+        Self::open_manifest(path, &Loading::default())
+    }
+
+    /// As [`open`](Self::open), with the ordinary limits.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_file(path: &Path) -> Result<Self> {
+        Self::open(path, &Loading::default())
+    }
+
+    /// Loads the component or the library that a manifest (`.json`) names, after checking its digest; or one by its file, with
+    /// the manifest beside it if that names the file. Otherwise the plugin describes itself.
+    ///
+    /// A shared library is trusted code, with the rights of this program, from the moment it is opened, and stays in memory.
+    ///
+    /// # Errors
+    /// [`PluginError::Read`], [`PluginError::Manifest`], [`PluginError::Artifact`], [`PluginError::Digest`], [`PluginError::Pin`],
+    /// [`PluginError::Compiling`], [`PluginError::NotAComponent`], [`PluginError::NotALibrary`],
+    /// [`PluginError::ForbiddenImport`], [`PluginError::Interface`], [`PluginError::MissingRole`]; and those of running `describe`.
+    pub fn open(path: &Path, loading: &Loading) -> Result<Self> {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            return Self::open_manifest(path, loading);
+        }
+        if let Some(manifest) = manifest_beside(path)? {
+            return Self::open_manifest(&manifest, loading);
+        }
+        artifact::plain_file(path)?;
+        match LoaderKind::of_file(path) {
+            LoaderKind::Native => {
+                let digest = pinned(path, digest_of(path)?, loading)?;
+                Self::from_library(path.into(), digest)
+            }
+            _ => Self::from_component_file(path, loading),
+        }
+    }
+
+    fn open_manifest(path: &Path, loading: &Loading) -> Result<Self> {
         let manifest = Manifest::read(path)?;
         let refuse = |message: &str| PluginError::Manifest {
             path: path.into(),
@@ -98,9 +138,9 @@ impl Plugin {
             .sha256
             .clone()
             .ok_or_else(|| refuse("it has no sha256 of its artifact"))?;
-        let artifact = path.parent().unwrap_or(Path::new("")).join(file);
+        let artifact = artifact::within(path.parent().unwrap_or(Path::new("")), file)?;
         let matching = |found: String| match found.eq_ignore_ascii_case(&expected) {
-            true => Ok(found),
+            true => pinned(&artifact, found, loading),
             false => Err(PluginError::Digest {
                 path: artifact.clone(),
                 expected: expected.clone(),
@@ -111,34 +151,10 @@ impl Plugin {
             let digest = matching(digest_of(&artifact)?)?;
             return Self::from_library(artifact, digest);
         }
-        let bytes = read_bytes(&artifact)?;
+        let bytes = artifact::component(&artifact, &loading.compiling)?;
         let digest = matching(sha256(&bytes))?;
-        let component = wasm::load(&manifest.name, &artifact, &bytes)?;
+        let component = wasm::load(&manifest.name, &artifact, &bytes, &loading.compiling)?;
         Self::from_component(manifest, artifact, digest, component)
-    }
-
-    /// Loads a component or a library, by the file's extension. A manifest beside it is used if it names
-    /// the file; otherwise the plugin describes itself.
-    ///
-    /// # Errors
-    /// As [`from_manifest`](Self::from_manifest), and those of running `describe`.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        match LoaderKind::of_file(path) {
-            LoaderKind::Native => Self::from_library_file(path),
-            _ => Self::from_component_file(path),
-        }
-    }
-
-    /// As [`from_file`](Self::from_file) for a shared library. It is trusted code, with the rights of this program,
-    /// from the moment it is opened, and stays in memory.
-    ///
-    /// # Errors
-    /// As [`from_file`](Self::from_file).
-    pub fn from_library_file(path: &Path) -> Result<Self> {
-        if let Some(manifest) = manifest_beside(path)? {
-            return Self::from_manifest(&manifest);
-        }
-        Self::from_library(path.into(), digest_of(path)?)
     }
 
     fn from_library(path: PathBuf, digest: String) -> Result<Self> {
@@ -148,17 +164,11 @@ impl Plugin {
         Self::new(manifest, path, digest, &roles, loaded)
     }
 
-    /// As [`from_file`](Self::from_file) for a component.
-    ///
-    /// # Errors
-    /// As [`from_file`](Self::from_file).
-    pub fn from_component_file(path: &Path) -> Result<Self> {
-        if let Some(manifest) = manifest_beside(path)? {
-            return Self::from_manifest(&manifest);
-        }
-        let bytes = read_bytes(path)?;
+    fn from_component_file(path: &Path, loading: &Loading) -> Result<Self> {
+        let bytes = artifact::component(path, &loading.compiling)?;
+        let digest = pinned(path, sha256(&bytes), loading)?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let mut component = wasm::load(&stem, path, &bytes)?;
+        let mut component = wasm::load(&stem, path, &bytes, &loading.compiling)?;
         if !component.describes {
             let message =
                 "the component has neither a `plugin.json` beside it nor a `describe`".into();
@@ -170,7 +180,7 @@ impl Plugin {
         let role = component.roles.first().copied().unwrap_or(Role::Head);
         let manifest = Manifest::parse(&wasm::describe(&component, role)?, path)?;
         component.name.clone_from(&manifest.name);
-        Self::from_component(manifest, path.into(), sha256(&bytes), component)
+        Self::from_component(manifest, path.into(), digest, component)
     }
 
     fn from_component(
@@ -414,6 +424,12 @@ impl Plugin {
         })
     }
 
+    /// Holds a plugin that is there already to what is asked for.
+    pub(crate) fn pinned(self, loading: &Loading) -> Result<Self> {
+        pinned(self.origin(), self.digest().into(), loading)?;
+        Ok(self)
+    }
+
     /// The config as the plugin gets it, if it offers the role and its schema agrees.
     fn configure(&self, role: Role, config: &Value) -> Result<String> {
         if !self.roles().contains(&role) {
@@ -435,10 +451,22 @@ impl Plugin {
     }
 }
 
+/// The digest, if it is the one that is asked for.
+fn pinned(origin: &Path, found: String, loading: &Loading) -> Result<String> {
+    match &loading.sha256 {
+        Some(expected) if !found.eq_ignore_ascii_case(expected) => Err(PluginError::Pin {
+            origin: origin.into(),
+            expected: expected.clone(),
+            found,
+        }),
+        _ => Ok(found),
+    }
+}
+
 /// The `plugin.json` beside a file, if it names that file.
 fn manifest_beside(path: &Path) -> Result<Option<PathBuf>> {
     let beside = path.with_file_name("plugin.json");
-    if !beside.is_file() {
+    if path.file_name().is_none() || !beside.is_file() {
         return Ok(None);
     }
     let artifact = Manifest::read(&beside)?.artifact;

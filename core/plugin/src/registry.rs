@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use dtta_abi::Entry;
 
+use crate::environment::Loading;
 use crate::error::{PluginError, Result};
 use crate::manifest::Manifest;
 use crate::plugin::{LoaderKind, Plugin};
@@ -55,6 +56,14 @@ impl Registry {
         self.linked.insert(name.into(), entry);
     }
 
+    /// Loads the plugin that a reference names, whatever its digest and with the ordinary limits.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn find(&self, reference: &str, base_dir: &Path) -> Result<Plugin> {
+        self.load(reference, base_dir, &Loading::default())
+    }
+
     /// Loads the plugin that a reference names.
     ///
     /// In this order: `linked:NAME`; a path from `base_dir`, the experiment's folder, to a
@@ -63,32 +72,45 @@ impl Registry {
     ///
     /// # Errors
     /// [`PluginError::NotFound`] with everything that was looked at, or what loading refuses.
-    pub fn find(&self, reference: &str, base_dir: &Path) -> Result<Plugin> {
-        let mut searched = Vec::new();
+    pub fn load(&self, reference: &str, base_dir: &Path, loading: &Loading) -> Result<Plugin> {
         if let Some(name) = reference.strip_prefix(LINKED) {
-            if let Some(&entry) = self.linked.get(name) {
-                return Plugin::linked(name, entry);
-            }
-            searched.extend(self.linked.keys().map(|name| format!("`{LINKED}{name}`")));
-        } else {
-            for root in self.roots(reference, base_dir) {
-                for candidate in candidates(&root.join(reference)) {
-                    if candidate.is_file() {
-                        return load(&candidate);
-                    }
+            let Some(&entry) = self.linked.get(name) else {
+                let linked = self.linked.keys();
+                let searched = linked.map(|name| format!("`{LINKED}{name}`")).collect();
+                return Err(not_found(reference, searched));
+            };
+            return Plugin::linked(name, entry)?.pinned(loading);
+        }
+        Plugin::open(&self.locate(reference, base_dir)?, loading)
+    }
+
+    /// The manifest or the artifact that a reference leads to, which is not `linked:`. Opens nothing.
+    ///
+    /// # Errors
+    /// [`PluginError::NotFound`] with everything that was looked at.
+    pub fn locate(&self, reference: &str, base_dir: &Path) -> Result<PathBuf> {
+        let mut searched = Vec::new();
+        for root in self.roots(reference, base_dir) {
+            let path = root.join(reference);
+            // A name means a file only if that can be a plugin: a file of notes may have the name of a plugin elsewhere.
+            let may_be = |candidate: &Path| {
+                is_path(reference) || candidate != path || has_extension_of_a_plugin(candidate)
+            };
+            let found = candidates(&path)
+                .into_iter()
+                .find(|candidate| candidate.is_file() && may_be(candidate));
+            match found {
+                Some(found) => return Ok(found),
+                None if path.is_file() => {
+                    searched.push(format!("`{}` (a file, but no plugin)", path.display()));
                 }
-                searched.push(format!("`{}`", root.join(reference).display()));
+                None if path.exists() && !path.is_dir() => {
+                    searched.push(format!("`{}` (no plain file)", path.display()));
+                }
+                None => searched.push(format!("`{}`", path.display())),
             }
         }
-        let searched = if searched.is_empty() {
-            "nothing: none is linked".into()
-        } else {
-            searched.join(", ")
-        };
-        Err(PluginError::NotFound {
-            reference: reference.into(),
-            searched,
-        })
+        Err(not_found(reference, searched))
     }
 
     /// Every plugin that a name could mean for an experiment in `base_dir`.
@@ -103,12 +125,9 @@ impl Registry {
                 .collect();
             folders.sort();
             for folder in folders.iter().filter(|folder| folder.is_dir()) {
-                let manifest = candidates(folder).into_iter().find(|path| {
-                    path.is_file()
-                        && path
-                            .extension()
-                            .is_some_and(|extension| extension == "json")
-                });
+                let manifest = candidates(folder)
+                    .into_iter()
+                    .find(|path| path.is_file() && is_manifest(path));
                 if let Some(manifest) = manifest {
                     let manifest = Manifest::read(&manifest);
                     let artifact = manifest.as_ref().ok().and_then(|m| m.artifact.as_ref());
@@ -132,11 +151,9 @@ impl Registry {
         found
     }
 
-    /// The folders in which a reference may be a path. A reference with a separator or an
-    /// extension is a path from the experiment only.
+    /// The folders in which a reference may be a path. One with a separator is a path from the experiment only.
     fn roots(&self, reference: &str, base_dir: &Path) -> Vec<PathBuf> {
-        let path = Path::new(reference);
-        if path.components().count() > 1 || path.extension().is_some() || path.is_absolute() {
+        if is_path(reference) {
             return vec![base_dir.into()];
         }
         let mut roots = Vec::new();
@@ -149,6 +166,32 @@ impl Registry {
     }
 }
 
+fn not_found(reference: &str, searched: Vec<String>) -> PluginError {
+    PluginError::NotFound {
+        reference: reference.into(),
+        searched: match searched.is_empty() {
+            true => "nothing: none is linked".into(),
+            false => searched.join(", "),
+        },
+    }
+}
+
+/// Whether a reference is a path rather than a name.
+fn is_path(reference: &str) -> bool {
+    let path = Path::new(reference);
+    path.components().count() > 1 || path.is_absolute() || matches!(reference, "." | "..")
+}
+
+fn has_extension_of_a_plugin(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("json" | "wasm" | "so" | "dylib" | "dll"))
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "json")
+}
+
 /// The files that a path may mean.
 fn candidates(path: &Path) -> Vec<PathBuf> {
     let mut component = path.as_os_str().to_owned();
@@ -159,15 +202,4 @@ fn candidates(path: &Path) -> Vec<PathBuf> {
         path.join("dist").join("plugin.json"),
         component.into(),
     ]
-}
-
-fn load(path: &Path) -> Result<Plugin> {
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "json")
-    {
-        Plugin::from_manifest(path)
-    } else {
-        Plugin::from_file(path)
-    }
 }

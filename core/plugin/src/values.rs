@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dtta_tensor::{MAX_RANK, Storage, Tensor, Value};
+use dtta_tensor::{Limits, MAX_RANK, Storage, Tensor, Value};
 use serde::Deserialize;
 
 use crate::error::{Place, PluginError, Result};
 
-/// Elements that the values of one role may have together.
-const MAX_ELEMENTS: usize = 1 << 28;
+/// Bytes of a value's element.
+const ELEMENT: u64 = 4;
 
 /// A value that a plugin asks the host to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,7 @@ enum WrittenStorage {
 }
 
 /// Reads the JSON of a declaration; nothing at all declares nothing.
-pub(crate) fn parse(document: &[u8], place: &Place) -> Result<Vec<ValueSpec>> {
+pub(crate) fn parse(document: &[u8], limits: &Limits, place: &Place) -> Result<Vec<ValueSpec>> {
     if document.is_empty() {
         return Ok(Vec::new());
     }
@@ -101,7 +101,7 @@ pub(crate) fn parse(document: &[u8], place: &Place) -> Result<Vec<ValueSpec>> {
         shape: extents(value.shape),
         attributes: value.attributes,
     });
-    check(specs.collect(), place)
+    check(specs.collect(), limits, place)
 }
 
 fn extents(shape: Vec<u64>) -> Vec<usize> {
@@ -111,10 +111,14 @@ fn extents(shape: Vec<u64>) -> Vec<usize> {
         .collect()
 }
 
-/// Refuses values that nobody could keep.
-pub(crate) fn check(specs: Vec<ValueSpec>, place: &Place) -> Result<Vec<ValueSpec>> {
+/// Refuses values that nobody could keep, or that are more than one call may hold.
+pub(crate) fn check(
+    specs: Vec<ValueSpec>,
+    limits: &Limits,
+    place: &Place,
+) -> Result<Vec<ValueSpec>> {
     let mut names = BTreeSet::new();
-    let mut elements = 0usize;
+    let mut bytes = 0u64;
     for ValueSpec { name, shape, .. } in &specs {
         if name.is_empty() || !names.insert(name.as_str()) {
             return Err(refuse(
@@ -124,8 +128,8 @@ pub(crate) fn check(specs: Vec<ValueSpec>, place: &Place) -> Result<Vec<ValueSpe
         }
         let size = shape
             .iter()
-            .try_fold(1usize, |size, &extent| size.checked_mul(extent));
-        elements = elements.saturating_add(size.unwrap_or(usize::MAX));
+            .fold(ELEMENT, |size, &extent| size.saturating_mul(extent as u64));
+        bytes = bytes.saturating_add(size);
         if shape.is_empty() || shape.len() > MAX_RANK || shape.contains(&0) {
             return Err(refuse(
                 place,
@@ -135,11 +139,15 @@ pub(crate) fn check(specs: Vec<ValueSpec>, place: &Place) -> Result<Vec<ValueSpe
             ));
         }
     }
-    if elements > MAX_ELEMENTS {
-        return Err(refuse(
-            place,
-            format!("it declares values of {elements} elements, more than {MAX_ELEMENTS}"),
-        ));
+    if bytes > limits.bytes {
+        return Err(PluginError::Failed {
+            place: place.clone(),
+            code: "budget-exceeded".into(),
+            message: format!(
+                "it declares values of {bytes} bytes, and `plugins.limits.bytes` allows {}",
+                limits.bytes
+            ),
+        });
     }
     Ok(specs)
 }
@@ -160,7 +168,11 @@ mod tests {
     use crate::manifest::Role;
 
     fn declared(document: &str) -> Result<Vec<ValueSpec>> {
-        parse(document.as_bytes(), &Place::new("p", Role::Head, "create"))
+        parse(
+            document.as_bytes(),
+            &Limits::default(),
+            &Place::new("p", Role::Head, "create"),
+        )
     }
 
     #[test]
@@ -201,7 +213,7 @@ mod tests {
             ),
             (
                 r#"[{"name": "a", "storage": "parameter", "shape": [4294967295, 4294967295, 4294967295]}]"#,
-                "elements",
+                "`plugins.limits.bytes`",
             ),
             (
                 r#"[{"name": "a", "storage": "heap", "shape": [1]}]"#,
@@ -218,7 +230,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(document in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(&document, &Place::new("p", Role::Head, "create"));
+            let _ = parse(&document, &Limits::default(), &Place::new("p", Role::Head, "create"));
         }
     }
 }

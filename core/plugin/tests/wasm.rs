@@ -7,8 +7,10 @@
 
 mod support;
 
-use dtta_plugin::{Environment, Plugin, PluginError, Values};
-use dtta_tensor::{Device, Named};
+use std::time::{Duration, Instant};
+
+use dtta_plugin::{Compiling, Environment, Loading, Plugin, PluginError, Values};
+use dtta_tensor::{Device, Limits, Named};
 use serde_json::json;
 use support::{ask, component, inputs, mapper, mapper_wat, slot, wit};
 
@@ -36,7 +38,7 @@ fn fails(ask: usize) -> PluginError {
 /// Loads bytes that must be refused.
 fn refused(bytes: &[u8]) -> PluginError {
     let folder = tempfile::tempdir().unwrap();
-    Plugin::from_component_file(&support::write(folder.path(), "refused.wasm", bytes)).unwrap_err()
+    Plugin::from_file(&support::write(folder.path(), "refused.wasm", bytes)).unwrap_err()
 }
 
 #[test]
@@ -98,7 +100,7 @@ fn stops_growing_memory() {
         matches!(
             error,
             PluginError::Budget {
-                resource: "memory in bytes",
+                resource: "memory_bytes",
                 limit: 67_108_864,
                 ..
             }
@@ -164,7 +166,134 @@ fn refuses_to_read_on_the_way_forward() {
 
 #[test]
 fn stops_a_flood_of_handles() {
-    assert_eq!(fails(ask::FLOOD).code(), "budget-exceeded");
+    let error = fails(ask::FLOOD);
+    assert_eq!(error.code(), "budget-exceeded");
+    assert!(
+        error.to_string().contains("`plugins.limits.handles`"),
+        "{error}"
+    );
+}
+
+/// Compiles the fixture, so that the time of what follows is that of its calls.
+fn warm() {
+    mapper(&Environment::default());
+}
+
+#[test]
+fn whatever_is_repeated_without_end_is_stopped_in_time() {
+    warm();
+    for (ask, limit) in [
+        (ask::SPIN, "instructions"),
+        (ask::FILL, "instructions"),
+        (ask::FLOOD, "handles"),
+        (ask::LOG, "operations"),
+        (ask::LOG_LONG, "bytes"),
+        (ask::ASK, "handles"),
+    ] {
+        let start = Instant::now();
+        let error = fails(ask);
+        let took = start.elapsed();
+        assert_eq!(error.code(), "budget-exceeded", "{error}");
+        let setting = format!("`plugins.limits.{limit}`");
+        assert!(error.to_string().contains(&setting), "{error}");
+        assert!(took < Duration::from_secs(2), "{limit}: {took:?}");
+    }
+}
+
+#[test]
+fn a_plugin_that_takes_no_notice_of_a_spent_budget_is_ended() {
+    let environment = Environment {
+        limits: Limits {
+            operations: 10,
+            ..Limits::default()
+        },
+        instructions: 1_000_000,
+        ..Environment::default()
+    };
+    let error = mapper(&environment)
+        .condition(&inputs(ask::ASK), &mut Values::none())
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("`plugins.limits.operations`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn handles_that_calls_leave_do_not_add_up_to_a_crash() {
+    let mut mapper = mapper(&Environment::default());
+    for call in 0..25 {
+        let answered = mapper.condition(&inputs(ask::LEAVE_9900), &mut Values::none());
+        let answered = answered.unwrap_or_else(|error| panic!("call {call}: {error}"));
+        assert_eq!(answer(&answered), [0.0]);
+        assert_eq!(mapper.usage().unreleased, 9_900 + 15, "call {call}");
+    }
+}
+
+#[test]
+fn a_component_that_takes_a_compiler_minutes_is_refused_at_once() {
+    let with = |function: &str| {
+        let wat = mapper_wat().replacen("(memory ", &format!("{function}\n(memory "), 1);
+        component(&wat, &wit(), "mapper-plugin", None)
+    };
+    let nested = "(loop (br_if 0 (local.get 0)) ".repeat(4000) + &")".repeat(4000);
+    let locals = "i32 ".repeat(4000);
+    let deep = format!("(func (param i32) (local {locals}) {nested})");
+    let many =
+        "(func (param i32) (result i32) (i32.add (local.get 0) (i32.const 7))) ".repeat(20_000);
+    for (function, reason) in [
+        (deep, "`plugins.limits.component_complexity`"),
+        (many, "`plugins.limits.component_functions`"),
+    ] {
+        let bytes = with(&function);
+        let start = Instant::now();
+        let error = refused(&bytes);
+        let took = start.elapsed();
+        assert_eq!(error.code(), "compiling", "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+}
+
+#[test]
+fn the_largest_component_is_compiled_or_left_alone_in_time() {
+    let body =
+        "(local.set 1 (i32.add (i32.mul (local.get 0) (local.get 1)) (i32.load (local.get 1)))) "
+            .repeat(16)
+            + "(if (local.get 0) (then (i32.store (local.get 0) (local.get 1))) (else (drop (call $neg_again (local.get 1)))))";
+    let function = format!("(func (param i32) (result i32) (local i32) {body} (local.get 1))");
+    let first = "(func $neg_again (param i32) (result i32) (local.get 0))";
+    let wat = mapper_wat().replacen(
+        "(global $heap",
+        &format!("{first} {} (global $heap", function.repeat(4_000)),
+        1,
+    );
+    let bytes = component(&wat, &wit(), "mapper-plugin", None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = support::write(folder.path(), "large.wasm", &bytes);
+    let load = |seconds| {
+        let loading = Loading {
+            compiling: Compiling {
+                compile_seconds: seconds,
+                ..Compiling::default()
+            },
+            ..Loading::default()
+        };
+        let start = Instant::now();
+        (Plugin::open(&path, &loading).map(drop), start.elapsed())
+    };
+    let (outcome, took) = load(0);
+    let error = outcome.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("`plugins.limits.compile_seconds`"),
+        "{error}"
+    );
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let (outcome, took) = load(60);
+    outcome.unwrap();
+    eprintln!("{} bytes took {took:?}", bytes.len());
 }
 
 #[test]
@@ -261,8 +390,7 @@ fn runs_a_newer_plugin_of_the_same_track_that_needs_nothing_new() {
     let newer = |text: String| text.replace("0.1.0", "0.1.3");
     let folder = tempfile::tempdir().unwrap();
     let bytes = component(&newer(mapper_wat()), &newer(wit()), "mapper-plugin", None);
-    let plugin =
-        Plugin::from_component_file(&support::write(folder.path(), "newer.wasm", &bytes)).unwrap();
+    let plugin = Plugin::from_file(&support::write(folder.path(), "newer.wasm", &bytes)).unwrap();
     let slots = [slot("class-embedding")];
     let mut mapper = plugin
         .mapper(&json!({}), &slots, &Environment::default())

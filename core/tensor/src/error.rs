@@ -102,12 +102,16 @@ pub enum TensorError {
         phase: &'static str,
     },
     /// A budget of the call is spent.
-    #[error("call budget exceeded: {resource} is limited to {limit}")]
+    #[error(
+        "call budget exceeded: `{resource}` is limited to {limit}, and this takes the call to {needed}; `plugins.limits.{resource}` of the experiment raises it"
+    )]
     Budget {
-        /// What ran out.
+        /// What ran out, as experiments name it.
         resource: &'static str,
         /// The limit.
         limit: u64,
+        /// What the call would have used.
+        needed: u64,
     },
     /// A constant or value that nobody bound.
     #[error("no constant is named `{name}`; bound here: {known}")]

@@ -23,6 +23,7 @@
 /// The version of Burn that computes, as pinned in the workspace.
 pub const BURN_VERSION: &str = "0.22.1";
 
+mod cost;
 mod cpu;
 mod device;
 mod error;
@@ -35,12 +36,15 @@ mod shape;
 mod table;
 mod tensor;
 
+pub use cost::Cost;
 pub use device::Device;
 pub use error::{Result, TensorError};
 pub use named::Named;
 pub use ops::{ConvOptions, PoolOptions};
 pub use optimize::AdamStep;
-pub use session::{Handle, Limits, Phase, Session, Storage, Usage, Value};
+pub use session::{
+    Handle, Limits, Logged, Phase, SHOWN_CHARACTERS, Session, Storage, Usage, Value,
+};
 pub use shape::{MAX_RANK, Shape};
 pub use table::{Attribute, OPS, OpCode, OpSpec, Outputs, Parameter, ParameterType, dispatch};
 pub use tensor::{Gradients, Kind, Tensor};

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::cost::Cost;
 use crate::device::Device;
 use crate::error::{Result, TensorError};
 use crate::table::{Attribute, OpCode, Outputs, dispatch};
@@ -59,15 +60,19 @@ pub struct Value {
     pub tensor: Tensor,
 }
 
-/// What one call may use.
+/// What one call may use. Charged before anything is computed or copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Operations.
+    /// Requests to the host: operations, tensors sent, copied out or shared, constants and values asked for, lines logged.
     pub operations: u64,
     /// Handles alive at once.
     pub handles: u64,
-    /// Elements in all results together.
-    pub elements: u64,
+    /// Bytes that all requests hold, together ([`Cost::bytes`]).
+    pub bytes: u64,
+    /// Work of all requests, together ([`Cost::work`]).
+    pub work: u64,
+    /// Lines logged. What is beyond is dropped.
+    pub log_lines: u64,
 }
 
 impl Default for Limits {
@@ -75,7 +80,9 @@ impl Default for Limits {
         Self {
             operations: 100_000,
             handles: 10_000,
-            elements: 1 << 31,
+            bytes: 256 << 20,
+            work: 20_000_000_000,
+            log_lines: 100,
         }
     }
 }
@@ -83,13 +90,33 @@ impl Default for Limits {
 /// What one call used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Operations asked for.
+    /// Requests, as [`Limits::operations`] counts them.
     pub operations: u64,
-    /// Elements in all results together.
-    pub elements: u64,
+    /// Bytes that they held, together.
+    pub bytes: u64,
+    /// Their work, together.
+    pub work: u64,
+    /// Lines logged, those beyond the limit too.
+    pub log_lines: u64,
+    /// Requests refused because a budget was spent.
+    pub refusals: u64,
     /// Handles still alive when the call ended, beside its results: released by the host.
     pub unreleased: u64,
 }
+
+/// What becomes of a line that a plugin logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logged {
+    /// It is written.
+    Written,
+    /// It is dropped, and that should be said: it is the first.
+    FirstDropped,
+    /// It is dropped.
+    Dropped,
+}
+
+/// Characters of a name or a line that are repeated to anyone.
+pub const SHOWN_CHARACTERS: usize = 2000;
 
 /// The tensors of one plugin instance's current call.
 pub struct Session {
@@ -167,6 +194,7 @@ impl Session {
     /// [`TensorError::NotPermitted`] outside forward, [`TensorError::UnknownName`] if no parameter was declared there,
     /// [`TensorError::Budget`].
     pub fn parameter(&mut self, index: u32) -> Result<Handle> {
+        self.charge(Cost::request())?;
         let value = self.value("parameter", index, Storage::Parameter)?;
         self.insert(value.tensor.clone())
     }
@@ -176,6 +204,7 @@ impl Session {
     /// # Errors
     /// As [`parameter`](Self::parameter).
     pub fn buffer(&mut self, index: u32) -> Result<Handle> {
+        self.charge(Cost::request())?;
         let value = self.value("buffer", index, Storage::Buffer)?;
         self.insert(value.tensor.clone())
     }
@@ -185,6 +214,7 @@ impl Session {
     /// # Errors
     /// As [`buffer`](Self::buffer), [`TensorError::StaleHandle`], [`TensorError::Shape`] unless it has the buffer's extents.
     pub fn update_buffer(&mut self, index: u32, handle: Handle) -> Result<()> {
+        self.charge(Cost::request())?;
         let shape = self
             .value("update-buffer", index, Storage::Buffer)?
             .tensor
@@ -228,17 +258,12 @@ impl Session {
     /// [`TensorError::Budget`] if the call holds too many.
     pub fn insert(&mut self, tensor: Tensor) -> Result<Handle> {
         if self.live >= self.limits.handles {
-            return Err(TensorError::Budget {
-                resource: "live handles",
-                limit: self.limits.handles,
-            });
+            return Err(self.refusal("handles", self.limits.handles, self.live + 1));
         }
         let index = self.slots.len() as u32 + 1; // 0 is no handle
         if index > INDEX_MASK {
-            return Err(TensorError::Budget {
-                resource: "handles",
-                limit: u64::from(INDEX_MASK),
-            });
+            let most = u64::from(INDEX_MASK);
+            return Err(self.refusal("operations", most, most + 1));
         }
         self.slots.push(Some(tensor));
         self.live += 1;
@@ -284,13 +309,7 @@ impl Session {
         tensors: &[Handle],
         attributes: &[Attribute],
     ) -> Result<[Handle; 2]> {
-        self.usage.operations += 1;
-        if self.usage.operations > self.limits.operations {
-            return Err(TensorError::Budget {
-                resource: "operations",
-                limit: self.limits.operations,
-            });
-        }
+        self.charge_for_arguments(tensors, attributes)?;
         let mut operands = [None; 8];
         let mut many;
         let operands: &mut [Option<&Tensor>] = if tensors.len() <= operands.len() {
@@ -304,10 +323,76 @@ impl Session {
                 *operand = Some(self.get(handle)?);
             }
         }
-        match dispatch(code, operands, attributes, &self.device)? {
-            Outputs::One(first) => Ok([self.keep(first)?, Handle(0)]),
-            Outputs::Two(first, second) => Ok([self.keep(first)?, self.keep(second)?]),
+        let (mut usage, limits) = (self.usage, self.limits);
+        let outputs = dispatch(code, operands, attributes, &self.device, &mut |cost| {
+            charge(&mut usage, &limits, cost)
+        });
+        self.usage = usage;
+        match outputs? {
+            Outputs::One(first) => Ok([self.insert(first)?, Handle(0)]),
+            Outputs::Two(first, second) => Ok([self.insert(first)?, self.insert(second)?]),
         }
+    }
+
+    /// Counts a request, whether it will be refused or not, with the lists that had to be read for it.
+    fn charge_for_arguments(&mut self, tensors: &[Handle], attributes: &[Attribute]) -> Result<()> {
+        let listed = attributes.iter().map(|attribute| match attribute {
+            Attribute::Ints(list) => list.len(),
+            _ => 0,
+        });
+        let listed = listed.sum::<usize>() + tensors.len();
+        self.usage.operations += 1;
+        let cost = match listed {
+            // Ordinary lists are covered by what every request costs.
+            0..64 => Cost::default(),
+            _ => Cost::copy(listed, Kind::Int),
+        };
+        self.charge_without_counting(cost)
+    }
+
+    fn charge(&mut self, cost: Cost) -> Result<()> {
+        self.usage.operations += 1;
+        self.charge_without_counting(cost)
+    }
+
+    fn charge_without_counting(&mut self, cost: Cost) -> Result<()> {
+        charge(&mut self.usage, &self.limits, cost)
+    }
+
+    fn refusal(&mut self, resource: &'static str, limit: u64, needed: u64) -> TensorError {
+        self.usage.refusals += 1;
+        TensorError::Budget {
+            resource,
+            limit,
+            needed,
+        }
+    }
+
+    /// Whether the call has been told so often that a budget is spent that it cannot be meant to go on.
+    pub fn is_spent(&self) -> bool {
+        const PATIENCE: u64 = 16;
+        self.usage.refusals > PATIENCE
+    }
+
+    /// What becomes of a line of so many bytes that the plugin logs.
+    ///
+    /// # Errors
+    /// [`TensorError::Budget`].
+    pub fn log(&mut self, bytes: usize) -> Result<Logged> {
+        self.charge(Cost::copy(bytes, Kind::Bool))?;
+        self.usage.log_lines += 1;
+        Ok(
+            match self.usage.log_lines.checked_sub(self.limits.log_lines) {
+                None | Some(0) => Logged::Written,
+                Some(1) => Logged::FirstDropped,
+                Some(_) => Logged::Dropped,
+            },
+        )
+    }
+
+    /// What one call may use.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// A constant by name.
@@ -315,10 +400,11 @@ impl Session {
     /// # Errors
     /// [`TensorError::UnknownName`] if nobody bound it.
     pub fn constant(&mut self, name: &str) -> Result<Handle> {
+        self.charge(Cost::copy(name.len(), Kind::Bool))?;
         let Some(constant) = self.constants.get(name) else {
             let known: Vec<&str> = self.constants.keys().map(String::as_str).collect();
             return Err(TensorError::UnknownName {
-                name: name.into(),
+                name: name.chars().take(SHOWN_CHARACTERS).collect(),
                 known: known.join(", "),
             });
         };
@@ -330,8 +416,9 @@ impl Session {
     /// # Errors
     /// As [`Tensor::from_floats`], or [`TensorError::Budget`].
     pub fn from_floats(&mut self, data: &[f32], shape: &[usize]) -> Result<Handle> {
+        self.charge(Cost::copy(data.len(), Kind::Float))?;
         let tensor = Tensor::from_floats(data, shape, &self.device)?;
-        self.keep(tensor)
+        self.insert(tensor)
     }
 
     /// A tensor from whole numbers that the plugin sends.
@@ -339,16 +426,18 @@ impl Session {
     /// # Errors
     /// As [`Tensor::from_ints`], or [`TensorError::Budget`].
     pub fn from_ints(&mut self, data: &[i64], shape: &[usize]) -> Result<Handle> {
+        self.charge(Cost::copy(data.len(), Kind::Int))?;
         let tensor = Tensor::from_ints(data, shape, &self.device)?;
-        self.keep(tensor)
+        self.insert(tensor)
     }
 
     /// Copies floats out.
     ///
     /// # Errors
-    /// [`TensorError::NotPermitted`] in forward, [`TensorError::StaleHandle`], [`TensorError::Kind`].
-    pub fn read_floats(&self, handle: Handle) -> Result<Vec<f32>> {
+    /// [`TensorError::NotPermitted`] in forward, [`TensorError::StaleHandle`], [`TensorError::Kind`], [`TensorError::Budget`].
+    pub fn read_floats(&mut self, handle: Handle) -> Result<Vec<f32>> {
         self.expect_readable("read-floats")?;
+        self.charge_for_reading(handle)?;
         self.get(handle)?.to_floats()
     }
 
@@ -356,9 +445,20 @@ impl Session {
     ///
     /// # Errors
     /// As [`read_floats`](Self::read_floats).
-    pub fn read_ints(&self, handle: Handle) -> Result<Vec<i64>> {
+    pub fn read_ints(&mut self, handle: Handle) -> Result<Vec<i64>> {
         self.expect_readable("read-ints")?;
+        self.charge_for_reading(handle)?;
         self.get(handle)?.to_ints()
+    }
+
+    fn charge_for_reading(&mut self, handle: Handle) -> Result<()> {
+        let tensor = self.get(handle)?;
+        let kind = match tensor.kind() {
+            Kind::Float => Kind::Float,
+            Kind::Int | Kind::Bool => Kind::Int, // what it is read as
+        };
+        let cost = Cost::copy(tensor.shape().elements(), kind);
+        self.charge(cost)
     }
 
     /// A second handle to the same tensor.
@@ -366,6 +466,7 @@ impl Session {
     /// # Errors
     /// [`TensorError::StaleHandle`], [`TensorError::Budget`].
     pub fn share(&mut self, handle: Handle) -> Result<Handle> {
+        self.charge(Cost::request())?;
         let tensor = self.get(handle)?.clone();
         self.insert(tensor)
     }
@@ -376,17 +477,6 @@ impl Session {
     /// [`TensorError::StaleHandle`].
     pub fn kind(&self, handle: Handle) -> Result<Kind> {
         Ok(self.get(handle)?.kind())
-    }
-
-    fn keep(&mut self, tensor: Tensor) -> Result<Handle> {
-        self.usage.elements += tensor.shape().elements() as u64;
-        if self.usage.elements > self.limits.elements {
-            return Err(TensorError::Budget {
-                resource: "elements",
-                limit: self.limits.elements,
-            });
-        }
-        self.insert(tensor)
     }
 
     fn expect_readable(&self, request: &'static str) -> Result<()> {
@@ -407,6 +497,28 @@ impl Session {
     }
 }
 
+/// Adds a cost to what a call has used, if its limits allow it.
+fn charge(usage: &mut Usage, limits: &Limits, cost: Cost) -> Result<()> {
+    let bytes = usage.bytes.saturating_add(cost.bytes);
+    let work = usage.work.saturating_add(cost.work);
+    for (resource, limit, needed) in [
+        ("operations", limits.operations, usage.operations),
+        ("bytes", limits.bytes, bytes),
+        ("work", limits.work, work),
+    ] {
+        if needed > limit {
+            usage.refusals += 1;
+            return Err(TensorError::Budget {
+                resource,
+                limit,
+                needed,
+            });
+        }
+    }
+    (usage.bytes, usage.work) = (bytes, work);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,9 +527,11 @@ mod tests {
         let mut session = Session::new(
             Device::cpu(),
             Limits {
-                operations: 3,
+                operations: 5,
                 handles: 4,
-                elements: 100,
+                bytes: 100_000,
+                work: 2_000_000,
+                log_lines: 1,
             },
         );
         session.enter(Phase::Forward);
@@ -431,14 +545,7 @@ mod tests {
         let [y, _] = session.op(OpCode::Add, &[x, x], &[]).unwrap();
         let result = session.take(y).unwrap();
         let usage = session.leave();
-        assert_eq!(
-            usage,
-            Usage {
-                operations: 1,
-                elements: 4,
-                unreleased: 1
-            }
-        );
+        assert_eq!((usage.operations, usage.unreleased), (2, 1));
         assert_eq!(result.to_floats().unwrap(), [2.0, 4.0]);
         session.enter(Phase::Forward);
         assert_eq!(session.get(x).unwrap_err().code(), "stale-handle");
@@ -458,29 +565,94 @@ mod tests {
     #[test]
     fn holds_a_call_to_its_budgets() {
         let mut session = session();
+        let refused = |error: TensorError| match error {
+            TensorError::Budget { resource, .. } => resource,
+            other => panic!("{other}"),
+        };
         let x = session.from_floats(&[1.0], &[1]).unwrap();
-        for _ in 0..3 {
+        for _ in 0..4 {
             let [y, _] = session.op(OpCode::Neg, &[x], &[]).unwrap();
             session.release(y);
         }
-        assert_eq!(
-            session.op(OpCode::Neg, &[x], &[]).unwrap_err().code(),
-            "budget-exceeded"
-        );
+        let error = session.op(OpCode::Neg, &[x], &[]).unwrap_err();
+        assert_eq!(refused(error), "operations");
         session.enter(Phase::Forward);
         for _ in 0..4 {
             session.from_floats(&[1.0], &[1]).unwrap();
         }
-        assert_eq!(
-            session.from_floats(&[1.0], &[1]).unwrap_err().code(),
-            "budget-exceeded"
-        );
+        let error = session.from_floats(&[1.0], &[1]).unwrap_err();
+        assert_eq!(refused(error), "handles");
         session.enter(Phase::Forward);
-        let full = [Attribute::Ints(vec![101]), Attribute::Float(0.0)];
-        assert_eq!(
-            session.op(OpCode::Full, &[], &full).unwrap_err().code(),
-            "budget-exceeded"
-        );
+        let full = |n| [Attribute::Ints(vec![n]), Attribute::Float(0.0)];
+        let error = session.op(OpCode::Full, &[], &full(25_000)).unwrap_err();
+        assert_eq!(refused(error), "bytes");
+        session.enter(Phase::Forward);
+        let [x, _] = session.op(OpCode::Full, &[], &full(1500)).unwrap();
+        let many = [Attribute::Ints(vec![0; 20_000]), Attribute::Bool(false)];
+        let error = session.op(OpCode::Sum, &[x], &many).unwrap_err();
+        assert_eq!(refused(error), "bytes");
+        let axes = [Attribute::Ints(vec![]), Attribute::Bool(false)];
+        let error = (0..3).find_map(|_| session.op(OpCode::Sum, &[x], &axes).err());
+        assert_eq!(error.map(refused), Some("work"));
+    }
+
+    #[test]
+    fn names_the_limit_that_would_do() {
+        let mut session = session();
+        let full = [
+            Attribute::Ints(vec![i64::from(i32::MAX)]),
+            Attribute::Float(0.0),
+        ];
+        let error = session
+            .op(OpCode::Full, &[], &full)
+            .unwrap_err()
+            .to_string();
+        let (needed, limit) = (4 * i64::from(i32::MAX) + 1024, 100_000);
+        assert!(error.contains(&needed.to_string()), "{error}");
+        assert!(error.contains(&limit.to_string()), "{error}");
+        assert!(error.contains("`plugins.limits.bytes`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_read_and_shared_counts() {
+        for request in [
+            (|session, x| session.read_floats(x).map(drop)) as fn(&mut Session, Handle) -> _,
+            |session, x| session.share(x).map(|second| session.release(second)),
+            |session, _| session.log(3).map(drop),
+            |session, _| session.constant("x").map(|second| session.release(second)),
+        ] {
+            let mut session = session();
+            session.bind("x", Tensor::full(&[1], 1.0, &Device::cpu()).unwrap());
+            session.enter(Phase::Predict);
+            let x = session.from_floats(&[1.0], &[1]).unwrap();
+            let error = (0..5).find_map(|_| request(&mut session, x).err());
+            assert_eq!(error.unwrap().code(), "budget-exceeded");
+        }
+    }
+
+    #[test]
+    fn drops_lines_beyond_the_limit_and_says_so_once() {
+        let mut session = session();
+        let lines: Vec<Logged> = (0..4).map(|_| session.log(3).unwrap()).collect();
+        use Logged::{Dropped, FirstDropped, Written};
+        assert_eq!(lines, [Written, FirstDropped, Dropped, Dropped]);
+        session.enter(Phase::Forward);
+        assert_eq!(session.log(3), Ok(Written));
+    }
+
+    #[test]
+    fn a_call_that_goes_on_asking_is_spent() {
+        let mut session = session();
+        let ask = |session: &mut Session| {
+            let full = [Attribute::Ints(vec![50_000]), Attribute::Float(0.0)];
+            session.op(OpCode::Full, &[], &full).unwrap_err();
+        };
+        ask(&mut session);
+        assert!(!session.is_spent());
+        (0..20).for_each(|_| ask(&mut session));
+        assert!(session.is_spent());
+        session.enter(Phase::Forward);
+        assert!(!session.is_spent());
     }
 
     #[test]

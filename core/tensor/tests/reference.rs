@@ -17,7 +17,7 @@ Operands broadcast over extents of 1. Axes count from the end when negative; an 
 
 Every request can be refused with one of these codes: `shape-mismatch` (extents or ranks that do not fit, named with the
 shapes), `kind-mismatch` (float where int is needed, or the like), `invalid-axis`, `invalid-argument` (a number out of its
-range), `stale-handle` (a tensor of an earlier call), `budget-exceeded` (operations, handles or elements of one call),
+range), `stale-handle` (a tensor of an earlier call), `budget-exceeded` (see [budgets](README.md#budgets)),
 `backend` (the device failed).
 
 ";

@@ -312,7 +312,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("damaged.wasm");
         std::fs::write(&file, damaged(&whole, &damages)).unwrap();
-        if let Ok(plugin) = Plugin::from_component_file(&file)
+        if let Ok(plugin) = Plugin::from_file(&file)
             && let Ok(mut objective) = plugin.objective(&json!({}), &environment())
         {
             let _ = objective.loss(&logits());

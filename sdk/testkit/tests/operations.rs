@@ -12,7 +12,7 @@ mod support;
 
 use cases::{Case, Operand, case, tensor};
 use dtta_plugin::{Environment, Plugin, Values};
-use dtta_tensor::{Attribute, Device, Kind, Named, OPS, OpCode, Outputs, Tensor, dispatch};
+use dtta_tensor::{Attribute, Device, Kind, Limits, Named, OPS, OpCode, Outputs, Tensor, dispatch};
 use serde_json::{Value, json};
 
 /// Operands of a case, floats as leaves of the tape.
@@ -72,7 +72,15 @@ fn observed(outputs: &[Tensor], operands: &[Option<Tensor>]) -> Vec<Vec<u64>> {
 fn directly(code: OpCode, case: &Case) -> Vec<Vec<u64>> {
     let operands = operands(case);
     let tensors: Vec<Option<&Tensor>> = operands.iter().map(Option::as_ref).collect();
-    let outputs = match dispatch(code, &tensors, &case.attributes, &Device::cpu()).unwrap() {
+    let outputs = match dispatch(
+        code,
+        &tensors,
+        &case.attributes,
+        &Device::cpu(),
+        &mut |_| Ok(()),
+    )
+    .unwrap()
+    {
         Outputs::One(only) => vec![only],
         Outputs::Two(first, second) => vec![first, second],
     };
@@ -112,15 +120,150 @@ fn through(plugin: &Plugin, code: OpCode, case: &Case) -> Vec<Vec<u64>> {
     observed(&outputs, &operands)
 }
 
-#[test]
-fn every_operation_has_the_same_bits_directly_linked_native_and_as_a_component() {
+fn loaded() -> [Plugin; 3] {
     let entry = dtta_plugin_probe::plugin_entry;
-    let plugins = [
+    [
         Plugin::linked("probe", entry).unwrap(),
         Plugin::from_file(&support::library("probe")).unwrap(),
         Plugin::from_manifest(&support::root().join("tests/plugins/probe/dist/plugin.json"))
             .unwrap(),
+    ]
+}
+
+#[test]
+fn no_operation_is_free_through_any_loader() {
+    for (limits, setting) in [
+        (
+            Limits {
+                bytes: 0,
+                ..Limits::default()
+            },
+            "bytes",
+        ),
+        (
+            Limits {
+                work: 0,
+                ..Limits::default()
+            },
+            "work",
+        ),
+        (
+            Limits {
+                operations: 0,
+                ..Limits::default()
+            },
+            "operations",
+        ),
+    ] {
+        let environment = Environment {
+            limits,
+            ..Environment::default()
+        };
+        for plugin in &loaded() {
+            for &code in OPS {
+                let case = case(code);
+                let mut head = plugin.head(&config(code, &case), &environment).unwrap();
+                let operands = operands(&case);
+                let named = operands.iter().enumerate();
+                let named: Named = named
+                    .filter_map(|(place, operand)| Some((place.to_string(), operand.clone()?)))
+                    .collect();
+                let error = head.forward(&named, &mut Values::none()).unwrap_err();
+                let at = format!("{code:?}, {}: {error}", plugin.loader());
+                assert_eq!(error.code(), "budget-exceeded", "{at}");
+                assert!(
+                    error
+                        .to_string()
+                        .contains(&format!("`plugins.limits.{setting}`")),
+                    "{at}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_would_take_gigabytes_or_minutes_is_refused_before_it_starts() {
+    let wide = |shape: &[usize]| {
+        Tensor::full(&[1, 1], 0.5, &Device::cpu())
+            .unwrap()
+            .expand(shape)
+            .unwrap()
+    };
+    let ints = |n| Tensor::arange(0, n, &Device::cpu()).unwrap();
+    let requests = [
+        (
+            OpCode::Full,
+            vec![],
+            vec![
+                Attribute::Ints(vec![i64::from(i32::MAX)]),
+                Attribute::Float(1.0),
+            ],
+        ),
+        (
+            OpCode::Arange,
+            vec![],
+            vec![Attribute::Int(0), Attribute::Int(i64::from(i32::MAX))],
+        ),
+        (
+            OpCode::OneHot,
+            vec![ints(40_000)],
+            vec![Attribute::Int(50_000)],
+        ),
+        (
+            OpCode::Matmul,
+            vec![wide(&[20_000, 20_000]), wide(&[20_000, 20_000])],
+            vec![],
+        ),
+        (
+            OpCode::Expand,
+            vec![wide(&[1, 1])],
+            vec![Attribute::Ints(vec![40_000, 40_000])],
+        ),
+        (
+            OpCode::Pad,
+            vec![wide(&[1, 1])],
+            vec![
+                Attribute::Int(0),
+                Attribute::Int(1 << 30),
+                Attribute::Int(0),
+                Attribute::Float(0.0),
+            ],
+        ),
     ];
+    for plugin in &loaded() {
+        for (code, operands, attributes) in &requests {
+            let case = Case {
+                operands: operands.iter().map(|_| cases::f(&[], &[])).collect(),
+                attributes: attributes.clone(),
+                expected: vec![],
+                refused: (vec![], vec![], ""),
+            };
+            let mut head = plugin
+                .head(&config(*code, &case), &Environment::default())
+                .unwrap();
+            let named: Named = operands
+                .iter()
+                .cloned()
+                .enumerate()
+                .map(|(place, operand)| (place.to_string(), operand))
+                .collect();
+            let start = std::time::Instant::now();
+            let error = head.forward(&named, &mut Values::none()).unwrap_err();
+            let at = format!("{code:?}, {}: {error}", plugin.loader());
+            assert_eq!(error.code(), "budget-exceeded", "{at}");
+            assert!(
+                start.elapsed().as_millis() < 500,
+                "{at}: {:?}",
+                start.elapsed()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_operation_has_the_same_bits_directly_linked_native_and_as_a_component() {
+    let plugins = loaded();
     for &code in OPS {
         let case = case(code);
         let expected = directly(code, &case);

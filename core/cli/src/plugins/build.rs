@@ -100,7 +100,7 @@ pub fn build(arguments: &Arguments) -> Result<()> {
         };
         let bytes = read(&library)?;
         // The library describes itself: it is the author's own, and runs here.
-        let loaded = Plugin::from_library_file(&library)?;
+        let loaded = Plugin::from_file(&library)?;
         let name = library.file_name().unwrap_or_default().to_string_lossy();
         let operations = loaded.operations().to_vec();
         let manifest = manifest(&plugin, &loaded, &name, &bytes, operations, built_with);
@@ -184,7 +184,7 @@ fn make(plugin: &Source, compiler: &Compiler<'_>) -> Result<(Vec<u8>, Manifest)>
     let folder = plugin.target().join("wasm/components");
     let file = folder.join(plugin.component());
     write(&file, &component)?;
-    let loaded = Plugin::from_component_file(&file).map_err(|error| {
+    let loaded = Plugin::from_file(&file).map_err(|error| {
         anyhow!(error).context(format!("`{}` cannot be loaded", plugin.package))
     })?;
     let name = plugin.component();

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use dtta_base::Issue;
 use dtta_data::View;
 use dtta_models::{Backbone, CLASS_EMBEDDINGS, Denoiser, Weights};
-use dtta_plugin::{Environment, Plugin, SlotSpec};
+use dtta_plugin::{Plugin, SlotSpec};
 use serde_json::Value;
 
 use super::{Devices, ModelView, Views};
 use crate::adapter::Adapter;
 use crate::document::within;
 use crate::error::{Error, Result};
-use crate::experiment::AdaptationConfig;
+use crate::experiment::{AdaptationConfig, LimitsConfig};
 use crate::methods::{AnyConfig, Setting, Toolbox};
 use crate::task::TaskModel;
 use crate::values;
@@ -27,6 +27,8 @@ pub(crate) struct Parts<'a> {
     pub mapper: Option<Part>,
     /// With their weights.
     pub objectives: Vec<(Part, f64)>,
+    /// What one call of a plugin may use.
+    pub limits: &'a LimitsConfig,
     pub method: &'a dyn AnyConfig,
     pub adaptation: &'a AdaptationConfig,
     pub seed: u64,
@@ -51,7 +53,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         denoiser: far,
     } = parts.devices.clone();
     let (backbone, mut theta) = parts.backbone;
-    let mut environment = Environment::new(task.clone());
+    let mut environment = parts.limits.environment(task.clone());
     if let Some((denoiser, phi)) = &parts.denoiser {
         // Mappers compute where the task model does.
         let constants = denoiser.constants(phi)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dtta_base::{Issue, sha256, sha256_file};
 use dtta_data::{Stream, View};
 use dtta_models::weights_beside;
-use dtta_plugin::{Environment, Plugin, Role};
+use dtta_plugin::{Loading, Plugin, PluginError, Role};
 use dtta_tensor::Device;
 use serde_json::{Value, json};
 
@@ -77,6 +77,7 @@ pub(super) fn open(
         head,
         mapper,
         objectives,
+        limits: &sources.limits,
         method: &*method,
         adaptation: &experiment.adaptation,
         seed: experiment.seed,
@@ -150,13 +151,18 @@ impl<'a> Opener<'a> {
     /// The plugin that `source`, at `pointer` of the experiment, names for a role; its configuration fits its schema.
     fn plugin(&mut self, role: Role, pointer: &str, source: &PluginSource) -> Result<Plugin> {
         let base = self.document.base();
-        let plugin = self.extensions.plugins.find(&source.plugin, base)?;
-        if let Some(pinned) = &source.sha256
-            && plugin.digest() != pinned
-        {
-            let message = format!("the plugin's digest is {}", plugin.digest());
-            return Err(self.document.refusal(&format!("{pointer}/sha256"), message));
-        }
+        let loading = Loading {
+            sha256: source.sha256.clone(),
+            compiling: self.document.experiment.plugins.limits.compiling(),
+        };
+        let loaded = self.extensions.plugins.load(&source.plugin, base, &loading);
+        let plugin = loaded.map_err(|error| match error {
+            PluginError::Pin { found, .. } => {
+                let message = format!("the plugin's digest is {found}");
+                self.document.refusal(&format!("{pointer}/sha256"), message)
+            }
+            error => error.into(),
+        })?;
         if let Err(issues) = plugin.validate_config(role, &source.config) {
             let issues: Vec<Issue> = within(&format!("{pointer}/config"), issues);
             return Err(self.document.refuse(issues));
@@ -192,7 +198,8 @@ impl<'a> Opener<'a> {
     /// A plugin's metric. It is told nothing of the models.
     fn scorer(&mut self, source: &PluginSource, device: &Device) -> Result<Scorer> {
         let plugin = self.plugin(Role::Metric, "/plugins/metric", source)?;
-        let environment = Environment::new(device.clone());
+        let limits = self.document.experiment.plugins.limits;
+        let environment = limits.environment(device.clone());
         let scorer = Scorer::plugin(plugin, source.config.clone(), environment);
         scorer.fresh()?;
         Ok(scorer)

@@ -9,7 +9,9 @@ use dtta_abi::{
     Attr, Bytes, Call, Header, HostTable, Kind, LogLevel, MAX_RANK, Sink, Status, TensorId,
     TensorInfo, Value,
 };
-use dtta_tensor::{Attribute, Handle, OpCode, Session, Shape, TensorError};
+use dtta_tensor::{Attribute, Handle, OpCode, SHOWN_CHARACTERS, Session, Shape, TensorError};
+
+use crate::logs;
 
 /// The table that every plugin of the native interface gets.
 pub(super) static HOST: HostTable = HostTable {
@@ -467,8 +469,13 @@ unsafe extern "C" fn log(call: *mut Call, level: LogLevel, message: Bytes) {
             _ => log::Level::Info,
         };
         // SAFETY: the plugin lends it until this function returns.
-        let message = String::from_utf8_lossy(unsafe { message.as_slice() });
-        log::log!(target: "dtta_plugin", level, "{}: {message}", context.plugin);
+        let message = unsafe { message.as_slice() };
+        let logged = context.session.log(message.len())?;
+        let message: String = String::from_utf8_lossy(message)
+            .chars()
+            .take(SHOWN_CHARACTERS)
+            .collect();
+        logs::write(&context.plugin, level, &message, logged, &context.session);
         Ok(())
     };
     // SAFETY: the plugin passes its call.

@@ -181,7 +181,7 @@ impl<T: RoleTable> NativeRole<T> {
                 // SAFETY: the instance was created by this table; the sinks outlive the call.
                 unsafe { table.declare(instance, document, error) }
             })
-            .and_then(|document| values::parse(&document, &place));
+            .and_then(|document| values::parse(&document, &self.context.session.limits(), &place));
         self.declared = declared.inspect_err(|_| self.destroy())?;
         Ok(instance)
     }

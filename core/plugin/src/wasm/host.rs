@@ -1,21 +1,22 @@
 //! The host's side of `wit/types.wit`: every operation decodes its arguments into the order of
 //! its row in the op table and asks the [`Session`]. Whatever the session refuses goes back
-//! to the plugin as an error, never as a trap.
+//! to the plugin as an error. A plugin that takes no notice of a spent budget is ended.
 
 use dtta_tensor::Attribute::{Bool, Float, Int};
-use dtta_tensor::{Attribute, Handle, OpCode, Session, TensorError};
+use dtta_tensor::{Attribute, Handle, OpCode, SHOWN_CHARACTERS, Session, TensorError};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::Resource;
 
 use super::bindings::dtta::plugin::{declare, session, tensor, types};
 use super::bindings::{TensorResource, ValuesResource};
+use crate::logs;
 use session::LogLevel;
 use tensor::{ConvOptions, PoolOptions};
 use types::{Error, Kind, Shape};
 
 type Id = Resource<TensorResource>;
 type Values = Resource<ValuesResource>;
-type Reply<T = Id> = Result<T, Error>;
+type Reply<T = Id> = wasmtime::Result<Result<T, Error>>;
 
 /// What one store holds: the tensors of the current call, and what the call may use.
 pub(crate) struct HostState {
@@ -28,8 +29,20 @@ pub(crate) struct HostState {
 
 impl HostState {
     fn op(&mut self, code: OpCode, tensors: &[Id], attributes: &[Attribute]) -> Reply {
-        let [first, _] = self.outputs(code, tensors, attributes)?;
-        Ok(own(first))
+        let outputs = self.outputs(code, tensors, attributes);
+        self.answer(outputs.map(|[first, _]| own(first)))
+    }
+
+    /// What the session says, as an answer to the plugin; a trap once it has been told often enough that a budget is spent.
+    fn answer<T>(&self, said: Result<T, TensorError>) -> Reply<T> {
+        match said {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(error) if self.session.is_spent() => Err(spent(error)),
+            Err(error) => Ok(Err(Error {
+                code: error.code().into(),
+                message: error.to_string(),
+            })),
+        }
     }
 
     fn outputs(
@@ -37,7 +50,7 @@ impl HostState {
         code: OpCode,
         tensors: &[Id],
         attributes: &[Attribute],
-    ) -> Reply<[Handle; 2]> {
+    ) -> Result<[Handle; 2], TensorError> {
         let mut few = [Handle(0); 8];
         let many: Vec<Handle>;
         let handles = match few.get_mut(..tensors.len()) {
@@ -52,7 +65,7 @@ impl HostState {
                 &many
             }
         };
-        self.session.op(code, handles, attributes).map_err(refuse)
+        self.session.op(code, handles, attributes)
     }
 }
 
@@ -62,17 +75,13 @@ impl declare::Host for HostState {}
 
 impl tensor::HostTensor for HostState {
     fn from_floats(&mut self, data: Vec<f32>, shape: Shape) -> Reply {
-        self.session
-            .from_floats(&data, &extents(&shape))
-            .map(own)
-            .map_err(refuse)
+        let made = self.session.from_floats(&data, &extents(&shape));
+        self.answer(made.map(own))
     }
 
     fn from_ints(&mut self, data: Vec<i64>, shape: Shape) -> Reply {
-        self.session
-            .from_ints(&data, &extents(&shape))
-            .map(own)
-            .map_err(refuse)
+        let made = self.session.from_ints(&data, &extents(&shape));
+        self.answer(made.map(own))
     }
 
     fn shape(&mut self, x: Id) -> wasmtime::Result<Shape> {
@@ -107,21 +116,23 @@ impl tensor::HostTensor for HostState {
     }
 
     fn share(&mut self, x: Id) -> Reply {
-        self.session.share(Handle(x.rep())).map(own).map_err(refuse)
+        let shared = self.session.share(Handle(x.rep()));
+        self.answer(shared.map(own))
     }
 
     fn read_floats(&mut self, x: Id) -> Reply<Vec<f32>> {
-        self.session.read_floats(Handle(x.rep())).map_err(refuse)
+        let read = self.session.read_floats(Handle(x.rep()));
+        self.answer(read)
     }
 
     fn read_ints(&mut self, x: Id) -> Reply<Vec<i64>> {
-        self.session.read_ints(Handle(x.rep())).map_err(refuse)
+        let read = self.session.read_ints(Handle(x.rep()));
+        self.answer(read)
     }
 
     fn topk(&mut self, x: Id, k: u32, axis: i32) -> Reply<(Id, Id)> {
-        let [values, indices] =
-            self.outputs(OpCode::Topk, &[x], &[Int(k.into()), Int(axis.into())])?;
-        Ok((own(values), own(indices)))
+        let found = self.outputs(OpCode::Topk, &[x], &[Int(k.into()), Int(axis.into())]);
+        self.answer(found.map(|[values, indices]| (own(values), own(indices))))
     }
 
     fn drop(&mut self, x: Id) -> wasmtime::Result<()> {
@@ -453,10 +464,11 @@ impl tensor::HostTensor for HostState {
 
 impl session::Host for HostState {
     fn constant(&mut self, name: String) -> Reply {
-        self.session.constant(&name).map(own).map_err(refuse)
+        let found = self.session.constant(&name);
+        self.answer(found.map(own))
     }
 
-    fn log(&mut self, level: LogLevel, message: String) {
+    fn log(&mut self, level: LogLevel, message: String) -> wasmtime::Result<()> {
         let level = match level {
             LogLevel::Trace => log::Level::Trace,
             LogLevel::Debug => log::Level::Debug,
@@ -464,27 +476,30 @@ impl session::Host for HostState {
             LogLevel::Warn => log::Level::Warn,
             LogLevel::Error => log::Level::Error,
         };
-        log::log!(target: "dtta_plugin", level, "{}: {message}", self.plugin);
+        let logged = self.session.log(message.len()).map_err(spent)?;
+        let message: String = message.chars().take(SHOWN_CHARACTERS).collect();
+        logs::write(&self.plugin, level, &message, logged, &self.session);
         if level == log::Level::Error {
             self.last_words = Some(message);
         }
+        Ok(())
     }
 }
 
-/// No plugin is given values yet: one that declares some is refused when it is created.
 impl session::HostValues for HostState {
     fn parameter(&mut self, _values: Values, index: u32) -> Reply {
-        self.session.parameter(index).map(own).map_err(refuse)
+        let lent = self.session.parameter(index);
+        self.answer(lent.map(own))
     }
 
     fn buffer(&mut self, _values: Values, index: u32) -> Reply {
-        self.session.buffer(index).map(own).map_err(refuse)
+        let lent = self.session.buffer(index);
+        self.answer(lent.map(own))
     }
 
     fn update_buffer(&mut self, _values: Values, index: u32, value: Id) -> Reply<()> {
-        self.session
-            .update_buffer(index, Handle(value.rep()))
-            .map_err(refuse)
+        let updated = self.session.update_buffer(index, Handle(value.rep()));
+        self.answer(updated)
     }
 
     fn drop(&mut self, _values: Values) -> wasmtime::Result<()> {
@@ -492,11 +507,13 @@ impl session::HostValues for HostState {
     }
 }
 
-fn refuse(error: TensorError) -> Error {
-    Error {
-        code: error.code().into(),
-        message: error.to_string(),
-    }
+/// Why a guest was stopped: it took no notice of a spent budget.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct Spent(pub(super) TensorError);
+
+fn spent(error: TensorError) -> wasmtime::Error {
+    wasmtime::Error::new(Spent(error))
 }
 
 pub(super) fn own(handle: Handle) -> Id {
@@ -532,13 +549,14 @@ fn extents(shape: &[u32]) -> Vec<usize> {
     shape.iter().map(|&extent| extent as usize).collect()
 }
 
-/// The linear memories of one instance may grow to so many bytes together.
+/// The linear memories of one instance may grow to so many bytes together, its tables to so many elements.
 pub(super) struct MemoryLimit {
-    pub(super) bytes: usize,
+    bytes: usize,
     used: usize,
+    elements: usize,
 }
 
-/// Largest number of elements in a guest's table of functions.
+/// Largest number of elements in a guest's tables of functions.
 const TABLE_ELEMENTS: usize = 100_000;
 
 /// Why a guest was stopped: it wanted more memory than it may have.
@@ -550,7 +568,11 @@ pub(super) struct MemorySpent {
 
 impl MemoryLimit {
     pub(super) fn new(bytes: usize) -> Self {
-        Self { bytes, used: 0 }
+        Self {
+            bytes,
+            used: 0,
+            elements: 0,
+        }
     }
 }
 
@@ -571,10 +593,29 @@ impl ResourceLimiter for MemoryLimit {
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS)
+        let elements = self
+            .elements
+            .saturating_add(desired.saturating_sub(current));
+        if elements > TABLE_ELEMENTS {
+            return Ok(false);
+        }
+        self.elements = elements;
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        100
+    }
+
+    fn tables(&self) -> usize {
+        100
+    }
+
+    fn memories(&self) -> usize {
+        100
     }
 }

@@ -7,12 +7,16 @@ use wasmtime::{Store, Trap};
 use super::WasmPlugin;
 use super::bindings::TensorResource;
 use super::bindings::dtta::plugin::types::Error;
-use super::host::{HostState, MemoryLimit, MemorySpent, own};
+use super::host::{HostState, MemoryLimit, MemorySpent, Spent, own};
 use crate::environment::Environment;
 use crate::error::{Place, PluginError, Result};
 
 /// Bytes that a guest may send in one call to the host.
 const HOSTCALL_BYTES: usize = 4 << 20;
+
+/// Handles that calls may leave with an instance, all together. The host has released what they stood for, but the instance keeps
+/// their numbers, and WebAssembly's runtime ends one that keeps 100,000.
+const LEFT_HANDLES: u64 = 50_000;
 
 /// Tensors of a call, by name.
 pub(super) type NamedIds = Vec<(String, Resource<TensorResource>)>;
@@ -27,6 +31,9 @@ pub(super) struct Guest {
     instructions: u64,
     /// Of the last call.
     pub(super) usage: Usage,
+    left_handles: u64,
+    /// A call trapped, so the instance may not be entered again.
+    is_broken: bool,
 }
 
 impl Guest {
@@ -59,7 +66,19 @@ impl Guest {
             instance,
             instructions,
             usage: Usage::default(),
+            left_handles: 0,
+            is_broken: false,
         })
+    }
+
+    /// Whether the last call trapped.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Whether the instance keeps so many handles of earlier calls that another should take its place.
+    pub(super) fn is_worn(&self) -> bool {
+        self.left_handles > LEFT_HANDLES
     }
 
     /// Runs one exported function within a frame: `lend` puts tensors in, `run` calls, `keep`
@@ -86,9 +105,13 @@ impl Guest {
                 code,
                 message,
             }),
-            Err(error) => Err(crash(&error, place, &self.store, self.instructions)),
+            Err(error) => {
+                self.is_broken = true;
+                Err(crash(&error, place, &self.store, self.instructions))
+            }
         };
         self.usage = self.store.data_mut().session.leave();
+        self.left_handles += self.usage.unreleased;
         result
     }
 }
@@ -139,8 +162,17 @@ fn crash(
     if let Some(spent) = error.downcast_ref::<MemorySpent>() {
         return PluginError::Budget {
             place,
-            resource: "memory in bytes",
+            resource: "memory_bytes",
             limit: spent.bytes as u64,
+        };
+    }
+    if let Some(Spent(error)) = error.downcast_ref::<Spent>() {
+        return failed(error, &place);
+    }
+    // What the system refuses is not the plugin's doing.
+    if let Some(system) = error.downcast_ref::<std::io::Error>() {
+        return PluginError::Host {
+            message: format!("{place}: the system gives no memory for an instance: {system}"),
         };
     }
     match error.downcast_ref::<Trap>() {

@@ -4,6 +4,7 @@
 //! network. Fuel bounds its instructions, a limiter its memory, the session its tensors.
 
 mod bindings;
+mod bounds;
 mod host;
 mod instance;
 mod interface;
@@ -11,14 +12,18 @@ mod role;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
-use wasmtime::{Cache, CacheConfig, Config, Engine};
+use wasmtime::{Cache, CacheConfig, Config, Engine, Memory, MemoryType, Store};
 
+use crate::environment::Compiling;
 use crate::error::{PluginError, Result};
 use crate::manifest::{INTERFACE_VERSION, Role};
 use bindings::EveryRole;
+use bounds::Refusal;
 use host::HostState;
 
 pub(crate) use role::{WasmHead, WasmMapper, WasmMetric, WasmObjective, describe};
@@ -47,25 +52,28 @@ pub fn interrupt() {
 /// Compiles a component and checks what it asks for; runs nothing of it.
 ///
 /// # Errors
-/// [`PluginError::NotAComponent`], [`PluginError::ForbiddenImport`], [`PluginError::Interface`],
+/// [`PluginError::NotAComponent`], [`PluginError::Compiling`], [`PluginError::ForbiddenImport`], [`PluginError::Interface`],
 /// [`PluginError::Host`].
-pub(crate) fn load(plugin: &str, path: &Path, bytes: &[u8]) -> Result<WasmPlugin> {
+pub(crate) fn load(
+    plugin: &str,
+    path: &Path,
+    bytes: &[u8],
+    limits: &Compiling,
+) -> Result<WasmPlugin> {
     let refuse = |reason: String| PluginError::NotAComponent {
         path: path.into(),
         reason,
     };
     expect_component(bytes).map_err(&refuse)?;
     let host = host()?;
-    let compiled = catch_unwind(AssertUnwindSafe(|| {
-        Component::from_binary(&host.engine, bytes)
-    }))
-    .map_err(|_| refuse("the compiler failed on it".into()))?;
-    let component = compiled.map_err(|error| {
-        refuse(format!(
-            "it is truncated or damaged: {}",
-            error.root_cause()
-        ))
+    bounds::check(bytes, limits).map_err(|refusal| match refusal {
+        Refusal::Damaged(reason) => refuse(reason),
+        Refusal::TooMuch(reason) => PluginError::Compiling {
+            path: path.into(),
+            reason,
+        },
     })?;
+    let component = compile(path, bytes, limits)?;
     let interfaces = interface::inspect(plugin, &component.component_type(), &host.engine)?;
     let pre = host
         .linker
@@ -87,6 +95,48 @@ pub(crate) fn load(plugin: &str, path: &Path, bytes: &[u8]) -> Result<WasmPlugin
         describes,
         ops,
     })
+}
+
+/// Compiles in a thread of its own, which is left alone when it takes too long.
+fn compile(path: &Path, bytes: &[u8], limits: &Compiling) -> Result<Component> {
+    let host = host()?;
+    let (sender, receiver) = mpsc::channel();
+    let bytes = bytes.to_vec();
+    let work = move || {
+        let engine = &host.engine;
+        let compiled = catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine, &bytes)));
+        sender.send(compiled).ok(); // nobody listens to one that is late
+    };
+    let thread = thread::Builder::new().name("compiler".into()).spawn(work);
+    thread.map_err(|error| PluginError::Host {
+        message: format!("the system gives no thread to compile in: {error}"),
+    })?;
+    let seconds = limits.compile_seconds;
+    let refuse = |reason: String| PluginError::NotAComponent {
+        path: path.into(),
+        reason,
+    };
+    match receiver.recv_timeout(Duration::from_secs(seconds)) {
+        Ok(Ok(Ok(component))) => Ok(component),
+        Ok(Ok(Err(error))) if error.downcast_ref::<std::io::Error>().is_some() => {
+            Err(PluginError::Host {
+                message: format!("`{}` is not compiled: {error:#}", path.display()),
+            })
+        }
+        Ok(Ok(Err(error))) => {
+            let cause = error.root_cause();
+            Err(refuse(format!("it is truncated or damaged: {cause}")))
+        }
+        Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => {
+            Err(refuse("the compiler failed on it".into()))
+        }
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(PluginError::Compiling {
+            path: path.into(),
+            reason: format!(
+                "the compiler takes longer than {seconds} s, which `plugins.limits.compile_seconds` allows; it is left to itself, and holds its memory until this process ends or it is done"
+            ),
+        }),
+    }
 }
 
 /// Looks at the first 8 bytes, which tell components from modules and from other files.
@@ -128,11 +178,26 @@ fn start() -> wasmtime::Result<Host> {
         .epoch_interruption(true)
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
+        .memory_init_cow(false) // would keep initial memory in a file, which a limit on files forbids
         .cache(cache());
-    let engine = Engine::new(&config)?;
+    let mut engine = Engine::new(&config)?;
+    if !reserves(&engine) {
+        // Address space is limited: take what is used instead of 4 GiB for each memory, and check bounds in code.
+        config
+            .memory_reservation(0)
+            .memory_guard_size(0)
+            .memory_reservation_for_growth(1 << 20);
+        engine = Engine::new(&config)?;
+    }
     let mut linker = Linker::new(&engine);
     EveryRole::add_to_linker::<HostState, HasSelf<HostState>>(&mut linker, |state| state)?;
     Ok(Host { engine, linker })
+}
+
+/// Whether the system gives the address space that memories reserve, for a few of them.
+fn reserves(engine: &Engine) -> bool {
+    let mut store = Store::new(engine, ());
+    (0..4).all(|_| Memory::new(&mut store, MemoryType::new(1, None)).is_ok())
 }
 
 /// Compiled components in the user's cache folder, where there can be one.

@@ -176,7 +176,8 @@ impl<E: RoleExports> WasmRole<E> {
             },
             |_, created| Ok(created),
         )?;
-        self.declared = values::check(declared.into_iter().map(spec).collect(), &place)?;
+        let declared = declared.into_iter().map(spec).collect();
+        self.declared = values::check(declared, &self.environment.limits, &place)?;
         self.live = Some(Live {
             guest,
             exports,
@@ -206,16 +207,21 @@ impl<E: RoleExports> WasmRole<E> {
         let (exports, object) = (&live.exports, live.object);
         let run = |store: &mut Store<HostState>, lent: A| run(exports, store, object, lent);
         let result = live.guest.call(&place, phase, lend, run, keep);
-        let crashed = matches!(
-            result,
-            Err(PluginError::Trap { .. }
-                | PluginError::Budget { .. }
-                | PluginError::Interrupted { .. })
-        );
-        if crashed {
+        if live.guest.is_broken() {
             self.live = None;
         }
         result
+    }
+
+    /// Drops an instance that keeps too many handles of earlier calls; the next call makes another. For roles that keep nothing.
+    fn renew(&mut self) {
+        if self.is_worn() {
+            self.live = None;
+        }
+    }
+
+    fn is_worn(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.guest.is_worn())
     }
 
     /// A call from named tensors to named tensors.
@@ -228,6 +234,7 @@ impl<E: RoleExports> WasmRole<E> {
         run: impl FnOnce(&E, &mut Store<HostState>, ResourceAny, &NamedIds) -> Answer<NamedIds>,
     ) -> Result<Named> {
         values.updates.clear();
+        self.renew();
         let kept = match phase {
             Phase::Forward => values.lent(&self.declared, &self.place(function))?,
             _ => Vec::new(),
@@ -318,6 +325,7 @@ impl Objective for WasmObjective {
     }
 
     fn loss(&mut self, outputs: &Named) -> Result<Tensor> {
+        self.renew();
         self.call(
             "loss",
             Phase::Forward,
@@ -332,7 +340,8 @@ impl Objective for WasmObjective {
 
 impl Accumulator for WasmMetric {
     fn is_alive(&self) -> bool {
-        self.live.is_some()
+        // One that keeps too many handles counts as gone: what it has accumulated is restored from what it saved last.
+        self.live.is_some() && !self.is_worn()
     }
 
     fn start(&mut self) -> Result<()> {

@@ -110,5 +110,27 @@
       (then (return (call $answer (i32.const 0) (local.get $inputs) (i32.const 0x7fffffff)))))
     (if (i32.eq (local.get $count) (i32.const 13))
       (then (i32.store8 (i32.load (local.get $inputs)) (i32.const 0xff))))
+    (if (i32.eq (local.get $count) (i32.const 14))
+      (then (loop $again (call $log (i32.const 3) (i32.const 600) (i32.const 13)) (br $again))))
+    (if (i32.eq (local.get $count) (i32.const 15))
+      (then (loop $again (call $log (i32.const 0) (i32.const 600) (i32.const 0xf000)) (br $again))))
+    (if (i32.eq (local.get $count) (i32.const 16))
+      (then
+        (local.set $left (i32.const 9900))
+        (loop $again
+          (call $share (local.get $tensor) (i32.const 16))
+          (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+          (br_if $again (local.get $left)))))
+    (if (i32.eq (local.get $count) (i32.const 17))
+      (then
+        (loop $again
+          (call $neg (local.get $tensor) (i32.const 16))
+          (global.set $heap (i32.const 0x10800))
+          (br $again))))
+    (if (i32.eq (local.get $count) (i32.const 18))
+      (then
+        (loop $again
+          (memory.fill (i32.const 0x10800) (i32.const 1) (i32.const 0xf000))
+          (br $again))))
     (call $answer (i32.const 0) (local.get $inputs) (i32.const 1)))
   (export "cabi_post_dtta:plugin/mapper@0.1.0#[method]mapper.condition" (func $start_over)))

@@ -39,6 +39,16 @@ pub mod ask {
     pub const HUGE_LIST: usize = 12;
     /// Answer with a name that is not UTF-8.
     pub const GARBLE: usize = 13;
+    /// Log a short line without end.
+    pub const LOG: usize = 14;
+    /// Log a line of 60 KiB without end.
+    pub const LOG_LONG: usize = 15;
+    /// Share the first tensor 9,900 times, drop none, and answer with the input.
+    pub const LEAVE_9900: usize = 16;
+    /// Negate the first tensor without end, whatever the host answers.
+    pub const ASK: usize = 17;
+    /// Fill memory without end.
+    pub const FILL: usize = 18;
 }
 
 /// The text of `wit/` as one document.
@@ -90,7 +100,7 @@ pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 /// The fixture, loaded.
 pub fn plugin() -> Plugin {
     let folder = tempfile::tempdir().unwrap();
-    Plugin::from_component_file(&write(folder.path(), "fixture.wasm", &mapper_component())).unwrap()
+    Plugin::from_file(&write(folder.path(), "fixture.wasm", &mapper_component())).unwrap()
 }
 
 /// The fixture's mapper.
