@@ -11,6 +11,7 @@ mod merge;
 mod plugins;
 mod run;
 mod say;
+mod stop;
 mod table;
 mod told;
 mod train;
@@ -33,6 +34,20 @@ fn keep_freed_memory() {
     const PURGE_DELAY: i32 = 15;
     // SAFETY: sets one number, before there is another thread.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 10_000) };
+}
+
+/// A file that may not grow any more (`ulimit -f`) is an error of whoever writes it, which names the file, and not the end of the process.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+fn let_writes_beyond_the_limit_fail() {
+    use std::ffi::c_int;
+    unsafe extern "C" {
+        fn signal(number: c_int, handler: usize) -> usize;
+    }
+    /// As in signal.h of both systems, on every processor but MIPS.
+    const SIGXFSZ: c_int = 25;
+    const SIG_IGN: usize = 1;
+    // SAFETY: ignores one signal, before there is another thread.
+    unsafe { signal(SIGXFSZ, SIG_IGN) };
 }
 
 /// Adapts vision models at test time with feedback from a diffusion model.
@@ -110,6 +125,8 @@ impl Failure {
 
 fn main() -> ExitCode {
     keep_freed_memory();
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    let_writes_beyond_the_limit_fail();
     let command = Command::parse();
     let level = match command.verbose {
         0 => log::LevelFilter::Warn,

@@ -13,7 +13,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::experiment::Opening;
 use crate::say::say;
-use crate::{Failure, SKIPPED, table};
+use crate::{Failure, SKIPPED, stop, table};
 
 /// What to run, and how.
 #[derive(Args)]
@@ -45,6 +45,9 @@ const READING: Duration = Duration::from_secs(10);
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// Time for a run to end by itself, with a checkpoint, once its plugins were interrupted.
+const GRACE: Duration = Duration::from_millis(1500);
+
 /// Runs an experiment.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut prepared = arguments.opening.prepare()?;
@@ -71,8 +74,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             dtta_plugin::interrupt();
+            stop::at_the_latest(GRACE);
+        } else {
+            say!("stopping after this batch; press again to interrupt a plugin");
         }
-        say!("stopping after this batch; press again to interrupt a plugin");
     })
     .map_err(Failure::failed)?;
     let options = RunOptions {

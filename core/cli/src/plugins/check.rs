@@ -1,11 +1,13 @@
 //! `dtta plugins check`: what the testkit holds every plugin to. A shared library is tried in a
-//! process of its own, which it may take down.
+//! process of its own, which it may take down: however that ends, only the last word of the check
+//! itself counts as having been checked.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, anyhow, bail};
-use dtta_plugin::{LoaderKind, Role};
+use dtta_plugin::{LoaderKind, Manifest, Role};
 use dtta_testkit::{Inputs, Kit};
 use serde_json::Value;
 
@@ -36,6 +38,23 @@ pub fn check(arguments: &Arguments) -> Result<(), Failure> {
     if !arguments.here && is_native(&arguments.plugin) {
         return in_a_child();
     }
+    let outcome = check_here(arguments);
+    if arguments.here {
+        print(LAST_WORD)?;
+    }
+    outcome
+}
+
+/// What a check in a process of its own says last, on stdout, whatever came of it.
+const LAST_WORD: &str = "everything was checked";
+
+fn print(line: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let written = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    written.map_err(Failure::failed)
+}
+
+fn check_here(arguments: &Arguments) -> Result<(), Failure> {
     let plugin = registry()
         .find(&arguments.plugin, Path::new("."))
         .map_err(Failure::misuse)?;
@@ -59,18 +78,13 @@ pub fn check(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Whether the reference leads to a shared library, as its name or its manifest says. Opens nothing.
 fn is_native(reference: &str) -> bool {
-    let path = Path::new(reference);
-    let manifests = [
-        path.to_owned(),
-        path.join("plugin.json"),
-        path.join("dist/plugin.json"),
-    ];
-    let artifact = manifests.iter().find_map(|path| {
-        let manifest = dtta_plugin::Manifest::read(path).ok()?;
-        manifest.artifact
-    });
-    let file = artifact.unwrap_or_else(|| reference.to_owned());
-    LoaderKind::of_file(Path::new(&file)) == LoaderKind::Native
+    let Ok(path) = registry().locate(reference, Path::new(".")) else {
+        return false; // linked, or nowhere: that is told when it is loaded
+    };
+    let artifact = Manifest::read(&path)
+        .ok()
+        .and_then(|manifest| manifest.artifact);
+    LoaderKind::of_file(artifact.as_deref().map_or(&path, Path::new)) == LoaderKind::Native
 }
 
 /// The same command in a process of its own.
@@ -78,18 +92,28 @@ fn in_a_child() -> Result<(), Failure> {
     let program = std::env::current_exe()
         .context("this program does not know where it is")
         .map_err(Failure::failed)?;
-    let status = Command::new(program)
+    let output = Command::new(program)
         .args(std::env::args_os().skip(1))
         .arg("--here")
-        .status()
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
         .context("cannot start a process for the plugin")
         .map_err(Failure::failed)?;
-    match status.code() {
-        Some(0) => Ok(()),
-        Some(2) => Err(Failure::Misuse(anyhow!("the plugin was not checked"))),
-        Some(_) => Err(Failure::failed(anyhow!("the plugin fails a check"))),
-        None => Err(Failure::failed(anyhow!(
-            "the plugin took its process down: {status}"
+    // What a library prints of its own accord may come later than the last word.
+    let said = String::from_utf8_lossy(&output.stdout);
+    let is_checked = said.lines().any(|line| line == LAST_WORD);
+    let report: Vec<&str> = said.lines().filter(|line| *line != LAST_WORD).collect();
+    if !report.is_empty() {
+        print(&report.join("\n"))?;
+    }
+    match output.status.code() {
+        Some(0) if is_checked => Ok(()),
+        Some(2) if is_checked => Err(Failure::Misuse(anyhow!("the plugin was not checked"))),
+        Some(_) if is_checked => Err(Failure::failed(anyhow!("the plugin fails a check"))),
+        _ => Err(Failure::failed(anyhow!(
+            "the plugin took its process down before everything was checked: {}",
+            output.status
         ))),
     }
 }
