@@ -87,6 +87,6 @@ pub fn data(arguments: &Arguments) -> Result<(), Failure> {
 /// Says in one line what a dataset's folders hold besides.
 pub fn tell_left_out(place: &Path, left_out: &LeftOut) {
     if !left_out.is_empty() {
-        eprintln!("`{}`: left out {left_out}", place.display());
+        say!("`{}`: left out {left_out}", place.display());
     }
 }
