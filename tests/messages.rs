@@ -87,7 +87,7 @@ fn said(fixture: &Fixture, command: &str, file: &str, fine: &Value, changes: &[C
     said
 }
 
-/// The changes of a case, as its title.
+/// The changes of a case, as its title, cut short.
 fn title(changes: &[Change]) -> String {
     let told = changes.iter().map(|change| match change {
         Put(pointer, value) => format!("{pointer} = {value}"),
@@ -95,7 +95,8 @@ fn title(changes: &[Change]) -> String {
         Set(text) => format!("--set {text}"),
         Text(text) => format!("the text {}", text.escape_ascii()),
     });
-    told.collect::<Vec<_>>().join(", ")
+    let title: String = told.collect::<Vec<_>>().join(", ");
+    title.chars().take(160).collect()
 }
 
 fn list(command: &str, file: &str, fine: &Value, cases: Vec<Vec<Change>>) -> String {

@@ -166,7 +166,11 @@ impl Faults<'_> {
             }
             Kind::Enum { options } => {
                 let options: Vec<&Value> = options.as_array().into_iter().flatten().collect();
-                self.add(at, is_none_of(found, &options));
+                let mut message = is_none_of(found, &options);
+                if let Some(object) = self.object_beside(holder) {
+                    message += &format!(", or an object with `{}`", fields(object).join("`, `"));
+                }
+                self.add(at, message);
             }
             Kind::Constant { expected_value } => {
                 self.add(at, is_none_of(found, &[&**expected_value]));
@@ -238,6 +242,14 @@ impl Faults<'_> {
             .collect()
     }
 
+    /// The object that may stand in the place of the names at `holder`.
+    fn object_beside(&self, holder: &str) -> Option<&Value> {
+        let choice = self.schema.pointer(holder.strip_suffix("/then")?)?;
+        choice
+            .get("else")
+            .filter(|object| object.get("properties").is_some())
+    }
+
     /// What a schema expects, as `an integer from 1 to 64`; nothing for one that takes everything.
     fn expected(&self, schema: &Value) -> Option<String> {
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
@@ -306,10 +318,12 @@ fn bounds(schema: &Value) -> String {
                 (Some(most), None) => Some(format!("of at most {most}")),
                 (None, None) => None,
             };
-            let both: Vec<String> = least.into_iter().chain(most).collect();
-            match both.is_empty() {
-                true => String::new(),
-                false => format!(" {}", both.join(" and ")),
+            match (least, most) {
+                (Some(least), Some(most)) => {
+                    format!(" {least} and {}", most.trim_start_matches("of "))
+                }
+                (Some(one), None) | (None, Some(one)) => format!(" {one}"),
+                (None, None) => String::new(),
             }
         }
     }
@@ -523,7 +537,7 @@ mod tests {
             (
                 "reset",
                 json!("nevr"),
-                "/reset: is `nevr`; did you mean `never`? Known: `never`, `domain`",
+                "/reset: is `nevr`; did you mean `never`? Known: `never`, `domain`, or an object with `every`",
             ),
             (
                 "reset",

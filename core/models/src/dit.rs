@@ -23,6 +23,9 @@ use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weigh
 
 /// Extent of the sinusoidal timestep code.
 const FREQUENCIES: usize = 256;
+/// The most elements of the table of positions, which is computed while the structure is made. Attention over as many patches is beyond
+/// any memory long before.
+const MAX_TABLE: usize = 1 << 26;
 /// Epsilon of the normalisation layers.
 const EPSILON: f64 = 1e-6;
 
@@ -139,8 +142,8 @@ impl DitConfig {
             if !(ratio * width >= 1.0 && ratio <= most) {
                 faults.add("/mlp_ratio", ratio, format_args!("{least} to {most}"));
             }
-            if patched && self.tokens() * hidden > i32::MAX as usize {
-                let (tokens, most) = (self.tokens(), i32::MAX as usize / hidden);
+            if patched && self.tokens() * hidden > MAX_TABLE {
+                let (tokens, most) = (self.tokens(), MAX_TABLE / hidden);
                 let found = format!("{}, of {tokens} patches", self.patch_size);
                 let expected = format!("a size that gives at most {most} of this width");
                 faults.add("/patch_size", found, expected);

@@ -66,11 +66,12 @@ impl Faults {
     /// Expects at least one level, each with a number of `blocks` and a width.
     pub fn levels(&mut self, blocks: &[usize], widths: &[usize]) {
         let within = |values: &[usize], most| values.iter().all(|n| (1..=most).contains(n));
-        if !(1..=MAX_LEVELS).contains(&widths.len()) || !within(widths, MAX_EXTENT) {
+        let levelled = (1..=MAX_LEVELS).contains(&widths.len());
+        if !levelled || !within(widths, MAX_EXTENT) {
             let expected = format!("1 to {MAX_LEVELS} widths, each from 1 to {MAX_EXTENT}");
             self.add("/widths", list(widths), expected);
         }
-        if blocks.len() != widths.len() || !within(blocks, MAX_LAYERS) {
+        if levelled && (blocks.len() != widths.len() || !within(blocks, MAX_LAYERS)) {
             let levels = widths.len();
             let expected = format!("{levels} numbers from 1 to {MAX_LAYERS}, one for each width");
             self.add("/blocks", list(blocks), expected);

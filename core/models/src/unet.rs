@@ -101,6 +101,9 @@ fn epsilon() -> f64 {
     1e-5
 }
 
+/// The most blocks of one way: levels times residual blocks times transformer blocks.
+const MAX_BLOCKS: usize = 1 << 12;
+
 impl UNetConfig {
     fn check(&self) -> Faults {
         let mut faults = Faults::default();
@@ -122,7 +125,21 @@ impl UNetConfig {
             let expected = format!("{levels}, one for each of `block_out_channels`");
             faults.add("/down_block_types", found, expected);
         }
-        faults.count("/layers_per_block", self.layers_per_block, MAX_LAYERS);
+        if faults.count("/layers_per_block", self.layers_per_block, MAX_LAYERS) {
+            // Each level has as many transformers as residual blocks, of so many blocks themselves.
+            let each = self.tokens.as_ref().map_or(1, |tokens| tokens.layers);
+            let all = levels
+                .saturating_mul(self.layers_per_block)
+                .saturating_mul(each);
+            if all > MAX_BLOCKS {
+                let found = format!("{}, {all} blocks in all levels", self.layers_per_block);
+                faults.add(
+                    "/layers_per_block",
+                    found,
+                    format_args!("at most {MAX_BLOCKS} in all"),
+                );
+            }
+        }
         match &self.tokens {
             Some(_) if !self.crosses() => {
                 let expected = "at least one `CrossAttnDownBlock2D`, since there are `tokens`";

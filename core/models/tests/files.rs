@@ -447,6 +447,24 @@ fn sizes_that_no_machine_could_hold_are_refused_before_memory_is_asked_for() {
     config["hidden_size"] = json!(65_536);
     let message = refusal(config, "/image", json!([1, 65_536, 65_536]));
     assert!(message.contains("/patch_size: is 2, of"), "{message}");
+    // A table of positions of 4 GiB, and 4 million transformer blocks, from a file of a hundred bytes.
+    let mut config = dit();
+    (config["patch_size"], config["hidden_size"]) = (json!(1), json!(64));
+    let message = refusal(config, "/image", json!([1, 4096, 4096]));
+    assert!(
+        message.contains("/patch_size: is 1, of 16777216 patches"),
+        "{message}"
+    );
+    let deep = json!({
+        "kind": "unet", "image": [1, 64, 64], "block_out_channels": vec![32; 4],
+        "down_block_types": vec!["CrossAttnDownBlock2D"; 4], "layers_per_block": 1024,
+        "tokens": { "length": 4, "width": 8, "heads": 1, "layers": 1024 },
+    });
+    let message = refusal(deep, "/add_attention", json!(true));
+    assert!(
+        message.contains("/layers_per_block: is 1024, 4194304 blocks"),
+        "{message}"
+    );
     let mut config = dit();
     config["schedule"] = json!({ "timesteps": huge });
     let message = refusal(config, "/depth", json!(1));
