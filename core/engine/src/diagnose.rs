@@ -91,7 +91,7 @@ impl Prepared {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Diagnosis> {
         let Some(feedback) = self.adapter.method().feedback() else {
-            let message = "it asks no denoiser, and a diagnosis is of one";
+            let message = "this method uses no denoiser, so there is nothing to diagnose";
             return Err(self.document().refusal("/method/kind", message));
         };
         let last = self.adapter.tools().denoiser()?.schedule().timesteps();
@@ -100,8 +100,9 @@ impl Prepared {
             .iter()
             .find(|[low, high]| low >= high || *high > last)
         {
-            let message =
-                format!("no range of timesteps is {low} to {high}; they go from 0 to {last}");
+            let message = format!(
+                "{low} to {high} is not a valid range of timesteps; they go from 0 to {last}"
+            );
             return Err(self.document().refusal("/method/timesteps", message));
         }
         if options.ranges.is_empty() {
@@ -127,7 +128,7 @@ impl Prepared {
             let samples = start..start + length.min(options.samples);
             if samples.len() < 2 || options.draws == 0 {
                 let message = format!(
-                    "`{name}` gives {} samples; a diagnosis needs 2 and a draw",
+                    "domain `{name}` has {} samples; `diagnose` needs at least 2 samples and 1 draw",
                     samples.len()
                 );
                 return Err(self.document().refusal("/data/stream", message));

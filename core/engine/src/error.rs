@@ -37,7 +37,7 @@ pub enum Error {
     },
     /// A number came out that is none.
     #[error(
-        "{what} is infinite or no number; lower the learning rate, or look at the sample and the model"
+        "{what} is NaN or infinite; lower the learning rate, or check the sample and the model"
     )]
     NotFinite {
         /// Which one.
@@ -52,11 +52,11 @@ pub enum Error {
         expected: String,
     },
     /// A method asks for feedback, and there is no denoiser.
-    #[error("the method asks a denoiser for feedback, and there is none")]
+    #[error("the method needs a denoiser for its feedback, but there is none")]
     NoDenoiser,
     /// A gate asks what the denoiser makes of an image without a condition, and it never was without one.
     #[error(
-        "the denoiser was never trained without a condition, so what a prediction explains is unknown"
+        "the denoiser was never trained without conditioning, so the share of the loss that a prediction explains cannot be computed"
     )]
     Unconditional,
     /// An output folder holds another run.
@@ -74,7 +74,7 @@ pub enum Error {
         reason: String,
     },
     /// A run cannot be cut into shards as asked.
-    #[error("the run cannot be cut into {count} shards exactly: {reason}")]
+    #[error("the run cannot be split into {count} shards: {reason}")]
     Shard {
         /// Shards asked for.
         count: usize,

@@ -38,9 +38,9 @@ pub struct Experiment {
     pub models: ModelsConfig,
     /// Head, mapper, objectives and metric.
     pub plugins: PluginsConfig,
-    /// How the task model follows a batch: its `kind`, and what that method asks for.
+    /// How a batch changes the task model: the `kind` of the method and its settings.
     pub method: MethodSource,
-    /// How long weights live, and what is adapted together.
+    /// When weights are reset, and which samples are adapted together.
     pub adaptation: AdaptationConfig,
     /// What is written beside records and scores.
     #[serde(default)]
@@ -67,7 +67,7 @@ pub struct DataConfig {
     pub stream: StreamConfig,
 }
 
-/// The models that meet.
+/// The task model's backbone and the denoiser.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelsConfig {
@@ -276,7 +276,7 @@ fn empty_object() -> Value {
     Value::Object(serde_json::Map::new())
 }
 
-/// What happens to a run when a plugin fails or a number comes out that is none (an infinite loss, a weight or prediction that is NaN).
+/// What happens to a run when a plugin fails or a loss, weight or prediction is NaN or infinite.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailurePolicy {

@@ -29,7 +29,7 @@ const MAX_TABLE: usize = 1 << 26;
 /// Epsilon of the normalisation layers.
 const EPSILON: f64 = 1e-6;
 
-/// How patches know where they are.
+/// The positional embedding of the patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Positions {
@@ -75,7 +75,7 @@ pub struct DitConfig {
     /// Whether the output has a second half for the variance. It is not used here, but checkpoints may have it.
     #[serde(default)]
     pub learn_sigma: bool,
-    /// How patches know where they are.
+    /// The positional embedding of the patches.
     #[serde(default)]
     pub positions: Positions,
     /// The map that comes beside the image.

@@ -70,7 +70,7 @@ pub enum ModelError {
         mismatches: Box<Mismatches>,
     },
     /// A tensor that is to be weights holds NaN or an infinity.
-    #[error("`{name}` of `{path}` holds values that are no finite numbers", path = path.display())]
+    #[error("`{name}` of `{path}` contains NaN or infinite values", path = path.display())]
     NotFinite {
         /// The file.
         path: PathBuf,

@@ -123,7 +123,7 @@ pub enum PluginError {
     },
     /// A component that asks for more than tensors.
     #[error(
-        "plugin `{plugin}` imports `{import}`, which no plugin gets: only `dtta:plugin` interfaces are lent; build it for `wasm32-unknown-unknown`, without WASI"
+        "plugin `{plugin}` imports `{import}`, which the host does not provide: plugins may import only `dtta:plugin` interfaces; build it for `wasm32-unknown-unknown`, without WASI"
     )]
     ForbiddenImport {
         /// The plugin.

@@ -124,7 +124,9 @@ impl TrainingCheckpoint {
             reason,
         };
         let mut checkpoint: Self = serde_json::from_slice(&bytes).map_err(|error| {
-            refuse(format!("its `{DOCUMENT}` is none of this version: {error}"))
+            refuse(format!(
+                "its `{DOCUMENT}` was not written by this version: {error}"
+            ))
         })?;
         let differences = identity.differences(&checkpoint.identity);
         if !differences.is_empty() {

@@ -174,7 +174,7 @@ fn default_ema() -> f64 {
 pub struct LearningRate {
     /// Steps in which it rises from near 0.
     pub warmup: usize,
-    /// What is left of it at the last step: a factor; 1 keeps it constant.
+    /// The learning rate at the last step, as a fraction of `learning_rate`; 1 keeps it constant after the warm-up.
     #[schemars(range(min = 0, max = 1))]
     pub final_factor: f64,
 }

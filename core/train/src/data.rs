@@ -103,7 +103,9 @@ impl Takes {
                 Err(Error::invalid(pointer, message))
             }
             _ => {
-                let message = format!("is missing: `{pointer}` has {found:?}, which all fit");
+                let message = format!(
+                    "is missing: several targets of `{pointer}` fit ({found:?}); name one of them"
+                );
                 Err(Error::invalid("/task/target", message))
             }
         }

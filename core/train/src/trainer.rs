@@ -468,7 +468,7 @@ fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
             };
             if task.range.is_some() && (spatial.classes.is_some() || spatial.channels != 1) {
                 return Err(no_range(
-                    "the denoiser's map is none of one channel of numbers",
+                    "the denoiser's map does not have exactly one channel of numbers",
                 ));
             }
             Ok(Lesson::MapDenoiser(MapDenoiser {
@@ -498,7 +498,7 @@ fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
         TaskConfig::Numbers(task) => {
             let backbone = models.backbone(model)?;
             if !backbone.spec().per_pixel {
-                let message = "answers for whole images; numbers for each pixel need another model";
+                let message = "has one output per image; a map of numbers needs a model with outputs per pixel";
                 return Err(Error::invalid("/model", message));
             }
             if task.range.is_some() && backbone.spec().outputs != 1 {

@@ -22,12 +22,12 @@ pub enum Standardize {
         #[schemars(extend("exclusiveMinimum" = 0))]
         deviation: f32,
     },
-    /// A range: the darkest and the brightest pixels, but for a share of outliers, come to its ends. Pixels beyond are cut off.
+    /// A range: the darkest and the brightest pixels, except for a share of outliers, map to its ends. Values beyond are clamped.
     Stretch {
         /// The share of pixels that count as outliers, at each end.
         #[schemars(range(min = 0, max = 0.49))]
         outliers: f32,
-        /// Where the darkest pixels come.
+        /// The value that the darkest pixels map to.
         low: f32,
         /// Where the brightest pixels come.
         high: f32,

@@ -53,8 +53,8 @@ pub struct DiffusionConfig {
     /// Leaves samples as they are whose prediction is good already, as the denoiser sees it. Not in the paper.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
-    /// Carries weights that follow the samples' slowly, in the place of those that the last batch ended with. Online only. Not in the
-    /// paper.
+    /// Carries slow weights, which follow each sample's fast weights, from batch to batch instead of the last batch's weights. Online
+    /// only. Not in the paper.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_weights: Option<SlowWeights>,
     /// How the task model's parameters move.
@@ -65,7 +65,7 @@ pub struct DiffusionConfig {
     /// Adapts the denoiser too. Only in `online` mode or with a batch of 1: samples with weights of their own cannot share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoiser: Option<DenoiserAdaptation>,
-    /// Breaks the feedback in one known way, to see what it is worth.
+    /// Breaks the feedback on purpose, as a control experiment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,
 }
@@ -117,8 +117,7 @@ impl MethodConfig for DiffusionConfig {
             issue("/denoiser", message);
         }
         if self.centre.is_some() && single {
-            let message =
-                "a sample by itself has nothing in common with others; leave `centre` out";
+            let message = "`centre` averages over the stream, which single-sample mode does not have; remove it";
             issue("/centre", message);
         }
         issues

@@ -23,7 +23,8 @@ pub struct ObjectivesConfig {
     /// Which of the task model's parameters move.
     #[serde(default)]
     pub parameters: SelectionConfig,
-    /// Carries weights that follow the samples' slowly, in the place of those that the last batch ended with. Online only.
+    /// Carries slow weights, which follow each sample's fast weights, from batch to batch instead of the last batch's weights. Online
+    /// only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_weights: Option<SlowWeights>,
 }

@@ -17,7 +17,7 @@ use crate::methods::{Group, Setting};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SlowWeights {
-    /// The share of the way to the mean of a batch's fast weights that slow weights go after it, in (0, 1].
+    /// How far the slow weights move towards the mean of a batch's fast weights after each batch, in (0, 1].
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub rate: f64,
 }

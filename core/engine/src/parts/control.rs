@@ -1,4 +1,4 @@
-//! Breaks the feedback in one known way, to see what it is worth.
+//! Breaks the feedback on purpose, as a control experiment.
 
 use dtta_base::Issue;
 use schemars::JsonSchema;

@@ -13,13 +13,13 @@ use crate::methods::{Batch, Toolbox};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gate {
-    /// Those of which the source model's prediction explains this share of the diffusion loss or more: 1 - L(c) / L(no condition), with
-    /// the draws of the first step. They keep that prediction, and no weights move by them. Needs a denoiser whose training left the
-    /// condition out now and then.
+    /// The share of the diffusion loss from which on a sample is not adapted: 1 - L(c) / L(no condition), with c from the source
+    /// model's prediction and the draws of the first step. Such a sample keeps the source model's prediction and moves no weights.
+    /// Needs a denoiser that was trained with the condition dropped at random.
     #[schemars(range(min = 0, max = 1))]
     pub explained: f64,
-    /// Adapts the less the more is explained: the learning rate falls in a line, from all of it where nothing is explained to none
-    /// where `explained` is. Images that move weights together do so at their mean rate.
+    /// Scales the learning rate down linearly with the explained share: full rate where nothing is explained, zero at `explained`.
+    /// Images that share weights use the mean of their rates.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub soft: bool,
 }

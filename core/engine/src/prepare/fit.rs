@@ -46,7 +46,7 @@ pub(super) fn check(
     }
     if document.experiment.output.pictures > 0 && !can_picture(&predicts) {
         let message = format!(
-            "there is nothing to picture: the head predicts `{}`, a {}, and says no picture of it",
+            "there is nothing to draw: the head predicts `{}`, a {}, and its descriptor defines no picture for it",
             predicts.name, predicts.target
         );
         return Err(document.refusal("/output/pictures", message));

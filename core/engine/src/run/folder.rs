@@ -44,7 +44,7 @@ impl RunFolder {
                 return Err(Error::OutputExists { path: path.into() });
             }
             Existing::Resume if !described && folder.holds_anything() => {
-                let reason = "it holds pieces of a run, and no `run.json` that says which";
+                let reason = "it contains files of a run but no `run.json`";
                 return Err(refuse_resume(path, reason));
             }
             Existing::Replace => folder.clear()?,

@@ -118,7 +118,7 @@ pub(super) fn range(units: &[Range<usize>], shard: Shard) -> Result<Range<usize>
         let reason = match units {
             [_] => "its weights are never reset, so every sample depends on those before it".into(),
             _ => format!(
-                "it has {} parts that do not depend on one another (batches in single-sample mode, reset windows online)",
+                "it has only {} independent units (batches in single-sample mode, windows between resets online)",
                 units.len()
             ),
         };

@@ -181,7 +181,7 @@ impl StatesFile {
             }));
         }
         if lengths.iter().any(|&length| length > MOST) {
-            return Err(refuse_resume(&self.path, "it holds a sample that is none"));
+            return Err(refuse_resume(&self.path, "it contains an invalid sample"));
         }
         let mut states = lengths.map(|length| vec![0; length as usize]);
         for state in &mut states {

@@ -80,7 +80,7 @@ pub(crate) fn load(
         .instantiate_pre(&component)
         .map_err(|error| PluginError::Interface {
             plugin: plugin.into(),
-            needs: format!("other types than this host has: {}", error.root_cause()),
+            needs: format!("types that differ from this host's: {}", error.root_cause()),
             offered: INTERFACE_VERSION,
         })?;
     let interface::Interfaces {
