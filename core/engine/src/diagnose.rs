@@ -120,7 +120,7 @@ impl Prepared {
         }
         let mut images = BTreeSet::new();
         let count = self.stream.domains().len();
-        for index in 0..count {
+        for (index, &concerns) in shifted.iter().enumerate() {
             let (name, length) = {
                 let domain = &self.stream.domains()[index];
                 (domain.name.clone(), domain.len())
@@ -134,7 +134,7 @@ impl Prepared {
                 return Err(self.document().refusal("/data/stream", message));
             }
             let (ids, ranges) = self.domain_ranges(samples, feedback, options)?;
-            if shifted[index] {
+            if concerns {
                 images.extend(ids);
             }
             domains.push(DomainDiagnosis { name, ranges });
