@@ -51,8 +51,9 @@ pub struct Experiment {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutputConfig {
-    /// For so many samples of each domain, PNG pictures of input, target, both predictions and error in `images/`. For predictions of
-    /// each pixel.
+    /// For so many samples of each domain, PNG pictures in `images/`. Of predictions for each pixel: input, target, both predictions and
+    /// error. Of classes: input, the true class's colour, and bars for the most probable classes before and after (the head's `top_k` of
+    /// them, five at most); `images/classes.svg` says which colour is which class.
     pub pictures: usize,
 }
 

@@ -7,6 +7,8 @@
 
 mod common;
 
+use std::fs;
+
 use common::Fixture;
 use dtta::{Error, Record};
 use serde_json::json;
@@ -360,4 +362,55 @@ fn refuses_parts_that_do_not_fit() {
     assert!(refusal("/models/denoiser/preprocess", crop).contains("/models/denoiser/preprocess"));
     assert!(refusal("/models/denoiser/config", json!("missing.json")).contains("missing.json"));
     assert!(refusal("/plugins/head/use", json!("linked:nothing")).contains("linked:nothing"));
+}
+
+#[test]
+fn pictures_of_classes_show_the_input_and_a_bar_for_each_probable_class() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["output"] = json!({"pictures": 2});
+    experiment["plugins"]["head"]["config"] = json!({"top_k": 3});
+    fixture.run(&experiment, "run").unwrap();
+    let images = fixture.path().join("run/images");
+    let legend = fs::read_to_string(images.join("classes.svg")).unwrap();
+    assert_eq!(legend.matches("<rect").count(), 4, "{legend}");
+    assert!(legend.contains(">3: d</text>"), "{legend}");
+    let record = &fixture.records("run")[0];
+    let file = format!("{}.png", dtta_base::file_name(&record.id));
+    let clean = images.join("clean");
+    assert_eq!(fs::read_dir(&clean).unwrap().count(), 2);
+    let image = dtta::Image::read(clean.join(file), dtta::ColourMode::Rgb).unwrap();
+    // Input of 8 rows, fourteen times as large; the strip; bars before; bars after.
+    let (side, strip, gap) = (112, 14, 2);
+    assert_eq!(image.shape(), [3, side, 3 * side + strip + 3 * gap]);
+    let colours = |left: usize, row: usize| -> Vec<[u8; 3]> {
+        let at = |channel, column| {
+            let value: f32 = image.get(channel, row, left + column).unwrap();
+            (255.0 * value).round() as u8
+        };
+        (side / 16..side)
+            .map(|column| [0, 1, 2].map(|channel| at(channel, column)))
+            .collect()
+    };
+    for (n, prediction) in [&record.source, &record.adapted].into_iter().enumerate() {
+        let left = side + strip + (2 + n) * gap + n * side;
+        for bar in 0..3 {
+            let row = colours(left, bar * (side / 5) + side / 10);
+            let filled = row.iter().filter(|colour| **colour != [224; 3]).count();
+            if bar == 0 {
+                let expected = prediction.confidence.unwrap() * row.len() as f32;
+                assert!(
+                    (filled as f32 - expected).abs() <= 1.0,
+                    "{filled} {expected}"
+                );
+            }
+            assert!(filled > 0 && filled < row.len());
+        }
+        // Three of the head, and no bar that nobody gave a probability.
+        assert!(
+            colours(left, 3 * (side / 5) + side / 10)
+                .iter()
+                .all(|colour| *colour == [255; 3])
+        );
+    }
 }

@@ -127,6 +127,7 @@ impl Prepared {
             }
             checkpoint = folder.checkpoint(&description.identity, self.device())?;
         }
+        let class_names = self.stream.class_names().to_vec();
         let walk = Walk::new(self, options, range, description, checkpoint)?;
         let start = Start {
             folder: folder.path(),
@@ -138,7 +139,7 @@ impl Prepared {
             vec![Box::new(Records::default()), Box::new(States::default())];
         let pictures = start.run.experiment.output.pictures;
         if pictures > 0 {
-            sinks.push(Box::new(Pictures::new(pictures)));
+            sinks.push(Box::new(Pictures::new(pictures, class_names)));
         }
         sinks.extend(others);
         // Said first, so that whatever a kill leaves behind is known as this run's.

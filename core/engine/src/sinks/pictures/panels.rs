@@ -38,6 +38,11 @@ const CLASSES: [Colour; 20] = [
     [43, 61, 38],
 ];
 
+/// The colour of a class.
+pub(super) fn class_colour(class: i64) -> Colour {
+    CLASSES[class.rem_euclid(CLASSES.len() as i64) as usize]
+}
+
 /// What a picture is made of.
 pub(super) struct Shown<'a> {
     pub image: &'a Image,
