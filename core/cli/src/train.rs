@@ -93,7 +93,9 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
     let outcome = trainer.run(&options, &mut bar);
     bar.bar.finish_and_clear();
     let outcome = outcome.map_err(|error| match error {
-        Error::OutputExists { .. } | Error::Resume { .. } => Failure::misuse(error),
+        Error::OutputExists { .. }
+        | Error::Resume { .. }
+        | Error::Base(dtta_base::Error::Locked { .. }) => Failure::misuse(error),
         error => Failure::failed(error),
     })?;
     if let Some(evaluation) = &outcome.evaluation {

@@ -414,3 +414,33 @@ fn pictures_of_classes_show_the_input_and_a_bar_for_each_probable_class() {
         );
     }
 }
+
+#[test]
+fn a_folder_without_a_finished_sample_holds_no_run() {
+    let fixture = Fixture::new();
+    let experiment = Fixture::experiment();
+    let stop = std::sync::atomic::AtomicBool::new(true);
+    let mut prepared = fixture.prepare(&experiment).unwrap();
+    let options = dtta::RunOptions::new(fixture.path().join("run"), &stop);
+    let error = prepared.run(&options, Vec::new()).unwrap_err();
+    assert!(
+        matches!(error, Error::Interrupted { samples: 0 }),
+        "{error}"
+    );
+    let mut other = experiment.clone();
+    other["seed"] = json!(4);
+    fixture.run(&other, "run").unwrap();
+    assert_eq!(fixture.records("run").len(), 16);
+    // With one it does.
+    fixture
+        .run_until(&experiment, "some", false, 4)
+        .unwrap_err();
+    let error = fixture.run(&experiment, "some").unwrap_err();
+    assert!(matches!(error, Error::OutputExists { .. }), "{error}");
+    assert!(error.to_string().contains("--force"), "{error}");
+    // Nor does one with nothing but a lock, which a whole shard's takes the place of.
+    drop(dtta_base::FolderLock::take(&fixture.path().join("shard")).unwrap());
+    assert!(fixture.path().join("shard/.lock").exists());
+    fixture.run_shard(&experiment, "shard", "0/2").unwrap();
+    assert_eq!(fixture.records("shard").len(), 8);
+}

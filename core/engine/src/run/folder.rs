@@ -40,6 +40,8 @@ impl RunFolder {
         };
         let described = path.join(DESCRIPTION).exists();
         match existing {
+            // Of what has no sample yet, nothing is lost.
+            Existing::Keep if described && folder.has_no_sample()? => folder.clear()?,
             Existing::Keep if folder.holds_anything() => {
                 return Err(Error::OutputExists { path: path.into() });
             }
@@ -72,6 +74,16 @@ impl RunFolder {
 
     fn holds_anything(&self) -> bool {
         self.files().any(|path| path.exists())
+    }
+
+    /// Whether the run that is described here left no record: it failed or was stopped before its first sample.
+    fn has_no_sample(&self) -> Result<bool> {
+        let records = fs::metadata(self.path.join(Records::FILE));
+        let is_empty = records.map_or_else(
+            |error| error.kind() == ErrorKind::NotFound,
+            |file| file.len() == 0,
+        );
+        Ok(is_empty && self.summary()?.is_none())
     }
 
     /// Removes everything that the run owns; its description last, so that a half cleared folder is still known as a run's.
@@ -109,7 +121,11 @@ impl RunFolder {
     /// # Errors
     /// [`dtta_base::Error::Write`].
     pub fn rename(self, to: &Path) -> Result<()> {
-        remove(&self.path.join(FolderLock::FILE))?;
+        // A folder with nothing but a lock makes way, unless another process works there.
+        let _taken = to.exists().then(|| FolderLock::take(to)).transpose()?;
+        for folder in [&*self.path, to] {
+            remove(&folder.join(FolderLock::FILE))?;
+        }
         fs::rename(&self.path, to).map_err(|source| dtta_base::Error::Write {
             path: to.into(),
             source,
@@ -164,7 +180,10 @@ pub(super) fn finished(
 ) -> Result<Option<Summary>> {
     let Some(description) = read::<RunDescription>(&path.join(DESCRIPTION))? else {
         // A folder of something else could not be replaced by the shard's in the end.
-        let empty = fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
+        let is_lock = |entry: fs::DirEntry| entry.file_name() == FolderLock::FILE;
+        let empty = fs::read_dir(path).map_or(true, |mut entries| {
+            entries.all(|entry| entry.is_ok_and(is_lock))
+        });
         return match empty {
             true => Ok(None),
             false => Err(Error::OutputExists { path: path.into() }),
@@ -211,9 +230,7 @@ impl RunDescription {
     /// Refuses to take up another run.
     pub(super) fn expect_same(&self, other: &Self, path: &Path) -> Result<()> {
         if let Some(difference) = self.difference(other) {
-            let reason =
-                format!("{difference}; run into another folder, or replace it with `--force`");
-            return Err(refuse_resume(path, reason));
+            return Err(refuse_resume(path, difference));
         }
         if self.shard != other.shard {
             let named =
