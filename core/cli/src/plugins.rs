@@ -4,6 +4,7 @@ mod build;
 mod c;
 mod check;
 mod new;
+mod setting;
 mod source;
 mod toolchain;
 

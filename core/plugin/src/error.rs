@@ -51,6 +51,12 @@ pub enum PluginError {
         /// Where it was looked for.
         searched: String,
     },
+    /// A plugin's source, and nothing that was built from it.
+    #[error("the plugin in `{path}` is not built; run `dtta plugins build {path}`", path = path.display())]
+    Unbuilt {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file that could not be read.
     #[error("cannot read `{path}`")]
     Read {
@@ -220,6 +226,7 @@ impl PluginError {
     pub fn code(&self) -> &str {
         match self {
             Self::NotFound { .. } => "not-found",
+            Self::Unbuilt { .. } => "unbuilt",
             Self::Read { .. } => "read",
             Self::Manifest { .. } => "manifest",
             Self::Digest { .. } => "digest",

@@ -1,5 +1,5 @@
-//! Finding plugins. A reference is a path, a name in one of the plugin folders, or `linked:`
-//! and the name of a plugin in this program. Listing reads manifests and executes nothing.
+//! Finding plugins. A reference is a path, a name in one of the plugin folders, or the name of a plugin
+//! in this program, which `linked:` before it picks at once. Listing reads manifests and executes nothing.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -68,10 +68,11 @@ impl Registry {
     ///
     /// In this order: `linked:NAME`; a path from `base_dir`, the experiment's folder, to a
     /// manifest, a component, a library, or a folder with either `plugin.json` or `dist/plugin.json`; a
-    /// name in `base_dir/plugins`; a name in the further folders.
+    /// name in `base_dir/plugins`; a name in the further folders; the name of a linked plugin.
     ///
     /// # Errors
-    /// [`PluginError::NotFound`] with everything that was looked at, or what loading refuses.
+    /// [`PluginError::NotFound`] with everything that was looked at, [`PluginError::Unbuilt`] for the source of a plugin, or what loading
+    /// refuses.
     pub fn load(&self, reference: &str, base_dir: &Path, loading: &Loading) -> Result<Plugin> {
         if let Some(name) = reference.strip_prefix(LINKED) {
             let Some(&entry) = self.linked.get(name) else {
@@ -81,15 +82,20 @@ impl Registry {
             };
             return Plugin::linked(name, entry)?.pinned(loading);
         }
-        Plugin::open(&self.locate(reference, base_dir)?, loading)
+        match (self.locate(reference, base_dir), self.linked.get(reference)) {
+            (Ok(path), _) => Plugin::open(&path, loading),
+            (Err(_), Some(&entry)) => Plugin::linked(reference, entry)?.pinned(loading),
+            (Err(error), None) => Err(error),
+        }
     }
 
     /// The manifest or the artifact that a reference leads to, which is not `linked:`. Opens nothing.
     ///
     /// # Errors
-    /// [`PluginError::NotFound`] with everything that was looked at.
+    /// [`PluginError::NotFound`] with everything that was looked at, or [`PluginError::Unbuilt`] for the source of a plugin.
     pub fn locate(&self, reference: &str, base_dir: &Path) -> Result<PathBuf> {
         let mut searched = Vec::new();
+        let mut unbuilt = None;
         for root in self.roots(reference, base_dir) {
             let path = root.join(reference);
             // A name means a file only if that can be a plugin: a file of notes may have the name of a plugin elsewhere.
@@ -107,9 +113,18 @@ impl Registry {
                 None if path.exists() && !path.is_dir() => {
                     searched.push(format!("`{}` (no plain file)", path.display()));
                 }
-                None => searched.push(format!("`{}`", path.display())),
+                None => {
+                    if is_source(&path) {
+                        unbuilt.get_or_insert_with(|| path.clone());
+                    }
+                    searched.push(format!("`{}`", path.display()));
+                }
             }
         }
+        if let Some(path) = unbuilt {
+            return Err(PluginError::Unbuilt { path });
+        }
+        searched.extend(self.linked.keys().map(|name| format!("`{LINKED}{name}`")));
         Err(not_found(reference, searched))
     }
 
@@ -202,4 +217,12 @@ fn candidates(path: &Path) -> Vec<PathBuf> {
         path.join("dist").join("plugin.json"),
         component.into(),
     ]
+}
+
+/// Whether a folder is what `dtta plugins build` takes: a crate, or C.
+fn is_source(folder: &Path) -> bool {
+    let is_c = |entry: fs::DirEntry| entry.path().extension().is_some_and(|name| name == "c");
+    folder.join("Cargo.toml").is_file()
+        || fs::read_dir(folder.join("src"))
+            .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_c)))
 }

@@ -111,8 +111,8 @@ fn slot(meaning: &str, shape: &[usize]) -> SlotSpec {
 
 impl Inputs {
     /// What is tried in turn where an author gives nothing: a classifier of 5 classes, a segmenter of 5 classes, a
-    /// depth predictor.
-    pub fn examples() -> Vec<Self> {
+    /// depth predictor; each with what it is called in reports.
+    pub fn examples() -> Vec<(&'static str, Self)> {
         let named = |entries: &[(&str, TensorSpec)]| {
             entries
                 .iter()
@@ -158,7 +158,11 @@ impl Inputs {
             constants: BTreeMap::new(),
             slots: vec![slot("spatial", &[1, 6, 6])],
         };
-        vec![classifier, segmenter, depth_predictor]
+        vec![
+            ("a classifier of 5 classes", classifier),
+            ("a segmenter of 5 classes", segmenter),
+            ("a depth predictor", depth_predictor),
+        ]
     }
 
     /// The tensors of one argument. `seed` tells several of one kind apart.

@@ -53,6 +53,32 @@ pub struct Check {
     /// Why it does not; absent if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What it was tried on and refused, where it is tried on several things.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refusal>,
+}
+
+/// Something that a role was tried on, and did not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// What it was tried on.
+    pub on: String,
+    /// How far it got.
+    pub at: Stage,
+    /// Why it got no further.
+    pub why: String,
+}
+
+/// The way of a role that is tried, from its first step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Its inputs are made.
+    Inputs,
+    /// It is created.
+    Creation,
+    /// It is called.
+    Call,
 }
 
 impl Kit {
@@ -106,19 +132,32 @@ impl Kit {
                 self.schema(role),
             );
             let candidates = match &self.inputs {
-                Some(inputs) => vec![inputs.clone()],
+                Some(inputs) => vec![("what was given", inputs.clone())],
                 None => Inputs::examples(),
             };
-            // The first example that the role takes; of those it refuses, the last refusal is told.
-            let mut outcome = Err("there is nothing to try it on".to_owned());
-            for inputs in &candidates {
-                outcome = self.create(role, inputs);
-                if outcome.is_ok() {
-                    self.behaviour(role, inputs, &mut report);
-                    break;
+            // The first example that the role takes.
+            let mut refused = Vec::new();
+            let mut taken = false;
+            for (on, inputs) in &candidates {
+                match self.attempt(role, inputs) {
+                    Ok(()) => {
+                        self.behaviour(role, inputs, &mut report);
+                        taken = true;
+                        break;
+                    }
+                    Err((at, why)) => refused.push(Refusal {
+                        on: (*on).into(),
+                        at,
+                        why,
+                    }),
                 }
             }
-            report.add(of, "it can be created and called", outcome);
+            report.checks.push(Check {
+                of: of.into(),
+                name: "it can be created and called".into(),
+                failure: (!taken).then(|| furthest(&refused)),
+                refused,
+            });
         }
         report
     }
@@ -179,18 +218,29 @@ impl Kit {
         Ok(environment)
     }
 
-    /// Creates a role and calls it once.
-    fn create(&self, role: Role, inputs: &Inputs) -> Result<(), String> {
-        let (config, environment) = (self.config_of(role), self.environment(inputs)?);
-        let plugin = &self.plugin;
-        match role {
+    /// Creates a role and calls it once; or how far it got, and why no further.
+    fn attempt(&self, role: Role, inputs: &Inputs) -> Result<(), (Stage, String)> {
+        let at = |stage| move |why| (stage, why);
+        let environment = self.environment(inputs).map_err(at(Stage::Inputs))?;
+        let (plugin, config) = (&self.plugin, self.config_of(role));
+        let created = match role {
+            Role::Head => plugin.head(&config, &environment).map(drop),
+            Role::Mapper => plugin
+                .mapper(&config, &inputs.slots, &environment)
+                .map(drop),
+            Role::Objective => plugin.objective(&config, &environment).map(drop),
+            Role::Metric => plugin.metric(&config, &environment).map(drop),
+        };
+        created.map_err(|error| (Stage::Creation, error.to_string()))?;
+        let called = match role {
             Role::Head => pure::Called::head(plugin, &config, &environment, inputs).map(drop),
             Role::Mapper => pure::Called::mapper(plugin, &config, &environment, inputs).map(drop),
             Role::Objective => {
                 pure::Called::objective(plugin, &config, &environment, inputs).map(drop)
             }
             Role::Metric => metric::call(plugin, &config, &environment, inputs),
-        }
+        };
+        called.map_err(at(Stage::Call))
     }
 
     fn behaviour(&self, role: Role, inputs: &Inputs, report: &mut Report) {
@@ -222,12 +272,29 @@ impl Kit {
     }
 }
 
+/// The refusals that matter: those of the examples that got furthest. One that is told of all of them is told once.
+fn furthest(refused: &[Refusal]) -> String {
+    let Some(at) = refused.iter().map(|refusal| refusal.at).max() else {
+        return "there is nothing to try it on".into();
+    };
+    let last = refused.iter().filter(|refusal| refusal.at == at);
+    let last: Vec<&Refusal> = last.collect();
+    if last.iter().all(|refusal| refusal.why == last[0].why) {
+        return last[0].why.clone();
+    }
+    let told = last
+        .iter()
+        .map(|refusal| format!("on {}: {}", refusal.on, refusal.why));
+    told.collect::<Vec<_>>().join("; ")
+}
+
 impl Report {
     fn add(&mut self, of: &str, name: &str, outcome: Result<(), String>) {
         self.checks.push(Check {
             of: of.into(),
             name: name.into(),
             failure: outcome.err(),
+            refused: Vec::new(),
         });
     }
 
@@ -248,7 +315,10 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} ({})", self.plugin, self.loader)?;
-        for Check { of, name, failure } in &self.checks {
+        for check in &self.checks {
+            let Check {
+                of, name, failure, ..
+            } = check;
             match failure {
                 None => writeln!(f, "  ok      {of}: {name}")?,
                 Some(failure) => writeln!(f, "  FAILED  {of}: {name}: {failure}")?,

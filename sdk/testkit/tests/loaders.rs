@@ -85,7 +85,7 @@ fn every_loader_says_the_same_of_the_task() {
 fn loaders_give_the_same_bits_forward_and_backward() {
     let environment =
         Environment::default().with_constant("class-embeddings", leaf(&[5, 6], 2.0).detach());
-    let slots = Inputs::examples()[0].slots.clone();
+    let slots = Inputs::examples()[0].1.slots.clone();
     let logits = leaf(&[3, 5], 0.0);
     let named = Named::one("logits", logits.clone());
 

@@ -302,7 +302,10 @@ pub(super) fn run(command: &mut Command) -> Result<()> {
         .stdout(std::process::Stdio::from(std::io::stderr()))
         .status()
         .with_context(|| format!("cannot start `{name}`"))?;
-    ensure!(status.success(), "`{command:?}` failed: {status}");
+    ensure!(
+        status.success(),
+        "`{name}` failed ({status}) for the reasons above"
+    );
     Ok(())
 }
 
@@ -315,7 +318,7 @@ pub(super) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "`{command:?}` failed: {}\n{said}",
+        "`{name}` failed ({}):\n{said}",
         output.status
     );
     Ok(output.stdout)

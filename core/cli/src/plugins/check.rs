@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, anyhow, bail};
 use dtta_plugin::{LoaderKind, Manifest, Role};
-use dtta_testkit::{Inputs, Kit};
+use dtta_testkit::{Inputs, Kit, Refusal};
 use serde_json::Value;
 
-use super::registry;
+use super::{registry, setting};
 use crate::say::say;
 use crate::{Failure, print_json};
 
@@ -28,6 +28,9 @@ pub struct Arguments {
     /// segmentation and depth are tried if absent.
     #[arg(long, value_name = "FILE")]
     inputs: Option<PathBuf>,
+    /// An experiment, whose models and head say what the plugin takes.
+    #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
+    experiment: Option<PathBuf>,
     /// Stay in this process.
     #[arg(long, hide = true)]
     here: bool,
@@ -66,8 +69,16 @@ fn check_here(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.inputs {
         kit = kit.inputs(read(path).map_err(Failure::Misuse)?);
     }
+    if let Some(path) = &arguments.experiment {
+        kit = kit.inputs(setting::of_experiment(path).map_err(Failure::Misuse)?);
+    }
     let report = kit.check();
     say!("{}", report.to_string().trim_end());
+    for check in report.checks.iter().filter(|check| check.failure.is_some()) {
+        for Refusal { on, why, .. } in &check.refused {
+            log::info!("{}: on {on}: {why}", check.of);
+        }
+    }
     print_json(&report)?;
     if report.passed() {
         Ok(())

@@ -109,17 +109,36 @@ impl Source {
     /// Where files lie on the way to an artifact.
     pub(super) fn target(&self) -> PathBuf {
         match &self.code {
-            Code::Rust(project) => project.root.join("target"),
+            Code::Rust(project) => project.target(),
             Code::C => self.folder.join("target"),
         }
     }
 }
 
 impl Project {
+    /// Whether its workspace is not that of the SDK that it uses.
+    pub(super) fn is_apart(&self) -> bool {
+        self.sdk.as_ref().is_some_and(|sdk| *sdk != self.root)
+    }
+
+    /// Where it is compiled. Plugins with a workspace of their own share one folder, in the SDK's checkout, so that the SDK is compiled once
+    /// and not once for each.
+    pub(super) fn target(&self) -> PathBuf {
+        match &self.sdk {
+            Some(sdk) if self.is_apart() && is_writable(sdk) => sdk.join("target/plugins"),
+            _ => self.root.join("target"),
+        }
+    }
+
     /// Versions are those of the lock file, where there is one.
     pub(super) fn locked(&self) -> Option<&'static str> {
         self.root.join("Cargo.lock").is_file().then_some("--locked")
     }
+}
+
+/// Whether a folder can be written to, as a checkout that was installed for all users cannot.
+fn is_writable(folder: &Path) -> bool {
+    fs::create_dir_all(folder.join("target/plugins")).is_ok()
 }
 
 /// sha256 over whatever decides what a plugin does: how it is compiled, the sources of every

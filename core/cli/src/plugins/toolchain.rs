@@ -84,7 +84,7 @@ impl Toolchain {
     /// # Errors
     /// Whatever the build fails with.
     pub fn build(&self, project: &Project, package: &str) -> Result<PathBuf> {
-        let target = project.root.join("target").join("wasm");
+        let target = project.target().join("wasm");
         let cargo = match self.kind {
             Kind::Prebuilt => "cargo",
             Kind::Debian => "/usr/bin/cargo",
@@ -94,7 +94,7 @@ impl Toolchain {
             .current_dir(&project.root)
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags(project)?)
             .args([
-                "build",
+                if project.is_apart() { "rustc" } else { "build" },
                 "--release",
                 "--lib",
                 "--target",
@@ -115,6 +115,10 @@ impl Toolchain {
                 .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", DEBIAN_LINKER)
                 .arg("-Zbuild-std=std,panic_abort");
         }
+        // For the plugin alone: flags of all crates that differ between plugins would compile the SDK anew for each.
+        if project.is_apart() {
+            command.args(["--", &remap(&project.root, "/plugin")]);
+        }
         run(&mut command)?;
         Ok(target
             .join(TARGET)
@@ -126,7 +130,10 @@ impl Toolchain {
     /// Compiler flags, in cargo's encoding. Paths that differ between checkouts must not reach
     /// the artifact through panic messages.
     fn flags(&self, project: &Project) -> Result<String> {
-        let mut remapped = vec![(project.root.clone(), "/plugin".into())];
+        let mut remapped: Vec<(PathBuf, String)> = Vec::new();
+        if !project.is_apart() {
+            remapped.push((project.root.clone(), "/plugin".into()));
+        }
         remapped.extend(project.sdk.clone().map(|sdk| (sdk, "/dtta".into())));
         let home = cargo_home().context("neither CARGO_HOME nor HOME is set")?;
         let sources = home.join("registry").join("src");
@@ -147,11 +154,13 @@ impl Toolchain {
                 "/rust".into(),
             ));
         }
-        let flags = remapped
-            .iter()
-            .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+        let flags = remapped.iter().map(|(from, to)| remap(from, to));
         Ok(flags.collect::<Vec<_>>().join("\x1f"))
     }
+}
+
+fn remap(from: &Path, to: &str) -> String {
+    format!("--remap-path-prefix={}={to}", from.display())
 }
 
 /// The shared library that a package builds to, with its entry exported.
@@ -159,7 +168,7 @@ impl Toolchain {
 /// # Errors
 /// Whatever the build fails with.
 pub fn build_native(project: &Project, package: &str) -> Result<PathBuf> {
-    let target = project.root.join("target").join("native");
+    let target = project.target().join("native");
     let mut command = Command::new("cargo");
     clean(&mut command, Kind::Prebuilt)
         .current_dir(&project.root)

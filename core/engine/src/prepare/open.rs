@@ -167,6 +167,16 @@ impl<'a> Opener<'a> {
             let issues: Vec<Issue> = within(&format!("{pointer}/config"), issues);
             return Err(self.document.refuse(issues));
         }
+        let mut misspelt = source.config.clone();
+        if let Some(fields) = misspelt.as_object_mut() {
+            fields.insert("a_field_that_nobody_knows".into(), json!(1));
+            if plugin.validate_config(role, &misspelt).is_ok() {
+                let message = format!(
+                    "the {role}'s schema takes fields that it does not name, so that a misspelt one would be ignored; the plugin's author closes it by `#[serde(deny_unknown_fields)]`, which is `additionalProperties: false`"
+                );
+                return Err(self.document.refusal(&format!("{pointer}/config"), message));
+            }
+        }
         let key = pointer.trim_start_matches("/plugins/").to_owned();
         if let Some(path) = &source.weights {
             let digest = sha256_file(&base.join(path))?;
