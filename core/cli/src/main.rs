@@ -7,6 +7,7 @@
 mod data;
 mod diagnose;
 mod experiment;
+mod init;
 mod merge;
 mod plugins;
 mod run;
@@ -71,6 +72,8 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Writes an experiment that runs, from two models and a dataset, with its schema beside it.
+    Init(init::Arguments),
     /// Runs an experiment.
     Run(run::Arguments),
     /// Puts the shards of a run together.
@@ -139,6 +142,7 @@ fn main() -> ExitCode {
         .init();
     let done = |outcome: Result<(), Failure>| outcome.map(|()| ExitCode::SUCCESS);
     let outcome = match command.verb {
+        Verb::Init(arguments) => done(init::init(&arguments)),
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Merge(arguments) => merge::merge(&arguments),
         Verb::Diagnose(arguments) => done(diagnose::diagnose(&arguments)),

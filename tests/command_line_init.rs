@@ -1,0 +1,177 @@
+//! `dtta init`: what it writes runs, and what does not fit is refused before anything is written. And folders that are taken.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+
+fn example(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../examples")
+        .join(file);
+    path.display().to_string()
+}
+
+fn dtta(arguments: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dtta"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("DTTA_PLUGIN_PATH")
+        .output()
+        .unwrap()
+}
+
+/// `dtta init mine` with the shipped classifier, this denoiser and this data, and what it says.
+fn init(folder: &Path, denoiser: &str, data: &str, more: &[&str]) -> (Option<i32>, String) {
+    let backbone = example("fashion/models/classifier.json");
+    let mut arguments = vec![
+        "init",
+        "mine",
+        "--backbone",
+        &backbone,
+        "--denoiser",
+        denoiser,
+        "--data",
+        data,
+    ];
+    arguments.extend(more);
+    let output = dtta(&arguments, folder);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.contains("panicked"), "{said}");
+    (output.status.code(), said)
+}
+
+fn fashion() -> [String; 2] {
+    ["models/denoiser.json", "data/test-sample.safetensors"]
+        .map(|file| example(&format!("fashion/{file}")))
+}
+
+fn read(path: PathBuf) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn an_experiment_of_two_models_and_their_data_runs_and_has_its_schema_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [denoiser, data] = fashion();
+    let (code, said) = init(folder.path(), &denoiser, &data, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let mine = folder.path().join("mine");
+    let experiment = read(mine.join("experiment.json"));
+    assert_eq!(experiment["$schema"], "experiment.schema.json");
+    assert_eq!(experiment["name"], "mine");
+    let schema = read(mine.join("experiment.schema.json"));
+    assert_eq!(schema["title"], "dtta experiment");
+    let arguments = [
+        "run",
+        "mine/experiment.json",
+        "--device",
+        "cpu",
+        "--dry-run",
+    ];
+    let output = dtta(&arguments, folder.path());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("500 samples in 5 domains"), "{said}");
+}
+
+#[test]
+fn an_experiment_that_is_there_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine/experiment.json");
+    fs::create_dir(folder.path().join("mine")).unwrap();
+    fs::write(&file, "mine").unwrap();
+    let [denoiser, data] = fashion();
+    let (code, said) = init(folder.path(), &denoiser, &data, &[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("experiment.json` is there already"), "{said}");
+    assert_eq!(fs::read_to_string(file).unwrap(), "mine");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [denoiser, data] = fashion();
+    let spatial = example("doom/models/depth-denoiser.json");
+    for (denoiser, data, more, word) in [
+        (&spatial, &data, [].as_slice(), "--mapper"),
+        (&denoiser, &"nowhere".into(), &[], "nowhere"),
+        (&denoiser, &data, &["--head", "nobody"], "nobody"),
+        (
+            &denoiser,
+            &data,
+            &["--head", "classification={\"top\": 1}"],
+            "/plugins/head/config",
+        ),
+        (
+            &denoiser,
+            &data,
+            &["--mapper", "linear={\"in\": 1}"],
+            "/plugins/mapper/config",
+        ),
+        (&"nothing.json".into(), &data, &[], "nothing.json"),
+    ] {
+        let (code, said) = init(folder.path(), denoiser, data, more);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(word), "`{word}` is not in {said}");
+        assert!(!folder.path().join("mine").exists(), "{said}");
+    }
+}
+
+#[test]
+fn a_folder_of_images_in_colour_is_brought_to_what_the_models_see() {
+    let folder = tempfile::tempdir().unwrap();
+    for class in 0..10 {
+        let class = folder.path().join(format!("images/{class}"));
+        fs::create_dir_all(&class).unwrap();
+        for image in 0..2 {
+            let file = fs::File::create(class.join(format!("{image}.png"))).unwrap();
+            let mut encoder = png::Encoder::new(file, 40, 30);
+            encoder.set_color(png::ColorType::Rgb);
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_image_data(&[128; 40 * 30 * 3]).unwrap();
+        }
+    }
+    let [denoiser, _] = fashion();
+    let (code, said) = init(folder.path(), &denoiser, "images", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let experiment = read(folder.path().join("mine/experiment.json"));
+    assert_eq!(experiment["data"]["dataset"]["path"], "../images");
+    assert_eq!(experiment["data"]["stream"]["samples"], 20);
+    // Nine classes are not those of the models.
+    fs::remove_dir_all(folder.path().join("mine")).unwrap();
+    fs::remove_dir_all(folder.path().join("images/9")).unwrap();
+    let (code, said) = init(folder.path(), &denoiser, "images", &[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("10 classes, the dataset 9"), "{said}");
+}
+
+#[test]
+fn training_in_a_folder_that_another_process_works_in_is_misuse() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({
+        "model": example("fashion/models/classifier.json"),
+        "data": {"training": {"kind": "packed", "path": example("fashion/data/test-sample.safetensors")}},
+        "task": {"kind": "classifier"},
+        "optimization": {"steps": 1, "batch": 2, "optimizer": {"kind": "sgd", "learning_rate": 0.1}},
+        "output": {"weights": "weights.safetensors"},
+    });
+    fs::write(folder.path().join("train.json"), config.to_string()).unwrap();
+    let out = folder.path().join("out");
+    let lock = dtta_base::FolderLock::take(&out).unwrap();
+    let arguments = ["train", "train.json", "--out", "out", "--device", "cpu"];
+    let output = dtta(&arguments, folder.path());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    drop(lock);
+    let output = dtta(&arguments, folder.path());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+}
