@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::experiment::extensions;
+use crate::say::say;
 
 /// What to write, and where.
 #[derive(Args)]
@@ -77,7 +78,7 @@ fn write(arguments: &Arguments) -> Result<()> {
     let prepared = Prepared::new(document, &extensions, Device::cpu())?;
     write_json(&schema, &dtta::schema(&extensions.methods))?;
     write_json(&path, prepared.experiment())?;
-    eprintln!(
+    say!(
         "wrote {0}; next:\n  dtta run {0} --dry-run\n  dtta diagnose {0}\n  dtta run {0}\nThe models' files do not say how they see pixels: both get [0, 1] as [-1, 1]. If yours was trained otherwise, \
          change `preprocess` under `/models`. Steps, learning rate and timesteps are a start, not tuned.",
         path.display()

@@ -4,7 +4,7 @@
 
 mod conclusion;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use dtta_base::TargetType;
@@ -79,6 +79,9 @@ pub struct RangeDiagnosis {
     pub classifier_accuracy: Option<f64>,
 }
 
+/// By image and range of timesteps: whether the first gradient points toward the truth, in each domain that the image was seen in.
+type Images = BTreeMap<String, Vec<Vec<bool>>>;
+
 impl Prepared {
     /// Looks at the first samples of each domain. `progress` hears of domains done, of how many.
     ///
@@ -118,9 +121,9 @@ impl Prepared {
         if !shifted.contains(&true) {
             shifted.fill(true);
         }
-        let mut images = BTreeSet::new();
+        let mut images = Images::new();
         let count = self.stream.domains().len();
-        for (index, &concerns) in shifted.iter().enumerate() {
+        for (index, &is_concerned) in shifted.iter().enumerate() {
             let (name, length) = {
                 let domain = &self.stream.domains()[index];
                 (domain.name.clone(), domain.len())
@@ -133,10 +136,9 @@ impl Prepared {
                 );
                 return Err(self.document().refusal("/data/stream", message));
             }
-            let (ids, ranges) = self.domain_ranges(samples, feedback, options)?;
-            if concerns {
-                images.extend(ids);
-            }
+            let others = &mut Images::new();
+            let seen = if is_concerned { &mut images } else { others };
+            let ranges = self.domain_ranges(samples, feedback, options, seen)?;
             domains.push(DomainDiagnosis { name, ranges });
             start += length;
             progress(index + 1, count);
@@ -146,7 +148,7 @@ impl Prepared {
             .zip(&shifted)
             .filter(|(_, shifted)| **shifted);
         let concerned: Vec<_> = concerned.map(|(domain, _)| domain).collect();
-        let conclusion = Conclusion::of(&concerned, images.len(), feedback.draws.range);
+        let conclusion = Conclusion::of(&concerned, &images, feedback.draws.range);
         Ok(Diagnosis {
             experiment: self.experiment().name.clone(),
             predicts: self.predicts().name.clone(),
@@ -157,13 +159,14 @@ impl Prepared {
         })
     }
 
-    /// The samples' ids, and what was seen of them by range.
+    /// What is seen of some samples by range; `images` hears of each whether its gradients point toward the truth.
     fn domain_ranges(
         &mut self,
         positions: Range<usize>,
         feedback: Feedback,
         options: &DiagnoseOptions,
-    ) -> Result<(Vec<String>, Vec<RangeDiagnosis>)> {
+        seen: &mut Images,
+    ) -> Result<Vec<RangeDiagnosis>> {
         let items = positions
             .map(|position| self.stream.item(position))
             .collect::<Result<Vec<_>, _>>()?;
@@ -248,22 +251,28 @@ impl Prepared {
                     Some(share(right.count()))
                 }
             };
+            let toward = toward(&of_source.gradients, &source, &truth)?;
+            for (item, &hit) in items.iter().zip(&toward) {
+                let of_image = seen.entry(item.id.clone()).or_default();
+                of_image.resize(of_image.len().max(found.len() + 1), Vec::new());
+                of_image[found.len()].push(hit);
+            }
             found.push(RangeDiagnosis {
                 t: range,
                 source_loss: mean(&of_source.losses),
                 true_loss: mean(&of_truth.losses),
                 shuffled_loss: mean(&of_others.losses),
                 truth_wins: share(wins.count()),
-                toward_truth: share(toward(&of_source.gradients, &source, &truth)?),
+                toward_truth: share(toward.iter().filter(|hit| **hit).count()),
                 classifier_accuracy,
             });
         }
-        Ok((items.iter().map(|item| item.id.clone()).collect(), found))
+        Ok(found)
     }
 }
 
-/// How many samples' gradients point downhill toward the truth, over all slots.
-fn toward(gradients: &Named, source: &Named, truth: &Named) -> Result<usize> {
+/// Of each sample, whether its gradients point downhill toward the truth, over all slots.
+fn toward(gradients: &Named, source: &Named, truth: &Named) -> Result<Vec<bool>> {
     let mut sums: Option<Tensor> = None;
     for (name, gradient) in gradients.iter() {
         let (Some(source), Some(truth)) = (source.get(name), truth.get(name)) else {
@@ -278,7 +287,7 @@ fn toward(gradients: &Named, source: &Named, truth: &Named) -> Result<usize> {
         });
     }
     let sums = sums.map(|sums| sums.to_floats()).transpose()?;
-    Ok(sums.iter().flatten().filter(|sum| **sum > 0.0).count())
+    Ok(sums.iter().flatten().map(|sum| *sum > 0.0).collect())
 }
 
 /// Task outputs that say what is true. What is not known of a pixel stays as the source model has it; an output that no truth is known
@@ -401,7 +410,7 @@ mod tests {
         };
         // Downhill is -gradient: (1, 0) toward (1, 1) for the first, away from it for the second.
         let gradients = slot([-1.0, 0.0, 1.0, 0.0]);
-        let count = toward(&gradients, &slot([0.0; 4]), &slot([1.0; 4])).unwrap();
-        assert_eq!(count, 1);
+        let found = toward(&gradients, &slot([0.0; 4]), &slot([1.0; 4])).unwrap();
+        assert_eq!(found, [true, false]);
     }
 }

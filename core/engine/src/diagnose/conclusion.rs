@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DomainDiagnosis, RangeDiagnosis};
+use super::{DomainDiagnosis, Images, RangeDiagnosis};
 
-/// How often chance may find a range useful that is none, all ranges together.
-const LEVEL: f64 = 0.05;
+/// The normal quantile of 99.5 %: chance finds one of ten ranges useful that is none in one diagnosis of twenty.
+const QUANTILE: f64 = 2.576;
 
 /// What follows from a diagnosis.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,17 +35,18 @@ pub struct RangeConclusion {
     pub shuffled_loss: f64,
     /// Share of samples whose first gradient points toward the truth.
     pub toward_truth: f64,
-    /// How likely so large a share of `images` is if gradients point anywhere (a one-sided sign test).
-    pub p_value: f64,
-    /// Whether the loss is lower under the truth than under another's, and `p_value` below 0.05 divided by the number of ranges.
+    /// The lower end of its one-sided 99.5 % interval: the normal one over images (an image's share over its domains is one number, since what
+    /// is seen of it in several is not independent), after two images were added, one that points each way, so that few images say little.
+    pub toward_truth_low: f64,
+    /// Whether the loss is lower under the truth than under another's, and `toward_truth_low` above one half.
     pub useful: bool,
 }
 
 impl Conclusion {
-    /// From what was seen of some domains, of so many different images.
+    /// From what was seen of some domains, and of the images in them.
     pub(super) fn of(
         domains: &[&DomainDiagnosis],
-        images: usize,
+        images: &Images,
         configured_t: [usize; 2],
     ) -> Self {
         let count = domains.first().map_or(0, |domain| domain.ranges.len());
@@ -60,14 +61,14 @@ impl Conclusion {
                     mean(|range| range.true_loss),
                     mean(|range| range.shuffled_loss),
                 );
-                let p_value = sign_test((toward_truth * images as f64 + 1e-9) as usize, images);
+                let toward_truth_low = low(images.values().map(|ranges| share(&ranges[place])));
                 RangeConclusion {
                     t: domains[0].ranges[place].t,
                     true_loss,
                     shuffled_loss,
                     toward_truth,
-                    p_value,
-                    useful: true_loss < shuffled_loss && p_value < LEVEL / count as f64,
+                    toward_truth_low,
+                    useful: true_loss < shuffled_loss && toward_truth_low > 0.5,
                 }
             })
             .collect();
@@ -92,7 +93,7 @@ impl Conclusion {
         });
         Self {
             domains: domains.iter().map(|domain| domain.name.clone()).collect(),
-            images,
+            images: images.len(),
             ranges,
             suggested_t,
             configured_t,
@@ -122,18 +123,18 @@ fn suggested(ranges: &[RangeConclusion]) -> Option<[usize; 2]> {
     best.map(|(_, t)| t)
 }
 
-/// How likely at least `hits` of `count` fair coins show heads.
-fn sign_test(hits: usize, count: usize) -> f64 {
-    // ln of C(count, k) / 2^count, from one k to the next.
-    let mut log = -(count as f64) * std::f64::consts::LN_2;
-    let mut tail = 0.0;
-    for k in 0..=count {
-        if k >= hits {
-            tail += log.exp();
-        }
-        log += ((count - k) as f64 / (k + 1) as f64).ln();
-    }
-    tail.min(1.0)
+/// The share of what is true.
+fn share(flags: &[bool]) -> f64 {
+    flags.iter().filter(|flag| **flag).count() as f64 / flags.len() as f64
+}
+
+/// The lower end of a mean share's interval, from each image's own.
+fn low(shares: impl Iterator<Item = f64>) -> f64 {
+    let shares: Vec<f64> = shares.chain([0.0, 1.0]).collect();
+    let count = shares.len() as f64;
+    let mean = shares.iter().sum::<f64>() / count;
+    let squares: f64 = shares.iter().map(|share| (share - mean).powi(2)).sum();
+    mean - QUANTILE * (squares / (count - 1.0) / count).sqrt()
 }
 
 #[cfg(test)]
@@ -158,13 +159,25 @@ mod tests {
         }
     }
 
+    /// So many images, in two domains each, with shares of gradients toward the truth by range.
+    fn images(count: usize, shares: &[f64]) -> Images {
+        let image = |n: usize| {
+            let hits = shares.iter().map(|share| {
+                let hit = |place: usize| ((2 * n + place) as f64 * 0.618).fract() < *share;
+                vec![hit(0), hit(1)]
+            });
+            (format!("test/{n}"), hits.collect())
+        };
+        (0..count).map(image).collect()
+    }
+
     #[test]
-    fn a_sign_test_is_the_tail_of_a_binomial() {
-        // 1/256 and 9/256: all eight, and at least seven of eight.
-        assert!((sign_test(8, 8) - 1.0 / 256.0).abs() < 1e-12);
-        assert!((sign_test(7, 8) - 9.0 / 256.0).abs() < 1e-12);
-        assert!((sign_test(0, 8) - 1.0).abs() < 1e-12);
-        assert!(sign_test(1_100, 2_000) < 1e-4);
+    fn few_images_say_little_and_an_image_counts_once() {
+        // With one that points each way: mean 7/8, deviation sqrt(1/8), 8 images: 0.875 - 2.576 * 0.125.
+        assert!((low([1.0; 6].into_iter()) - 0.553).abs() < 1e-3);
+        assert!(low([1.0; 4].into_iter()) < 0.5);
+        // Whatever the number of domains that an image is in, it is one share.
+        assert_eq!(share(&[true, true, false, true]), 0.75);
     }
 
     #[test]
@@ -188,12 +201,13 @@ mod tests {
                 ([500, 1000], 1.1, 0.5),
             ],
         );
-        let found = Conclusion::of(&[&fog, &jpeg], 100, [0, 1000]);
+        let seen = |count| images(count, &[0.5, 0.8, 0.8, 0.4]);
+        let found = Conclusion::of(&[&fog, &jpeg], &seen(100), [0, 1000]);
         assert_eq!(found.suggested_t, Some([100, 500]));
         assert_eq!(found.points_away, ["jpeg"]);
         // Of so few images, nothing can be said.
         assert_eq!(
-            Conclusion::of(&[&fog, &jpeg], 4, [0, 1000]).suggested_t,
+            Conclusion::of(&[&fog, &jpeg], &seen(4), [0, 1000]).suggested_t,
             None
         );
     }
@@ -201,6 +215,9 @@ mod tests {
     #[test]
     fn a_denoiser_that_prefers_a_strangers_truth_is_of_no_use() {
         let deaf = domain("fog", &[([0, 1000], 1.0, 1.0)]);
-        assert_eq!(Conclusion::of(&[&deaf], 100, [0, 1000]).suggested_t, None);
+        assert_eq!(
+            Conclusion::of(&[&deaf], &images(100, &[1.0]), [0, 1000]).suggested_t,
+            None
+        );
     }
 }
