@@ -196,6 +196,7 @@ fn a_second_interrupt_ends_a_run_whose_plugin_never_comes_back() {
 
 /// The command under a limit of the shell.
 fn limited(limit: &str, arguments: &[&str], folder: &Path) -> Output {
+    let cache = tempfile::tempdir().unwrap();
     let mut shell = Command::new("sh");
     shell
         .args([
@@ -205,7 +206,9 @@ fn limited(limit: &str, arguments: &[&str], folder: &Path) -> Output {
         ])
         .args(arguments)
         .current_dir(folder)
-        .env_remove("DTTA_PLUGIN_PATH");
+        .env_remove("DTTA_PLUGIN_PATH")
+        // What is written there in part would be in the way of every later compilation.
+        .env("XDG_CACHE_HOME", cache.path());
     shell.output().unwrap()
 }
 
