@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Draws for each sample and range.
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_DRAWS as u64))]
     draws: usize,
-    /// Where ranges of timesteps begin and end.
+    /// Boundaries of the ranges of timesteps.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 300, 500, 700, 1000], value_name = "T,T,…")]
     timesteps: Vec<usize>,
     /// Prints the diagnosis as JSON, too.
@@ -35,18 +35,18 @@ pub struct Arguments {
 /// What the table's columns, which have the names of the JSON's fields, mean.
 const LEGEND: &str = "\
 t                    first timestep, and one after the last
-source_loss          the denoiser's mean loss when it is told what the source model predicts
-true_loss            when it is told the truth; in brackets against source_loss: below 0, it prefers the truth
-shuffled_loss        when it is told another sample's truth: close to true_loss, it does not listen
-truth_wins           samples whose loss is lower under the truth than under the prediction
-toward_truth         samples whose first gradient points from the prediction toward the truth; chance is 50 %";
+source_loss          the denoiser's mean loss given the source model's prediction
+true_loss            its loss given the true target; in brackets relative to source_loss: below 0, it prefers the truth
+shuffled_loss        its loss given another sample's target: close to true_loss, it ignores the condition
+truth_wins           share of samples whose loss is lower given the true target than given the prediction
+toward_truth         share of samples whose first gradient points from the prediction toward the true target; chance is 50 %";
 const LEGEND_OF_CLASSES: &str =
-    "classifier_accuracy  samples whose loss is lowest under their own class";
+    "classifier_accuracy  share of samples whose loss is lowest given their own class";
 
 /// Prints a table for people with what follows from it, and the same as JSON if that is asked for.
 pub fn diagnose(arguments: &Arguments) -> Result<(), Failure> {
     let mut prepared = arguments.opening.prepare()?;
-    say!("this reads labels, and adapts nothing");
+    say!("note: `diagnose` reads labels and adapts nothing");
     let options = DiagnoseOptions {
         samples: arguments.samples,
         draws: arguments.draws,
@@ -136,7 +136,7 @@ fn in_words(conclusion: &Conclusion) -> String {
             true => {
                 "in no range of t do more of its gradients point toward the truth than chance explains"
             }
-            false => "it denoises no better when told the truth than when told another sample's",
+            false => "it denoises no better given the true target than given another sample's",
         };
         let more = match *images < ENOUGH {
             true => format!("; {images} images are few, `--samples` takes more"),

@@ -15,7 +15,7 @@ use crate::plugins::registry;
 pub struct Opening {
     /// The experiment, a JSON file.
     experiment: PathBuf,
-    /// Stands for the experiment's seed.
+    /// Overrides the experiment's seed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Overrides a value, such as `method.steps=3`.
@@ -30,7 +30,7 @@ pub struct Opening {
 pub struct Places {
     #[command(flatten)]
     task: Place,
-    /// Another device for the denoiser alone.
+    /// Device of the denoiser, if it is not that of the task model.
     #[arg(long, value_name = "NAME")]
     denoiser_device: Option<String>,
 }

@@ -63,7 +63,7 @@ fn let_writes_beyond_the_limit_fail() {
     arg_required_else_help = true
 )]
 struct Command {
-    /// Says more on stderr; twice for everything.
+    /// Prints more on stderr; give it twice for debug output.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
@@ -76,13 +76,13 @@ enum Verb {
     Init(init::Arguments),
     /// Runs an experiment.
     Run(run::Arguments),
-    /// Puts the shards of a run together.
+    /// Merges the shards of a run.
     Merge(merge::Arguments),
-    /// Compares a denoiser's loss under truth, prediction and another sample's truth, by timestep. Reads labels, adapts nothing.
+    /// Compares the denoiser's loss given the true target, the prediction and another sample's target, by timestep. Reads labels; adapts nothing.
     Diagnose(diagnose::Arguments),
     /// Trains a denoiser, a classifier of images or pixels, or a predictor of depth.
     Train(train::Arguments),
-    /// Lists and shows plugins, without running them.
+    /// Creates, builds, checks and lists plugins.
     Plugins(plugins::Arguments),
     /// Packs samples of a data set into one file.
     Data(data::Arguments),

@@ -29,11 +29,11 @@ enum Verb {
     New(new::Arguments),
     /// Builds a plugin, a crate or C: a WebAssembly component and a shared library.
     Build(build::Arguments),
-    /// Holds a plugin to what every plugin must do. A shared library runs, in a process of its own.
+    /// Checks that a plugin keeps the plugin contract. A shared library runs in a separate process.
     Check(check::Arguments),
     /// Prints the plugins that experiments can name, as JSON. Reads manifests, runs nothing.
     List {
-        /// Folder whose `plugins/` is looked into too, such as an experiment's.
+        /// Also searches `plugins/` in this folder, such as an experiment's folder.
         #[arg(default_value = ".")]
         folder: PathBuf,
     },

@@ -23,13 +23,13 @@ pub struct Arguments {
     /// Folder for records and report; `runs/NAME` if absent, for a shard `runs/NAME-3-of-8`.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Runs one part of the stream: number I, from 0, of N. Put the parts together by `dtta merge`.
+    /// Runs shard I of N, counting from 0. Combine the shards with `dtta merge`.
     #[arg(long, value_name = "I/N", default_value_t = Shard::whole(), hide_default_value = true)]
     shard: Shard,
     /// Time between two checkpoints.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     checkpoint_every: f64,
-    /// Adapts to one batch, keeps nothing of it, reads samples for a while, and says what the run will take.
+    /// Adapts to one batch and discards the result, reads samples for a while, and estimates the time of the run.
     #[arg(long)]
     dry_run: bool,
     /// Continues an interrupted run in its folder.
@@ -76,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             dtta_plugin::interrupt();
             stop::at_the_latest(GRACE);
         } else {
-            say!("stopping after this batch; press again to interrupt a plugin");
+            say!("stopping after this batch; press Ctrl-C again to interrupt a running plugin");
         }
     })
     .map_err(Failure::failed)?;
@@ -128,15 +128,15 @@ fn rehearsed(found: &Rehearsal) -> String {
         format!(", {} of memory so far", in_bytes(bytes))
     });
     let left = match found.samples - found.read {
-        0 => "all of them can be read".to_owned(),
+        0 => "all samples were read without errors".to_owned(),
         left => format!(
-            "{} were read without fault, {left} were not tried",
+            "{} samples were read without errors, {left} were not read",
             found.read
         ),
     };
     let round = Duration::from_secs(found.seconds.ceil() as u64);
     format!(
-        "one batch of {} was adapted and forgotten: {each:.0} ms a sample, about {} for {} samples{memory}\n{left}; everything fits",
+        "adapted to one batch of {} and discarded the result: {each:.0} ms per sample, about {} for {} samples{memory}\n{left}; no problems found",
         found.adapted,
         HumanDuration(round),
         found.samples,

@@ -31,7 +31,7 @@ pub fn print(summary: &Summary) {
     );
     if summary.skipped > 0 {
         say!(
-            "{} samples were skipped: a plugin failed, or a number came out that is none; their records say why",
+            "{} samples were skipped because a plugin failed or a value was NaN or infinite; their records give the reason",
             summary.skipped
         );
     }

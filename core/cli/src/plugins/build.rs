@@ -31,7 +31,7 @@ pub struct Arguments {
     /// For which loader.
     #[arg(long, value_enum, default_value_t)]
     target: Target,
-    /// Build nothing anew; fail unless the component in `dist/` is what the sources build to.
+    /// Do not build; fail unless the component in `dist/` matches its sources.
     #[arg(long, conflicts_with = "target")]
     check: bool,
 }
@@ -83,7 +83,7 @@ pub fn build(arguments: &Arguments) -> Result<()> {
     if arguments.check {
         return check(&plugin).with_context(|| {
             format!(
-                "`{}` is not what its sources build to; run `dtta plugins build --target wasm {}`",
+                "`{}` is out of date with its sources; run `dtta plugins build --target wasm {}`",
                 plugin.dist().display(),
                 arguments.folder.display()
             )
@@ -126,7 +126,7 @@ fn check(plugin: &Source) -> Result<()> {
     let component = read(&dist.join(plugin.component()))?;
     ensure!(
         committed.sha256.as_ref() == Some(&sha256(&component)),
-        "`{}` has not the sha256 that `plugin.json` says",
+        "the SHA-256 of `{}` does not match `plugin.json`",
         plugin.component()
     );
     let known = committed.source_digest.as_deref().unwrap_or("none");
@@ -147,7 +147,7 @@ fn check(plugin: &Source) -> Result<()> {
                 |compiler| compiler.built_with(),
             );
             say!(
-                "{}: sources unchanged; bytes not compared, as it was built with `{built_with}` and here is: {found}",
+                "{}: sources unchanged; bytes not compared, because it was built with `{built_with}` and this machine has: {found}",
                 plugin.package
             );
             return Ok(());
@@ -166,7 +166,7 @@ fn check(plugin: &Source) -> Result<()> {
         String::from_utf8_lossy(&manifest)
     );
     say!(
-        "{}: the same bytes, rebuilt with {}",
+        "{}: identical bytes after a rebuild with {}",
         plugin.package,
         compiler.built_with()
     );
@@ -176,8 +176,8 @@ fn check(plugin: &Source) -> Result<()> {
 /// Compiles a component and asks it who it is.
 fn make(plugin: &Source, compiler: &Compiler<'_>) -> Result<(Vec<u8>, Manifest)> {
     let module = compiler.module(plugin)?;
-    let component =
-        encode(&module).with_context(|| format!("`{}` makes no component", plugin.package))?;
+    let component = encode(&module)
+        .with_context(|| format!("`{}` cannot be turned into a component", plugin.package))?;
     let operations = inspect(&component)?;
 
     // In a folder without a manifest, the loader asks the component itself.

@@ -101,7 +101,7 @@ fn is_native(reference: &str) -> bool {
 /// The same command in a process of its own.
 fn in_a_child() -> Result<(), Failure> {
     let program = std::env::current_exe()
-        .context("this program does not know where it is")
+        .context("cannot find the path of the running program")
         .map_err(Failure::failed)?;
     let output = Command::new(program)
         .args(std::env::args_os().skip(1))

@@ -13,7 +13,7 @@ use crate::say::say;
 pub struct Arguments {
     /// The plugin's name: lower-case words joined by `-`.
     name: String,
-    /// What it does first; more roles can be added.
+    /// The plugin's first role; you can add more later.
     #[arg(long, value_enum, default_value_t)]
     role: Template,
     /// Where to; a folder of the plugin's name if absent.

@@ -77,7 +77,12 @@ impl Source {
             .manifest_path(&manifest)
             .other_options(["--filter-platform".to_owned(), TARGET.to_owned()])
             .exec()
-            .with_context(|| format!("cargo cannot say what `{}` needs", manifest.display()))?;
+            .with_context(|| {
+                format!(
+                    "cargo cannot resolve the dependencies of `{}`",
+                    manifest.display()
+                )
+            })?;
         let mut packages = metadata.packages.iter();
         let package = packages
             .find(|package| package.manifest_path == manifest)
