@@ -161,11 +161,16 @@ fn an_experiment_whose_plugin_ignores_misspelt_fields_is_refused() {
     schema.remove("additionalProperties").unwrap();
     fs::write(own.join("plugin.json"), manifest.to_string()).unwrap();
     let mut experiment = Fixture::experiment();
-    experiment["plugins"]["head"] = json!({"use": "open"});
+    experiment["plugins"]["head"] = json!({"use": "open", "config": {"temprature": 2.0}});
     fixture.write(&experiment);
     let run = ["run", "experiment.json", "--device", "cpu", "--dry-run"];
     let (code, said, _) = dtta(&run, fixture.path());
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("/plugins/head/config"), "{said}");
     assert!(said.contains("deny_unknown_fields"), "{said}");
+    // Where nothing is configured, nothing is misspelt.
+    experiment["plugins"]["head"] = json!({"use": "open"});
+    fixture.write(&experiment);
+    let (code, said, _) = dtta(&run, fixture.path());
+    assert_eq!(code, Some(0), "{said}");
 }

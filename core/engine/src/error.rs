@@ -66,7 +66,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A run cannot be continued from what its folder holds.
-    #[error("cannot continue the run in `{path}`: {reason}; choose another folder with `--out`, or start anew with `--force`", path = path.display())]
+    #[error("cannot continue the run in `{path}`: {reason}; run into another folder, or replace it with `--force`", path = path.display())]
     Resume {
         /// The folder.
         path: PathBuf,

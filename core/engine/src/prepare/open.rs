@@ -168,7 +168,10 @@ impl<'a> Opener<'a> {
             return Err(self.document.refuse(issues));
         }
         let mut misspelt = source.config.clone();
-        if let Some(fields) = misspelt.as_object_mut() {
+        let fields = misspelt.as_object_mut();
+        let offered = plugin.roles().contains(&role);
+        // Where nothing is configured, nothing is misspelt.
+        if let Some(fields) = fields.filter(|fields| offered && !fields.is_empty()) {
             fields.insert("a_field_that_nobody_knows".into(), json!(1));
             if plugin.validate_config(role, &misspelt).is_ok() {
                 let message = format!(
