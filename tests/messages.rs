@@ -250,7 +250,7 @@ fn messages_about_models() {
 #[test]
 fn messages_about_training() {
     let fine = json!({
-        "kind": "denoiser",
+        "task": { "kind": "denoiser" },
         "model": "denoiser.json",
         "data": { "training": { "kind": "idx", "split": "train" } },
         "optimization": { "steps": 10, "batch": 4, "optimizer": { "kind": "adamw", "learning_rate": 1e-3 } },
@@ -258,8 +258,8 @@ fn messages_about_training() {
     });
     let one = |pointer, value| vec![Put(pointer, value)];
     let cases = vec![
-        one("/kind", json!("classifer")),
-        one("/label_smoothing", json!(0.1)),
+        one("/task/kind", json!("classifer")),
+        one("/task/label_smoothing", json!(0.1)),
         one("/data/training/split", json!("val")),
         one("/data/augmentation", json!([{"kind": "horizontal-flip"}])),
         one("/optimization/ema", json!(1.5)),
@@ -268,9 +268,11 @@ fn messages_about_training() {
         one("/optimization/gradient_clip", json!(0)),
         one("/optimization/schedule", json!({"warm_up": 10})),
         one("/output/precision", json!("fp16")),
-        one("/timesteps", json!({"range": [700, 300]})),
-        one("/range", json!({"minimum": 5, "maximum": 2})),
-        one("/evaluate", json!({"samples": 0, "draws": 0})),
+        one("/task/timesteps", json!({"range": [700, 300]})),
+        one("/task/range", json!({"minimum": 5, "maximum": 2})),
+        one("/task/evaluation", json!({"draws": 0})),
+        one("/evaluate", json!({"samples": 0})),
+        one("/evaluate", json!({"samples": 5})),
         vec![Set("optimization.optimizer.beta=0.9")],
     ];
     insta::assert_snapshot!(list("train", "training.json", &fine, cases));

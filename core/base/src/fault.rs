@@ -212,7 +212,7 @@ impl Faults<'_> {
         let kind = kind(asked);
         let none = match kind {
             Some(kind) => format!("`{kind}` has no `{name}`"),
-            None => "is no field here".into(),
+            None => "is not a field here".into(),
         };
         if let Some(meant) = meant(name, &fields) {
             return format!("{none}; did you mean `{meant}`?");
@@ -582,12 +582,12 @@ mod tests {
             (
                 "drawz",
                 json!(3),
-                "/drawz: is no field here; did you mean `draws`?",
+                "/drawz: is not a field here; did you mean `draws`?",
             ),
             (
                 "a/b",
                 json!(3),
-                "/a~1b: is no field here; known: `seed`, `draws`, `small`, `narrow`, `range`, `momentum`, `optimizer`, `blur`, `reset`, `next`",
+                "/a~1b: is not a field here; known: `seed`, `draws`, `small`, `narrow`, `range`, `momentum`, `optimizer`, `blur`, `reset`, `next`",
             ),
         ] {
             assert_eq!(fault(field, value), expected);

@@ -69,14 +69,12 @@ fn labels_have_no_way_into_what_is_adapted() {
         let (own, others) = (fixture.records(&own), fixture.records(&others));
         for (own, other) in own.iter().zip(&others) {
             assert_ne!(own.target, other.target);
-            let target = own.target;
-            assert_eq!(
-                own,
-                &Record {
-                    target,
-                    ..other.clone()
-                }
-            );
+            let relabelled = Record {
+                target: own.target,
+                target_name: own.target_name.clone(),
+                ..other.clone()
+            };
+            assert_eq!(own, &relabelled);
         }
     }
 }

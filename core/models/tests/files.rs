@@ -309,7 +309,7 @@ fn configuration_errors_name_file_and_place() {
             dit(),
             "/depht",
             json!(1),
-            "/depht: is no field here; did you mean `depth`?",
+            "/depht: is not a field here; did you mean `depth`?",
         ),
         (
             dit(),
@@ -327,7 +327,7 @@ fn configuration_errors_name_file_and_place() {
             with_schedule(),
             "/schedule/steps",
             json!(1),
-            "/schedule/steps: is no field here; known: `betas`, `timesteps`, `beta_start`, `beta_end`",
+            "/schedule/steps: is not a field here; known: `betas`, `timesteps`, `beta_start`, `beta_end`",
         ),
         (
             dit(),
