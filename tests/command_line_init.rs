@@ -114,7 +114,7 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
             &denoiser,
             &data,
             &["--mapper", "linear={\"in\": 1}"],
-            "/plugins/mapper/config",
+            "/plugins/mapper: plugin `linear` has no role",
         ),
         (&"nothing.json".into(), &data, &[], "nothing.json"),
     ] {

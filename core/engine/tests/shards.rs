@@ -117,7 +117,10 @@ fn refuses_to_cut_what_depends_on_all_before_it() {
     let fixture = Fixture::new();
     let mut experiment = Fixture::experiment();
     let error = fixture.run_shard(&experiment, "run", "0/3").unwrap_err();
-    assert!(error.to_string().contains("2 parts"), "{error}");
+    assert!(
+        error.to_string().contains("only 2 independent units"),
+        "{error}"
+    );
     experiment["adaptation"]["mode"]["reset"] = json!("never");
     let error = fixture.run_shard(&experiment, "run", "0/2").unwrap_err();
     assert!(error.to_string().contains("never reset"), "{error}");

@@ -113,6 +113,18 @@ pub(crate) fn open_scorer(
     }
 }
 
+/// Whether a role would accept a configuration with a field that nobody knows. Where nothing is configured, nothing is misspelt.
+fn ignores_misspelt_fields(plugin: &Plugin, role: Role, config: &Value) -> bool {
+    let mut misspelt = config.clone();
+    match misspelt.as_object_mut() {
+        Some(fields) if !fields.is_empty() => {
+            fields.insert("a_field_that_nobody_knows".into(), json!(1));
+            plugin.validate_config(role, &misspelt).is_ok()
+        }
+        _ => false,
+    }
+}
+
 /// Opens models' files and plugins, and writes down which.
 pub(crate) struct Opener<'a> {
     document: &'a Document,
@@ -163,22 +175,24 @@ impl<'a> Opener<'a> {
             }
             error => error.into(),
         })?;
+        if !plugin.roles().contains(&role) {
+            let offered = plugin.roles().iter().map(|role| format!("`{role}`"));
+            let message = format!(
+                "plugin `{}` has no role `{role}`; it offers {}",
+                plugin.name(),
+                offered.collect::<Vec<_>>().join(", ")
+            );
+            return Err(self.document.refusal(pointer, message));
+        }
         if let Err(issues) = plugin.validate_config(role, &source.config) {
             let issues: Vec<Issue> = within(&format!("{pointer}/config"), issues);
             return Err(self.document.refuse(issues));
         }
-        let mut misspelt = source.config.clone();
-        let fields = misspelt.as_object_mut();
-        let offered = plugin.roles().contains(&role);
-        // Where nothing is configured, nothing is misspelt.
-        if let Some(fields) = fields.filter(|fields| offered && !fields.is_empty()) {
-            fields.insert("a_field_that_nobody_knows".into(), json!(1));
-            if plugin.validate_config(role, &misspelt).is_ok() {
-                let message = format!(
-                    "the {role}'s schema takes fields that it does not name, so that a misspelt one would be ignored; the plugin's author closes it by `#[serde(deny_unknown_fields)]`, which is `additionalProperties: false`"
-                );
-                return Err(self.document.refusal(&format!("{pointer}/config"), message));
-            }
+        if ignores_misspelt_fields(&plugin, role, &source.config) {
+            let message = format!(
+                "the schema of the {role} accepts fields that it does not name, so a misspelt one would be ignored; its author can close it with `#[serde(deny_unknown_fields)]` (`additionalProperties: false`)"
+            );
+            return Err(self.document.refusal(&format!("{pointer}/config"), message));
         }
         let key = pointer.trim_start_matches("/plugins/").to_owned();
         if let Some(path) = &source.weights {
