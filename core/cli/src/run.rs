@@ -112,6 +112,8 @@ pub fn report(summary: &Summary, out: &Path) -> ExitCode {
 /// What the user can mend is misuse.
 pub fn refused(error: dtta::Error) -> Failure {
     match error {
+        // A full disk is nobody's misuse.
+        dtta::Error::Base(dtta_base::Error::Write { .. }) => Failure::failed(error),
         dtta::Error::OutputExists { .. }
         | dtta::Error::Resume { .. }
         | dtta::Error::Shard { .. }

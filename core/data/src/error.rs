@@ -362,7 +362,7 @@ pub enum DataError {
         /// The image's channels.
         actual: usize,
     },
-    /// `normalise` would divide by zero or by something that is no number.
+    /// `normalise` would divide by zero or by something that is not a number.
     #[error("transform `normalise`: every `std` must be above 0, channel {channel} has {std}")]
     NormaliseStd {
         /// The channel.

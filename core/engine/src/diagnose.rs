@@ -334,7 +334,7 @@ fn known_numbers(predicts: &Predicts, target: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_floats(&flags, &shape, target.device())?.greater_scalar(0.5)?)
 }
 
-/// Labels `[B, …]` as ones and zeros in the shape of `like`, `[B, classes, …]`; a label that is no class is all zeros.
+/// Labels `[B, …]` as ones and zeros in the shape of `like`, `[B, classes, …]`; a label that is not a class is all zeros.
 fn one_hot(labels: &Tensor, like: &Tensor) -> Result<Tensor> {
     let (shape, classes) = (like.shape(), like.shape()[1]);
     let inner: usize = shape[2..].iter().product();

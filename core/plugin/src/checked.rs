@@ -41,7 +41,7 @@ fn misfit(slots: &[SlotSpec], answer: &Named, images: Option<usize>) -> Option<S
         }
         let Some(slot) = slots.iter().find(|slot| slot.name == name) else {
             return Some(format!(
-                "it filled `{name}`, which is no slot; the denoiser has {}",
+                "it filled `{name}`, which is not a slot; the denoiser has {}",
                 known()
             ));
         };

@@ -173,10 +173,10 @@ impl Manifest {
     fn problem(&self) -> Option<String> {
         let is_without = |role| !self.roles.contains(&role);
         if self.predicts.is_some() && is_without(Role::Head) {
-            return Some("it says what it predicts, and is no head".into());
+            return Some("it says what it predicts, and is not a head".into());
         }
         if (self.additive || !self.scores.is_empty()) && is_without(Role::Metric) {
-            return Some("it says what its scores are, and is no metric".into());
+            return Some("it says what its scores are, and is not a metric".into());
         }
         let predicts = self.predicts.as_ref().and_then(Predicts::problem);
         predicts.or_else(|| ScoreSpec::problem(&self.scores))
@@ -351,7 +351,7 @@ mod tests {
             (
                 "metric",
                 r#""predicts": {"name": "x", "target": {"kind": "class_index"}}"#,
-                "no head",
+                "not a head",
             ),
             (
                 "metric",
@@ -363,8 +363,8 @@ mod tests {
                 r#""scores": [{"name": "x", "leads": true}, {"name": "y", "leads": true}]"#,
                 "lead",
             ),
-            ("head", r#""scores": [{"name": "x"}]"#, "no metric"),
-            ("head", r#""additive": true"#, "no metric"),
+            ("head", r#""scores": [{"name": "x"}]"#, "not a metric"),
+            ("head", r#""additive": true"#, "not a metric"),
             ("metric", r#""additive": 1"#, "boolean"),
         ] {
             let text = format!(

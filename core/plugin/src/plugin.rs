@@ -246,7 +246,7 @@ impl Plugin {
             if let Err(error) = jsonschema::draft202012::new(schema) {
                 return Err(PluginError::Manifest {
                     path: origin,
-                    message: format!("the config schema of `{role}` is no JSON Schema: {error}"),
+                    message: format!("the config schema of `{role}` is not a JSON Schema: {error}"),
                 });
             }
         }

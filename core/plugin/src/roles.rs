@@ -40,7 +40,7 @@ pub trait Mapper: Send {
     ///
     /// # Errors
     /// As [`Head::forward`], or [`PluginError::Output`](crate::PluginError::Output) for a
-    /// name that is no slot.
+    /// name that is not a slot.
     fn condition(&mut self, outputs: &Named, values: &mut Values) -> Result<Named>;
 
     /// What its last call used.
@@ -91,5 +91,5 @@ pub(crate) fn scores(document: &[u8], place: &Place) -> Result<BTreeMap<String, 
         problem,
     };
     serde_json::from_slice(document)
-        .map_err(|error| refuse(format!("its report is no object of numbers: {error}")))
+        .map_err(|error| refuse(format!("its report is not an object of numbers: {error}")))
 }

@@ -147,7 +147,7 @@ fn refuses_a_config_schema_that_is_none() {
     let error = Plugin::from_manifest(&path).unwrap_err();
     assert_eq!(error.code(), "manifest");
     assert!(
-        error.to_string().contains("`mapper` is no JSON Schema"),
+        error.to_string().contains("`mapper` is not a JSON Schema"),
         "{error}"
     );
 }
@@ -377,7 +377,7 @@ fn refuses_an_answer_for_a_slot_that_is_not_there() {
     assert!(
         error
             .to_string()
-            .contains("`class-embedding`, which is no slot; the denoiser has `tokens`"),
+            .contains("`class-embedding`, which is not a slot; the denoiser has `tokens`"),
         "{error}"
     );
 }

@@ -29,7 +29,7 @@ pub enum TensorError {
         expected: String,
     },
     /// A list of extents that is no shape: rank outside 1 to 6, or too many elements.
-    #[error("`{op}`: extents {extents:?} are no shape, expected {expected}")]
+    #[error("`{op}`: extents {extents:?} are not a shape, expected {expected}")]
     Extents {
         /// Operation name.
         op: &'static str,

@@ -135,7 +135,7 @@ impl TrainingCheckpoint {
         }
         if Path::new(&checkpoint.file).components().count() != 1 {
             return Err(refuse(format!(
-                "`{}` is no file of its folder",
+                "`{}` is not a file of its folder",
                 checkpoint.file
             )));
         }

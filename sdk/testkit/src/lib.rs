@@ -194,7 +194,7 @@ impl Kit {
             return Err(format!("{refused}; give another config than {config}"));
         }
         let Some(fields) = config.as_object_mut() else {
-            return Err(format!("it takes {config}, which is no object"));
+            return Err(format!("it takes {config}, which is not an object"));
         };
         fields.insert("a_field_that_nobody_knows".into(), json!(1));
         match self.plugin.validate_config(role, &config) {

@@ -238,7 +238,7 @@ fn inspect(component: &[u8]) -> Result<Vec<String>> {
     for (key, item) in &resolve.worlds[world].imports {
         let WorldItem::Interface { id, .. } = item else {
             bail!(
-                "it imports `{}`, which is no interface",
+                "it imports `{}`, which is not an interface",
                 resolve.name_world_key(key)
             );
         };

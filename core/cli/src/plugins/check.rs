@@ -134,7 +134,9 @@ fn parse(text: &str) -> anyhow::Result<(Role, Value)> {
         bail!("`--config {text}`: expected ROLE=JSON, such as `mapper={{}}`");
     };
     let Some(role) = Role::ALL.into_iter().find(|known| known.name() == role) else {
-        bail!("`--config {text}`: `{role}` is no role; expected head, mapper, objective or metric");
+        bail!(
+            "`--config {text}`: `{role}` is not a role; expected head, mapper, objective or metric"
+        );
     };
     let config = serde_json::from_str(config).with_context(|| format!("`--config {text}`"))?;
     Ok((role, config))

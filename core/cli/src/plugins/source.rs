@@ -86,7 +86,7 @@ impl Source {
         let mut packages = metadata.packages.iter();
         let package = packages
             .find(|package| package.manifest_path == manifest)
-            .with_context(|| format!("`{}` is no package", manifest.display()))?;
+            .with_context(|| format!("`{}` is not a package", manifest.display()))?;
         let mut packages = metadata.packages.iter();
         let sdk = packages
             .find(|package| package.name == SDK && package.source.is_none())

@@ -155,7 +155,7 @@ impl Toolbox {
     /// The denoiser's answer to a whole batch, under φ, with the gradient of its parameters `moving` too.
     ///
     /// # Errors
-    /// [`Error::NoDenoiser`], whatever the denoiser refuses, or [`Error::NotFinite`] for a loss that is no number.
+    /// [`Error::NoDenoiser`], whatever the denoiser refuses, or [`Error::NotFinite`] for a loss that is not a number.
     pub fn feedback(
         &self,
         feedback: &Feedback,
@@ -217,7 +217,7 @@ impl Toolbox {
     /// Predictions for a batch, each group under its weights, which are numbers.
     ///
     /// # Errors
-    /// Whatever a model or plugin refuses; [`Error::NotFinite`] for a weight or a prediction that is no number.
+    /// Whatever a model or plugin refuses; [`Error::NotFinite`] for a weight or a prediction that is not a number.
     pub fn predict_groups(&mut self, groups: &[Group], images: &Tensor) -> Result<Predictions> {
         for group in groups {
             if let Some(name) = group.learner.not_finite()? {

@@ -75,10 +75,11 @@ impl FromStr for Shard {
         let numbers = parts.and_then(|(index, count)| {
             Some((index.parse::<usize>().ok()?, count.parse::<usize>().ok()?))
         });
-        let (index, count) = numbers
-            .ok_or_else(|| format!("`{text}` is no shard; expected INDEX/COUNT, such as `3/8`"))?;
+        let (index, count) = numbers.ok_or_else(|| {
+            format!("`{text}` is not a shard; expected INDEX/COUNT, such as `3/8`")
+        })?;
         Self::new(index, count).ok_or_else(|| {
-            format!("`{text}` is no shard; the index counts from 0 and is below the count")
+            format!("`{text}` is not a shard; the index counts from 0 and is below the count")
         })
     }
 }

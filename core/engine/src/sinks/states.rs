@@ -157,7 +157,7 @@ impl StatesFile {
         if begun.is_err() || magic != MAGIC {
             return Err(refuse_resume(
                 &path,
-                "it is no file of samples of this version",
+                "it is not a file of samples of this version",
             ));
         }
         Ok(Self { path, file })

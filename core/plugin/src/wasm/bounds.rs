@@ -24,7 +24,7 @@ const PIECES: usize = 50_000;
 /// Why a component is not compiled.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is no component, or not all of one.
+    /// It is not a component, or not all of one.
     Damaged(String),
     /// There is too much of something.
     TooMuch(String),

@@ -164,7 +164,7 @@ impl Tensor {
     ///
     /// # Errors
     /// [`TensorError::Kind`] unless the elements are floats, [`TensorError::Argument`] if `low > high`
-    /// or a bound is no number.
+    /// or a bound is not a number.
     pub fn clamp(&self, low: Option<f64>, high: Option<f64>) -> Result<Tensor> {
         self.expect_kind("clamp", "x", Kind::Float)?;
         let (from, to) = (
