@@ -7,7 +7,6 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use dtta_base::expect_memory;
 use dtta_tensor::{Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -17,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Mismatches, ModelError, Result};
-use crate::weights::{ParameterSpec, Weights};
+use crate::weights::{ParameterSpec, Weights, expect_room};
 
 /// How wide the numbers in a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -72,9 +71,7 @@ impl Weights {
         if !mismatches.is_empty() {
             return Err(mapped.mismatch(mismatches));
         }
-        let elements = specs.iter().map(ParameterSpec::elements);
-        let elements = elements.fold(0, usize::saturating_add);
-        expect_memory("the model's weights", [elements, size_of::<f32>()])?;
+        expect_room(specs)?;
         let tensors = specs
             .iter()
             .map(|spec| {

@@ -178,6 +178,18 @@ impl Declaration {
     }
 }
 
+/// Number of elements in all parameters together.
+fn elements(specs: &[ParameterSpec]) -> usize {
+    let each = specs.iter().map(ParameterSpec::elements);
+    each.fold(0, usize::saturating_add)
+}
+
+/// Refuses parameters that memory does not hold, before it is asked for.
+pub(crate) fn expect_room(specs: &[ParameterSpec]) -> Result<()> {
+    let bytes = [elements(specs), size_of::<f32>()];
+    Ok(expect_memory("the model's weights", bytes)?)
+}
+
 /// A value for every parameter of a model. A clone shares the values until [`set`](Self::set) replaces one.
 #[derive(Clone)]
 pub struct Weights {
@@ -192,9 +204,7 @@ impl Weights {
     /// [`ModelError::Tensor`] if one is larger than a tensor can be, or the device refuses them; [`ModelError::File`] if memory does not
     /// hold all of them.
     pub fn initialise(specs: &Arc<[ParameterSpec]>, seed: u64, device: &Device) -> Result<Self> {
-        let elements = specs.iter().map(ParameterSpec::elements);
-        let elements = elements.fold(0, usize::saturating_add);
-        expect_memory("the model's weights", [elements, size_of::<f32>()])?;
+        expect_room(specs)?;
         let tensors = specs
             .iter()
             .enumerate()
@@ -328,8 +338,7 @@ impl Weights {
 
     /// Number of elements in all parameters together.
     pub fn elements(&self) -> usize {
-        let elements = self.specs.iter().map(ParameterSpec::elements);
-        elements.fold(0, usize::saturating_add)
+        elements(&self.specs)
     }
 
     /// Every id, ascending.
