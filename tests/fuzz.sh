@@ -38,8 +38,10 @@ while read -r kind name; do
     case $name in components | libraries* | *experiments) n=$((cases / 100)) ;; esac
     begun=$SECONDS rounds=0
     while [ $((SECONDS - begun)) -lt "$seconds" ]; do
-        PROPTEST_CASES=$n timeout $((seconds + 600)) \
-            cargo test --release --locked --quiet --workspace "$kind" -- --exact "$name" >/dev/null
+        found=$(PROPTEST_CASES=$n timeout $((seconds + 600)) \
+            cargo test --release --locked --quiet --workspace "$kind" -- --exact "$name") || { echo "$found"; exit 1; }
+        # A property that is not there finds nothing.
+        grep -q "1 passed" <<<"$found" || { echo "no test is named $name"; exit 1; }
         rounds=$((rounds + 1))
     done
     echo "$name: $((rounds * n)) cases in $((SECONDS - begun)) s, no finding"

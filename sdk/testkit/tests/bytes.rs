@@ -20,68 +20,13 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
 
+#[path = "../../../core/engine/tests/common/damage.rs"]
+#[allow(dead_code, reason = "bytes are damaged here, not documents")]
+mod damage;
 mod support;
 
+use damage::{damage, damaged};
 use support::{library, root};
-
-/// One way to damage bytes.
-#[derive(Debug, Clone)]
-enum Damage {
-    /// Another byte in place of one.
-    Replace(Index, u8),
-    /// Nothing from here on.
-    Truncate(Index),
-    /// Some bytes left out.
-    Remove(Index, u8),
-    /// Some bytes twice.
-    Repeat(Index, u8),
-    /// Bytes from nowhere.
-    Insert(Index, Vec<u8>),
-}
-
-fn damage() -> impl Strategy<Value = Vec<Damage>> {
-    let any_place = any::<Index>;
-    let one = prop_oneof![
-        6 => (any_place(), any::<u8>()).prop_map(|(at, byte)| Damage::Replace(at, byte)),
-        1 => any_place().prop_map(Damage::Truncate),
-        2 => (any_place(), any::<u8>()).prop_map(|(at, count)| Damage::Remove(at, count)),
-        2 => (any_place(), any::<u8>()).prop_map(|(at, count)| Damage::Repeat(at, count)),
-        2 => (any_place(), prop::collection::vec(any::<u8>(), 1..20))
-            .prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
-    ];
-    prop::collection::vec(one, 1..6)
-}
-
-fn damaged(bytes: &[u8], damages: &[Damage]) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    for damage in damages {
-        if bytes.is_empty() {
-            break;
-        }
-        let range = |at: &Index, count: u8| {
-            let start = at.index(bytes.len());
-            start..(start + usize::from(count)).min(bytes.len())
-        };
-        match damage {
-            Damage::Replace(at, byte) => {
-                let at = at.index(bytes.len());
-                bytes[at] = *byte;
-            }
-            Damage::Truncate(at) => bytes.truncate(at.index(bytes.len())),
-            Damage::Remove(at, count) => drop(bytes.drain(range(at, *count))),
-            Damage::Repeat(at, count) => {
-                let range = range(at, *count);
-                let (at, part) = (range.start, bytes[range].to_vec());
-                bytes.splice(at..at, part);
-            }
-            Damage::Insert(at, part) => {
-                let at = at.index(bytes.len());
-                bytes.splice(at..at, part.iter().copied());
-            }
-        }
-    }
-    bytes
-}
 
 /// What the plugin of [`entry`] says; each property runs on a thread of its own.
 #[derive(Default)]
@@ -244,7 +189,7 @@ fn what_is_in_order_is_read() {
 proptest! {
     #[test]
     fn descriptors(damages in damage()) {
-        let bytes = damaged(DESCRIPTION, &damages);
+        let bytes = damaged(DESCRIPTION, &damages, usize::MAX);
         let _ = Manifest::parse(&String::from_utf8_lossy(&bytes), root());
         SAYS.set(Says { description: bytes, ..Says::default() });
         if let Ok(plugin) = Plugin::linked("says", entry) {
@@ -254,7 +199,7 @@ proptest! {
 
     #[test]
     fn declarations_of_values(damages in damage()) {
-        let declaration = damaged(DECLARATION, &damages);
+        let declaration = damaged(DECLARATION, &damages, usize::MAX);
         let plugin = plugin(Says { declaration, ..Says::default() });
         if let Ok(head) = plugin.head(&json!({}), &environment()) {
             for value in head.values() {
@@ -265,7 +210,7 @@ proptest! {
 
     #[test]
     fn reports(damages in damage()) {
-        let report = damaged(REPORT, &damages);
+        let report = damaged(REPORT, &damages, usize::MAX);
         let plugin = plugin(Says { report, ..Says::default() });
         let _ = plugin.metric(&json!({}), &environment()).unwrap().report();
     }
@@ -299,7 +244,7 @@ proptest! {
         for mut metric in [own, core] {
             let saved = metric.save();
             let before = metric.report().unwrap();
-            match metric.merge(&damaged(&saved, &damages)) {
+            match metric.merge(&damaged(&saved, &damages, usize::MAX)) {
                 Ok(()) => prop_assert!(metric.report().is_ok()),
                 Err(_) => prop_assert_eq!(metric.report().unwrap(), before),
             }
@@ -311,7 +256,7 @@ proptest! {
         let whole = std::fs::read(root().join("plugins/margin/dist/margin.wasm")).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("damaged.wasm");
-        std::fs::write(&file, damaged(&whole, &damages)).unwrap();
+        std::fs::write(&file, damaged(&whole, &damages, usize::MAX)).unwrap();
         if let Ok(plugin) = Plugin::from_file(&file)
             && let Ok(mut objective) = plugin.objective(&json!({}), &environment())
         {

@@ -13,6 +13,8 @@ pub enum Damage {
     Truncate(Index),
     /// Some bytes left out.
     Remove(Index, u8),
+    /// Some bytes twice.
+    Repeat(Index, u8),
     /// Bytes from nowhere.
     Insert(Index, Vec<u8>),
 }
@@ -24,6 +26,7 @@ pub fn damage() -> impl Strategy<Value = Vec<Damage>> {
         6 => (place(), any::<u8>()).prop_map(|(at, byte)| Damage::Replace(at, byte)),
         1 => place().prop_map(Damage::Truncate),
         2 => (place(), any::<u8>()).prop_map(|(at, count)| Damage::Remove(at, count)),
+        2 => (place(), any::<u8>()).prop_map(|(at, count)| Damage::Repeat(at, count)),
         2 => (place(), prop::collection::vec(any::<u8>(), 1..20)).prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
     ];
     prop::collection::vec(one, 1..6)
@@ -37,16 +40,22 @@ pub fn damaged(bytes: &[u8], damages: &[Damage], reach: usize) -> Vec<u8> {
         if length == 0 {
             break;
         }
+        let range = |at: &Index, count: u8| {
+            let start = at.index(length);
+            start..(start + usize::from(count)).min(length)
+        };
         match damage {
             Damage::Replace(at, byte) => bytes[at.index(length)] = *byte,
             Damage::Truncate(at) => bytes.truncate(at.index(length)),
-            Damage::Remove(at, count) => {
-                let start = at.index(length);
-                bytes.drain(start..(start + usize::from(*count)).min(length));
+            Damage::Remove(at, count) => drop(bytes.drain(range(at, *count))),
+            Damage::Repeat(at, count) => {
+                let range = range(at, *count);
+                let (start, part) = (range.start, bytes[range].to_vec());
+                bytes.splice(start..start, part);
             }
-            Damage::Insert(at, new) => {
+            Damage::Insert(at, part) => {
                 let start = at.index(length);
-                bytes.splice(start..start, new.iter().copied());
+                bytes.splice(start..start, part.iter().copied());
             }
         }
     }
