@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Mismatches, ModelError, Result};
+use crate::published::Names;
 use crate::weights::{ParameterSpec, Weights, expect_room};
 
 /// How wide the numbers in a file are.
@@ -64,6 +65,16 @@ impl Weights {
     /// [`ModelError::Mismatch`] listing every tensor that is missing, not declared, of another shape or of another type,
     /// [`ModelError::NotFinite`] for one that holds NaN or an infinity.
     pub fn load(path: &Path, specs: &Arc<[ParameterSpec]>, device: &Device) -> Result<Self> {
+        Self::load_named(path, specs, &Names::same(), device)
+    }
+
+    /// As [`load`](Self::load), from a file whose tensors have the names that another library gives them.
+    pub(crate) fn load_named(
+        path: &Path,
+        specs: &Arc<[ParameterSpec]>,
+        _names: &Names,
+        device: &Device,
+    ) -> Result<Self> {
         let mapped = Mapped::open(path)?;
         let file = mapped.parse()?;
         let found: BTreeMap<&str, TensorView<'_>> = file.iter().collect();

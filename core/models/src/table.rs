@@ -16,6 +16,7 @@ use crate::denoiser::Denoiser;
 use crate::dit::DitConfig;
 use crate::encoder_decoder::EncoderDecoderConfig;
 use crate::error::{ModelError, Result};
+use crate::published::{self, Names, Preprocessing};
 use crate::resnet::ResNetConfig;
 use crate::unet::UNetConfig;
 use crate::weights::Weights;
@@ -60,6 +61,15 @@ struct Row {
 enum Make {
     Denoiser(fn(Value) -> Result<Box<dyn Denoiser>>),
     Backbone(fn(Value) -> Result<Box<dyn Backbone>>),
+}
+
+/// What a configuration file describes.
+struct Described<'a> {
+    row: &'a Row,
+    /// The configuration, without its `kind`.
+    document: Value,
+    names: Names,
+    preprocessing: Option<Preprocessing>,
 }
 
 /// What a document is called in messages.
@@ -157,10 +167,17 @@ impl Models {
     /// [`ModelError::File`] if the file cannot be read, is not JSON, does not fit its schema or contradicts itself, with every fault;
     /// [`ModelError::Kind`] if it describes a backbone.
     pub fn denoiser(&self, config: &Path) -> Result<Box<dyn Denoiser>> {
-        let (row, document) = self.read(config)?;
-        match row.make {
-            Make::Denoiser(make) => make(document).map_err(|error| in_file(config, error)),
-            Make::Backbone(_) => Err(self.wrong_role(config, row, "a denoiser")),
+        Ok(self.read_denoiser(config)?.0)
+    }
+
+    fn read_denoiser(&self, config: &Path) -> Result<(Box<dyn Denoiser>, Described<'_>)> {
+        let described = self.read(config)?;
+        match described.row.make {
+            Make::Denoiser(make) => {
+                let made = make(described.document.clone());
+                Ok((made.map_err(|error| in_file(config, error))?, described))
+            }
+            Make::Backbone(_) => Err(self.wrong_role(config, described.row, "a denoiser")),
         }
     }
 
@@ -169,10 +186,17 @@ impl Models {
     /// # Errors
     /// As [`denoiser`](Self::denoiser).
     pub fn backbone(&self, config: &Path) -> Result<Box<dyn Backbone>> {
-        let (row, document) = self.read(config)?;
-        match row.make {
-            Make::Backbone(make) => make(document).map_err(|error| in_file(config, error)),
-            Make::Denoiser(_) => Err(self.wrong_role(config, row, "a backbone")),
+        Ok(self.read_backbone(config)?.0)
+    }
+
+    fn read_backbone(&self, config: &Path) -> Result<(Box<dyn Backbone>, Described<'_>)> {
+        let described = self.read(config)?;
+        match described.row.make {
+            Make::Backbone(make) => {
+                let made = make(described.document.clone());
+                Ok((made.map_err(|error| in_file(config, error))?, described))
+            }
+            Make::Denoiser(_) => Err(self.wrong_role(config, described.row, "a backbone")),
         }
     }
 
@@ -186,9 +210,9 @@ impl Models {
         weights: Option<&Path>,
         device: &Device,
     ) -> Result<(Box<dyn Denoiser>, Weights)> {
-        let denoiser = self.denoiser(config)?;
+        let (denoiser, described) = self.read_denoiser(config)?;
         let path = weights_beside(config, weights);
-        let weights = Weights::load(&path, denoiser.parameters(), device)?;
+        let weights = Weights::load_named(&path, denoiser.parameters(), &described.names, device)?;
         Ok((denoiser, weights))
     }
 
@@ -202,10 +226,18 @@ impl Models {
         weights: Option<&Path>,
         device: &Device,
     ) -> Result<(Box<dyn Backbone>, Weights)> {
-        let backbone = self.backbone(config)?;
+        let (backbone, described) = self.read_backbone(config)?;
         let path = weights_beside(config, weights);
-        let weights = Weights::load(&path, backbone.parameters(), device)?;
+        let weights = Weights::load_named(&path, backbone.parameters(), &described.names, device)?;
         Ok((backbone, weights))
+    }
+
+    /// How the library that published a model prepares images for it; `None` for this crate's own files, whose experiments say so.
+    ///
+    /// # Errors
+    /// As [`backbone`](Self::backbone).
+    pub fn preprocessing(&self, config: &Path) -> Result<Option<Preprocessing>> {
+        Ok(self.read(config)?.preprocessing)
     }
 
     /// The JSON Schema (draft 2020-12) of model files, one condition for each architecture.
@@ -224,16 +256,31 @@ impl Models {
         dtta_base::published(schema, "model")
     }
 
-    /// The row of a file's `kind`, and the rest of the document.
-    fn read(&self, path: &Path) -> Result<(&Row, Value)> {
-        let document = dtta_base::read_json(path, &[])?;
+    /// What a file describes: one of this crate's, or one that a library of the field published.
+    fn read(&self, path: &Path) -> Result<Described<'_>> {
+        let mut document = dtta_base::read_json(path, &[])?;
+        let (mut names, mut preprocessing) = (Names::same(), None);
+        let published = document
+            .as_object()
+            .filter(|fields| !fields.contains_key("kind"));
+        if let Some(translation) = published.and_then(published::translate) {
+            let translation =
+                translation.map_err(|issues| dtta_base::invalid(path, DOCUMENT, issues))?;
+            document = translation.document;
+            (names, preprocessing) = (translation.names, translation.preprocessing);
+        }
         let kind = document.get("kind").and_then(Value::as_str);
         let row = self.rows.iter().find(|row| kind == Some(row.kind));
         match (row, document) {
             (Some(row), Value::Object(mut fields)) => {
                 fields.shift_remove("$schema");
                 fields.shift_remove("kind");
-                Ok((row, fields.into()))
+                Ok(Described {
+                    row,
+                    document: fields.into(),
+                    names,
+                    preprocessing,
+                })
             }
             (_, document) => {
                 let issues = dtta_base::check(&document, &self.schema());

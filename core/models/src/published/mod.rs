@@ -1,0 +1,122 @@
+//! Models as the libraries of the field publish them: a `config.json` of diffusers or timm, or a structure that torchvision names. Each is
+//! translated into a model file of this crate, field by field: a field is honoured, or known to have no influence on what is computed,
+//! or refused by name. None is ignored.
+
+mod fields;
+
+use serde_json::{Map, Value};
+
+pub(crate) use self::fields::Fields;
+use crate::error::Result;
+use dtta_base::Issue;
+
+/// A published model in this crate's terms.
+pub(crate) struct Translation {
+    /// The model file that describes it, with its `kind`.
+    pub document: Value,
+    /// Where the weights of the model that it describes are found.
+    pub names: Names,
+    /// How the library prepares images for it.
+    pub preprocessing: Option<Preprocessing>,
+}
+
+/// The tensors of a published checkpoint that make a parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The tensor of that name.
+    Named(String),
+    /// Those of these names, one below the other along the first axis.
+    Stacked(Vec<String>),
+    /// None: the library computes it as this crate does, and does not keep it.
+    Computed,
+}
+
+/// How parameters of this crate are called in a published checkpoint.
+pub(crate) struct Names {
+    /// What makes the parameter of this name.
+    pub source: Box<dyn Fn(&str) -> Source + Send + Sync>,
+    /// Whether a tensor of the checkpoint is no weight of the model, such as a counter, so that it may be left over.
+    pub unused: fn(&str) -> bool,
+}
+
+/// How a library prepares images for a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocessing {
+    /// Channels, height and width of what the model takes.
+    pub image: [usize; 3],
+    /// How the image is enlarged or reduced.
+    pub interpolation: Interpolation,
+    /// Extent of the model's input over that of the resized image: the image's short side becomes ⌊extent / fraction⌋ pixels, of which the
+    /// centre is kept.
+    pub crop_fraction: f64,
+    /// Mean of each channel of images in [0, 1].
+    pub mean: [f64; 3],
+    /// Standard deviation of each channel of images in [0, 1].
+    pub std: [f64; 3],
+}
+
+/// How pixels between pixels are computed, as Pillow does: with a window that grows with the reduction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interpolation {
+    /// Over a triangle.
+    Bilinear,
+    /// Over a cubic, a = -0.5.
+    Bicubic,
+}
+
+impl Names {
+    /// Every parameter has the name that this crate gives it.
+    pub fn same() -> Self {
+        Self {
+            source: Box::new(|name| Source::Named(name.into())),
+            unused: |_| false,
+        }
+    }
+}
+
+/// Translates the configuration of one class of models.
+type Translate = fn(&mut Fields) -> Option<Translation>;
+
+/// Which library wrote a configuration file, and which class of models it describes.
+struct Publisher {
+    library: &'static str,
+    /// The field that names the class.
+    field: &'static str,
+    /// The translation of a class, if there is one.
+    translate: fn(&str) -> Option<Translate>,
+    /// The classes that there are translations of.
+    classes: &'static [&'static str],
+}
+
+const PUBLISHERS: &[Publisher] = &[];
+
+/// The published model that a configuration file describes; `None` if no library's mark is on it.
+///
+/// # Errors
+/// Every field that cannot be honoured, by JSON pointer.
+pub(crate) fn translate(document: &Map<String, Value>) -> Option<Result<Translation, Vec<Issue>>> {
+    let publisher = PUBLISHERS
+        .iter()
+        .find(|publisher| document.contains_key(publisher.field))?;
+    let class = document[publisher.field].as_str().unwrap_or_default();
+    let Some(translate) = (publisher.translate)(class) else {
+        let message = format!(
+            "this is a {} configuration of a `{class}`, which dtta does not have; it has {}",
+            publisher.library,
+            dtta_base::listed(
+                publisher.classes.iter().map(|class| format!("`{class}`")),
+                16
+            )
+        );
+        return Some(Err(vec![Issue::new(
+            format!("/{}", publisher.field),
+            message,
+        )]));
+    };
+    let mut fields = Fields::new(publisher.library, document.clone());
+    fields.skip(publisher.field);
+    let translation = translate(&mut fields);
+    Some(fields.finish().and_then(|()| {
+        translation.ok_or_else(|| vec![Issue::new("", "describes a model that dtta does not have")])
+    }))
+}
