@@ -12,7 +12,7 @@ mod schema;
 mod wit;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -81,25 +81,15 @@ const PLUGINS: [&str; 9] = [
 /// Builds the components with `dtta plugins build`, or checks them.
 fn plugins(root: &Path, check: bool) -> anyhow::Result<()> {
     for folder in PLUGINS {
-        let mut command = Command::new("cargo");
+        let mut command = process::dtta(root)?;
         command
-            .args([
-                "run",
-                "--release",
-                "--quiet",
-                "--locked",
-                "--package",
-                "dtta-cli",
-                "--",
-            ])
             .args(["plugins", "build"])
             .args(if check {
                 &["--check"][..]
             } else {
                 &["--target", "wasm"]
             })
-            .arg(folder)
-            .current_dir(root);
+            .arg(folder);
         process::run(&mut command)?;
     }
     Ok(())

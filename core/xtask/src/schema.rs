@@ -1,11 +1,10 @@
 //! The committed JSON schemas, as `dtta schema` prints them, and the page of options that is made from them.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::options;
+use crate::{options, process};
 
 /// The documents that have a schema.
 const DOCUMENTS: [&str; 3] = ["experiment", "training", "model"];
@@ -22,20 +21,10 @@ pub struct Arguments {
 pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     for document in DOCUMENTS {
         let path = root.join(format!("core/schema/{document}.schema.json"));
-        let output = Command::new("cargo")
-            .args([
-                "run",
-                "--release",
-                "--quiet",
-                "--package",
-                "dtta-cli",
-                "--",
-                "schema",
-                document,
-            ])
-            .current_dir(root)
+        let output = process::dtta(root)?
+            .args(["schema", document])
             .output()
-            .context("cannot start cargo")?;
+            .context("cannot start dtta")?;
         if !output.status.success() {
             bail!(
                 "`dtta schema {document}` failed: {}",
