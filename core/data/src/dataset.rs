@@ -4,12 +4,14 @@
 //! [`Source`], so nothing else knows how samples are stored. Byte images stay bytes and image files stay on disk until a sample is
 //! asked for; classes and ids are read, and checked, when a dataset is opened.
 
+mod cifar;
 mod decode;
 mod digest;
 mod folder;
 mod idx;
 mod left_out;
 mod memory;
+mod npy;
 mod packed;
 mod paired;
 mod png;
@@ -26,8 +28,9 @@ use dtta_base::TargetType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::cifar::{CifarClasses, CifarConfig, StoredCorruption};
 pub(crate) use self::digest::digest;
-pub use self::folder::{ColourMode, FolderConfig};
+pub use self::folder::{ClassOrder, ColourMode, FolderConfig};
 pub use self::idx::{FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, IdxConfig, Split};
 pub use self::left_out::LeftOut;
 pub use self::packed::{PackedConfig, Provenance, pack};
@@ -45,6 +48,8 @@ pub enum DatasetConfig {
     Idx(IdxConfig),
     /// A folder of images: one folder per class, or images alone if there are no labels.
     Folder(FolderConfig),
+    /// CIFAR-10 or CIFAR-100, clean or from CIFAR-10-C or CIFAR-100-C.
+    Cifar(CifarConfig),
     /// Images with label maps or number maps, in folders side by side.
     Paired(PairedConfig),
     /// One safetensors file, written by `dtta data pack`.
@@ -52,10 +57,22 @@ pub enum DatasetConfig {
 }
 
 impl DatasetConfig {
+    /// The file or folder that it names.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Idx(config) => &config.path,
+            Self::Folder(config) => &config.path,
+            Self::Cifar(config) => &config.path,
+            Self::Paired(config) => &config.images,
+            Self::Packed(config) => &config.path,
+        }
+    }
+
     fn open(&self, base: &Path) -> Result<Dataset, DataError> {
         match self {
             Self::Idx(config) => idx::open(config, base),
             Self::Folder(config) => folder::open(config, base),
+            Self::Cifar(config) => cifar::open(config, base),
             Self::Paired(config) => paired::open(config, base),
             Self::Packed(config) => packed::open(config, base),
         }

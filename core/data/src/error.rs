@@ -384,6 +384,48 @@ pub enum DataError {
         /// The number given.
         actual: u8,
     },
+    /// A NumPy array that a dataset cannot be read from.
+    #[error("`{path}` is not an array that can be read: {reason}", path = path.display())]
+    Npy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of records is not a whole number of them.
+    #[error("`{path}` has {bytes} bytes, which is not a number of records of {each} bytes each", path = path.display())]
+    Records {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+        /// That of a record.
+        each: usize,
+    },
+    /// Corrupted images are those for testing.
+    #[error("`{path}` holds corrupted test images; there are none for training, so give `split` as `test`", path = path.display())]
+    NoTraining {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Class folders that are called by numbers, whose order as text is another.
+    #[error("the class folders of `{path}` are numbers, and `{first}` comes before `{second}` as text; say by `class_order` whether labels are `numeric` or `alphabetical`, as torchvision's `ImageFolder` has them", path = path.display())]
+    ClassOrder {
+        /// The folder.
+        path: PathBuf,
+        /// A folder in it.
+        first: String,
+        /// The next one as text, with a smaller number.
+        second: String,
+    },
+    /// A class folder whose name is no number, where numbers are asked for.
+    #[error("`class_order` is `numeric`, but `{path}` has the class folder `{name}`", path = path.display())]
+    ClassNumber {
+        /// The folder.
+        path: PathBuf,
+        /// The folder in it.
+        name: String,
+    },
     /// A range or position lies outside of the dataset or stream.
     #[error("samples {start}..{end} were asked for, but there are {available}")]
     OutOfRange {

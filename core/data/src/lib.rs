@@ -27,6 +27,7 @@ mod corruption;
 mod dataset;
 mod error;
 mod image;
+mod imagenet;
 mod map;
 mod random;
 mod range;
@@ -36,14 +37,18 @@ mod transform;
 
 pub use crate::corruption::{Corruption, Severity, corrupt};
 pub use crate::dataset::{
-    ColourMode, Dataset, DatasetConfig, FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, FolderConfig,
-    IdxConfig, LeftOut, NumberFolder, PackedConfig, PairedConfig, Provenance, Sample, Selection,
-    Split, TargetFolder, pack,
+    CifarClasses, CifarConfig, ClassOrder, ColourMode, Dataset, DatasetConfig,
+    FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, FolderConfig, IdxConfig, LeftOut, NumberFolder,
+    PackedConfig, PairedConfig, Provenance, Sample, Selection, Split, StoredCorruption,
+    TargetFolder, pack,
 };
 pub use crate::error::DataError;
 pub use crate::image::Image;
+pub use crate::imagenet::{imagenet_a, imagenet_r, imagenet_synsets};
 pub use crate::map::{IGNORE, LabelMap, NumberMap};
 pub use crate::range::{DepthRange, DepthScale};
-pub use crate::stream::{Condition, Domain, DomainConfig, Stream, StreamConfig, StreamItem};
+pub use crate::stream::{
+    Benchmark, Condition, Domain, DomainConfig, Stream, StreamConfig, StreamItem,
+};
 pub use crate::target::{CLASS, Target, Targets};
 pub use crate::transform::{Augmentation, Standardize, Transform, View, augment, transform};

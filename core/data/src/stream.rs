@@ -6,7 +6,7 @@
 //! sample in every dataset.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dtta_base::TargetType;
 use schemars::JsonSchema;
@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::digest;
 use crate::{
-    Corruption, DataError, Dataset, DatasetConfig, Image, Selection, Severity, Targets, corrupt,
+    CifarClasses, CifarConfig, ColourMode, Corruption, DataError, Dataset, DatasetConfig,
+    FolderConfig, Image, Selection, Severity, Split, StoredCorruption, Targets, Transform, corrupt,
 };
 
 /// Which samples are met, under which conditions, in which order.
@@ -90,31 +91,112 @@ pub enum DomainConfig {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         offset: Option<usize>,
     },
+    /// A `stored` domain for each corruption of a benchmark at each severity, called as in `fog/5`; corruption by corruption.
+    Benchmark {
+        /// Which.
+        benchmark: Benchmark,
+        /// Its folder.
+        path: PathBuf,
+        /// Corruptions, as their folders or files are called.
+        #[schemars(length(min = 1))]
+        corruptions: Vec<String>,
+        /// Severities.
+        #[schemars(length(min = 1))]
+        severities: Vec<Severity>,
+        /// Applied to each image, in order; none brings ImageNet-C's images as they are stored.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        transforms: Vec<Transform>,
+        /// Samples in each of these domains.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 1))]
+        samples: Option<usize>,
+        /// How many of the shuffled samples to leave out before the first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        offset: Option<usize>,
+    },
 }
 
-/// A [`DomainConfig`] of whatever kind.
-struct Parts<'a> {
+impl StreamConfig {
+    /// The datasets that its domains name, each once.
+    pub fn datasets(&self) -> Vec<DatasetConfig> {
+        let mut datasets = Vec::new();
+        for parts in self.domains.iter().flat_map(DomainConfig::parts) {
+            datasets.extend(parts.dataset.filter(|dataset| !datasets.contains(dataset)));
+        }
+        datasets
+    }
+}
+
+/// A benchmark of images that are distributed corrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Benchmark {
+    /// ImageNet-C: `corruption/severity/wnid/image.JPEG`, of 224 × 224 pixels.
+    ImagenetC,
+    /// CIFAR-10-C: `corruption.npy` and `labels.npy`.
+    Cifar10C,
+    /// CIFAR-100-C, likewise.
+    Cifar100C,
+}
+
+impl Benchmark {
+    /// The images of one corruption.
+    fn dataset(
+        self,
+        path: &Path,
+        name: &str,
+        severity: Severity,
+        transforms: &[Transform],
+    ) -> DatasetConfig {
+        let classes = match self {
+            Self::ImagenetC => {
+                return DatasetConfig::Folder(FolderConfig {
+                    path: path.join(name).join(severity.to_string()),
+                    channels: ColourMode::Rgb,
+                    class_order: None,
+                    transforms: transforms.to_vec(),
+                });
+            }
+            Self::Cifar10C => CifarClasses::Cifar10,
+            Self::Cifar100C => CifarClasses::Cifar100,
+        };
+        DatasetConfig::Cifar(CifarConfig {
+            path: path.to_owned(),
+            classes,
+            split: Split::Test,
+            corruption: Some(StoredCorruption {
+                name: name.to_owned(),
+                severity,
+            }),
+            transforms: transforms.to_vec(),
+        })
+    }
+}
+
+/// A domain, of whatever kind it was.
+struct Parts {
     name: String,
     condition: Condition,
-    dataset: Option<&'a DatasetConfig>,
+    dataset: Option<DatasetConfig>,
     samples: Option<usize>,
     offset: Option<usize>,
 }
 
 impl DomainConfig {
-    fn parts(&self) -> Parts<'_> {
-        match self {
+    /// The domains that it stands for.
+    fn parts(&self) -> Vec<Parts> {
+        let one = match self.clone() {
             Self::Clean {
                 name,
                 dataset,
                 samples,
                 offset,
             } => Parts {
-                name: name.clone().unwrap_or_else(|| "clean".into()),
+                name: name.unwrap_or_else(|| "clean".into()),
                 condition: Condition::Clean,
-                dataset: dataset.as_ref(),
-                samples: *samples,
-                offset: *offset,
+                dataset,
+                samples,
+                offset,
             },
             Self::Corrupted {
                 corruption,
@@ -124,16 +206,14 @@ impl DomainConfig {
                 samples,
                 offset,
             } => Parts {
-                name: name
-                    .clone()
-                    .unwrap_or_else(|| format!("{corruption}/{severity}")),
+                name: name.unwrap_or_else(|| format!("{corruption}/{severity}")),
                 condition: Condition::Corrupted {
-                    corruption: *corruption,
-                    severity: *severity,
+                    corruption,
+                    severity,
                 },
-                dataset: dataset.as_ref(),
-                samples: *samples,
-                offset: *offset,
+                dataset,
+                samples,
+                offset,
             },
             Self::Stored {
                 name,
@@ -141,13 +221,35 @@ impl DomainConfig {
                 samples,
                 offset,
             } => Parts {
-                name: name.clone(),
+                name,
                 condition: Condition::Stored,
                 dataset: Some(dataset),
-                samples: *samples,
-                offset: *offset,
+                samples,
+                offset,
             },
-        }
+            Self::Benchmark {
+                benchmark,
+                path,
+                corruptions,
+                severities,
+                transforms,
+                samples,
+                offset,
+            } => {
+                let at = |name: &str, severity| Parts {
+                    name: format!("{name}/{severity}"),
+                    condition: Condition::Stored,
+                    dataset: Some(benchmark.dataset(&path, name, severity, &transforms)),
+                    samples,
+                    offset,
+                };
+                let each = corruptions
+                    .iter()
+                    .map(|name| severities.iter().map(|&severity| at(name, severity)));
+                return each.flatten().collect();
+            }
+        };
+        vec![one]
     }
 }
 
@@ -243,10 +345,9 @@ impl Stream {
     ) -> Result<Self, DataError> {
         let mut own = dataset.into();
         let mut names = HashSet::new();
-        let mut opened: Vec<(Option<&DatasetConfig>, Dataset)> = Vec::new();
-        let mut domains: Vec<Domain> = Vec::with_capacity(config.domains.len());
-        for domain in &config.domains {
-            let parts = domain.parts();
+        let mut opened: Vec<(Option<DatasetConfig>, Dataset)> = Vec::new();
+        let mut domains: Vec<Domain> = Vec::new();
+        for parts in config.domains.iter().flat_map(DomainConfig::parts) {
             if !names.insert(parts.name.clone()) {
                 return Err(DataError::DuplicateDomain { name: parts.name });
             }
@@ -256,7 +357,7 @@ impl Stream {
             let place = match known {
                 Some(place) => place,
                 None => {
-                    let dataset = match parts.dataset {
+                    let dataset = match &parts.dataset {
                         Some(config) => Dataset::open(config, base)?,
                         None => own.take().ok_or_else(|| DataError::NoDataset {
                             domain: parts.name.clone(),

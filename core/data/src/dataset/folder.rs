@@ -25,6 +25,10 @@ pub struct FolderConfig {
     pub path: PathBuf,
     /// How many channels to read.
     pub channels: ColourMode,
+    /// How classes are numbered: by the order of their folders' names as text unless it says `numeric`. Needed where the names are numbers
+    /// of several lengths, as those of ImageNet-V2 are, since both are in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_order: Option<ClassOrder>,
     /// Applied to each image, in order, before any corruption; usually a `resize_short` and a `centre_crop`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transforms: Vec<Transform>,
@@ -41,6 +45,16 @@ pub enum ColourMode {
     Grayscale,
     /// Three channels.
     Rgb,
+}
+
+/// How the folders of classes are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassOrder {
+    /// By their names as text, as torchvision's `ImageFolder` does: 1, 10, 2.
+    Alphabetical,
+    /// By their names as numbers: 1, 2, 10.
+    Numeric,
 }
 
 /// One file per image.
@@ -64,7 +78,8 @@ impl Source for Images {
 pub(super) fn open(config: &FolderConfig, base: &Path) -> Result<Dataset, DataError> {
     let root = base.join(&config.path);
     let mut walk = Walk::new(&root);
-    let Listing { folders, files } = walk.list(&root)?;
+    let Listing { mut folders, files } = walk.list(&root)?;
+    order(&root, config.class_order, &mut folders)?;
     let mut paths = Vec::new();
     let mut labels = None;
     let mut target_types = BTreeMap::new();
@@ -112,6 +127,43 @@ pub(super) fn open(config: &FolderConfig, base: &Path) -> Result<Dataset, DataEr
     })
 }
 
+/// Puts class folders, which come in the order of their names, into the order that is asked for.
+fn order(
+    root: &Path,
+    wanted: Option<ClassOrder>,
+    folders: &mut [PathBuf],
+) -> Result<(), DataError> {
+    let number = |path: &PathBuf| {
+        let name = id(root, path);
+        let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+        name.parse::<u64>().ok().filter(|_| digits)
+    };
+    match wanted {
+        Some(ClassOrder::Alphabetical) => {}
+        Some(ClassOrder::Numeric) => {
+            if let Some(other) = folders.iter().find(|path| number(path).is_none()) {
+                return Err(DataError::ClassNumber {
+                    path: root.to_owned(),
+                    name: id(root, other),
+                });
+            }
+            folders.sort_by_key(number);
+        }
+        None if folders.iter().all(|path| number(path).is_some()) => {
+            let falls = |pair: &&[PathBuf]| number(&pair[0]) > number(&pair[1]);
+            if let Some(pair) = folders.windows(2).find(falls) {
+                return Err(DataError::ClassOrder {
+                    path: root.to_owned(),
+                    first: id(root, &pair[0]),
+                    second: id(root, &pair[1]),
+                });
+            }
+        }
+        None => {}
+    }
+    Ok(())
+}
+
 /// The images of a folder; at least one.
 pub(super) fn images(walk: &mut Walk<'_>, folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let images = walk.images(folder)?;
@@ -138,6 +190,7 @@ mod tests {
         let config = FolderConfig {
             path: path.to_owned(),
             channels,
+            class_order: None,
             transforms: vec![],
         };
         Dataset::open(&DatasetConfig::Folder(config), Path::new("/"))
@@ -171,6 +224,45 @@ mod tests {
         assert_eq!(dataset.sample(0).unwrap().image.data(), [0.2; 6]);
         // 0.299 * 1 + 0.587 * 0 + 0.114 * 0.2
         assert!((dataset.sample(2).unwrap().image.data()[0] - 0.3218).abs() < 1e-6);
+    }
+
+    #[test]
+    fn classes_that_are_numbers_need_an_order_where_text_and_numbers_differ() {
+        let root = tempfile::tempdir().unwrap();
+        let classes = |order| {
+            let config = FolderConfig {
+                path: root.path().to_owned(),
+                channels: ColourMode::Rgb,
+                class_order: order,
+                transforms: vec![],
+            };
+            let opened = Dataset::open(&DatasetConfig::Folder(config), Path::new("/"));
+            opened.map(|dataset| dataset.class_names().to_vec())
+        };
+        let add = |class: &str| {
+            let picture = image::RgbImage::from_pixel(2, 2, image::Rgb([9; 3]));
+            write(&root.path().join(class).join("a.png"), picture.into());
+        };
+        ["0", "1", "9"].map(add);
+        assert_eq!(classes(None).unwrap(), ["0", "1", "9"]);
+        add("10");
+        let refused = classes(None).unwrap_err().to_string();
+        assert!(
+            refused.contains("`10` comes before `9`") && refused.contains("class_order"),
+            "{refused}"
+        );
+        assert_eq!(
+            classes(Some(ClassOrder::Numeric)).unwrap(),
+            ["0", "1", "9", "10"]
+        );
+        assert_eq!(
+            classes(Some(ClassOrder::Alphabetical)).unwrap(),
+            ["0", "1", "10", "9"]
+        );
+        add("cat");
+        assert!(classes(None).is_ok());
+        let refused = classes(Some(ClassOrder::Numeric)).unwrap_err().to_string();
+        assert!(refused.contains("`cat`"), "{refused}");
     }
 
     #[test]

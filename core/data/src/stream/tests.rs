@@ -321,3 +321,38 @@ fn the_digest_of_samples_in_memory_tells_pixels_and_targets() {
         assert_ne!(other, first);
     }
 }
+
+#[test]
+fn a_benchmark_is_a_domain_for_each_corruption_at_each_severity() {
+    let root = tempfile::tempdir().unwrap();
+    for (number, corruption) in ["fog", "snow"].into_iter().enumerate() {
+        for severity in [1, 5] {
+            for (class, wnid) in ["n01440764", "n01443537"].into_iter().enumerate() {
+                let folder = root.path().join(format!("{corruption}/{severity}/{wnid}"));
+                fs::create_dir_all(&folder).unwrap();
+                let value = (100 * number + 10 * severity + class) as u8;
+                let picture = image::RgbImage::from_pixel(4, 4, image::Rgb([value; 3]));
+                picture
+                    .save(folder.join("ILSVRC2012_val_00000293.png"))
+                    .unwrap();
+            }
+        }
+    }
+    let config = json!({ "domains": [{
+        "kind": "benchmark", "benchmark": "imagenet_c", "path": root.path(), "corruptions": ["snow", "fog"], "severities": [5, 1],
+    }] });
+    let config = serde_json::from_value(config).unwrap();
+    let stream = Stream::new(&config, None, Path::new("."), 0).unwrap();
+    let names: Vec<_> = stream.domains().iter().map(|domain| &domain.name).collect();
+    assert_eq!(names, ["snow/5", "snow/1", "fog/5", "fog/1"]);
+    assert_eq!(stream.class_names(), ["n01440764", "n01443537"]);
+    assert!(stream.domains().iter().all(Domain::is_shifted));
+    let value = |item: &StreamItem| (item.image.data()[0] * 255.0).round() as usize;
+    for item in stream.iter().map(Result::unwrap) {
+        let expected = [150, 110, 50, 10][item.domain] + item.class().unwrap() as usize;
+        assert_eq!(value(&item), expected, "{}", item.id);
+    }
+    // The same image has the same id everywhere, so its draws are the same.
+    let ids: BTreeSet<String> = stream.iter().map(|item| item.unwrap().id).collect();
+    assert_eq!(ids.len(), 2);
+}
