@@ -221,7 +221,7 @@ fn messages_about_models() {
             one("/patch_size", json!(1e0)),
             one(
                 "/schedule",
-                json!({"timesteps": 0, "beta_start": 0.5, "beta_end": 0.1, "betas": "quadratic"}),
+                json!({"kind": "discrete", "timesteps": 0, "beta_start": 0.5, "beta_end": 0.1, "betas": "quadratic"}),
             ),
             vec![
                 Put("/depth", json!(-1)),

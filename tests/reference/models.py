@@ -15,7 +15,7 @@ import sys
 
 import numpy
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from safetensors.torch import save_file
 from timm.models.vision_transformer import Attention, Mlp, PatchEmbed
 from torch import nn
@@ -311,23 +311,6 @@ def encoder_decoder(name, seed, differentiated, **config):
     write(name, {"kind": "encoder_decoder"} | config, model, inputs, ((logits * cotangent).sum(), outputs), differentiated)
 
 
-def schedules():
-    table = {}
-    for name, betas in [("linear", "linear"), ("scaled_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")]:
-        for timesteps, start, end in [(1000, 1e-4, 0.02), (1000, 8.5e-4, 0.012), (50, 1e-3, 0.2)]:
-            made = DDPMScheduler(timesteps, start, end, betas)
-            config = dict(betas=name, timesteps=timesteps, beta_start=start, beta_end=end)
-            every = max(1, timesteps // 40)
-            kept = {t: float(f"{made.alphas_cumprod[t].item():.8g}") for t in [*range(0, timesteps, every), timesteps - 1]}
-            table[f"{name}-{timesteps}-{start}"] = {"config": config, "alphas_cumprod": kept}
-    made = DDPMScheduler(1000, 1e-4, 0.02, "linear")
-    x0 = torch.linspace(-1, 1, 6).reshape(3, 2)
-    noise = torch.tensor([[0.5, -1.0], [2.0, 0.1], [-0.3, 0.7]])
-    noisy = made.add_noise(x0, noise, torch.tensor([0, 400, 999]))
-    table["add_noise"] = {"x0": x0.tolist(), "noise": noise.tolist(), "timesteps": [0, 400, 999], "noisy": noisy.tolist()}
-    (OUT / "schedules.json").write_text(json.dumps(table) + "\n")
-
-
 def structures():
     """Names and shapes of whole models, so that real checkpoints are known to fit."""
     with torch.device("meta"):
@@ -423,5 +406,4 @@ if __name__ == "__main__":
         ["images", "conv1.weight", "layer2.0.downsample.1.weight", "up1.conv1.weight", "up1.downsample.0.weight", "up2.bn2.bias", "head.weight", "head.bias"],
         image=[3, 16, 24], outputs=5, widths=[4, 8, 8], blocks=[1, 2, 1], stem_stride=2, norm={"kind": "group", "groups": 2},
     )  # fmt: skip
-    schedules()
     structures()

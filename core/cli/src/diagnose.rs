@@ -24,9 +24,9 @@ pub struct Arguments {
     /// Draws for each sample and range.
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_DRAWS as u64))]
     draws: usize,
-    /// Boundaries of the ranges of timesteps.
-    #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 300, 500, 700, 1000], value_name = "T,T,…")]
-    timesteps: Vec<usize>,
+    /// Boundaries of the ranges of timesteps; by default five ranges of the denoiser's times, such as 0,100,300,500,700,1000.
+    #[arg(long, value_delimiter = ',', value_name = "T,T,…")]
+    timesteps: Vec<f64>,
     /// Prints the diagnosis as JSON, too.
     #[arg(long)]
     json: bool,

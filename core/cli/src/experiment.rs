@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use dtta::{Devices, Document, Extensions, Prepared};
+use dtta::{Devices, Document, Extensions, Plan, Prepared};
 use dtta_tensor::Device;
 
 use crate::Failure;
@@ -69,13 +69,25 @@ pub fn extensions() -> Extensions {
 }
 
 impl Opening {
-    /// Opens everything that the experiment names.
-    pub fn prepare(&self) -> Result<Prepared, Failure> {
+    /// The experiment with its overrides, and nothing else opened.
+    fn document(&self, extensions: &Extensions) -> Result<Document, Failure> {
         let mut overrides = self.set.clone();
         overrides.extend(self.seed.map(|seed| format!("seed={seed}")));
-        let extensions = extensions();
         let document = Document::load(&self.experiment, &overrides, &extensions.methods);
-        let document = document.map_err(Failure::misuse)?;
+        document.map_err(Failure::misuse)
+    }
+
+    /// What its run takes, whether its files are there or not.
+    pub fn plan(&self) -> Result<Plan, Failure> {
+        let extensions = extensions();
+        let document = self.document(&extensions)?;
+        Plan::of(&document, &extensions, self.places.devices()?).map_err(Failure::misuse)
+    }
+
+    /// Opens everything that the experiment names.
+    pub fn prepare(&self) -> Result<Prepared, Failure> {
+        let extensions = extensions();
+        let document = self.document(&extensions)?;
         let devices = self.places.devices()?;
         let prepared = Prepared::new(document, &extensions, devices).map_err(Failure::misuse)?;
         for dataset in prepared.stream().datasets() {

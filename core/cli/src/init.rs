@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use clap::Args;
 use dtta::{ColourMode, Document, Prepared};
 use dtta_base::write_json;
@@ -120,8 +120,14 @@ fn experiment(
         Ok(json!({"config": from(folder, config)?, "preprocess": steps(image, shape)}))
     };
     let plugin = |text: &str| plugin(text, folder);
-    let timesteps = denoiser.schedule().timesteps();
-    let [first, last] = [3, 7].map(|tenths| timesteps * tenths / 10);
+    let all = denoiser.schedule().range(None).map_err(Error::msg)?;
+    let (span, whole) = (all.high - all.low, all.whole);
+    let range = [0.3, 0.7].map(|part| all.low + part * span);
+    let range = json!(if whole {
+        range.map(|time| time as i64).map(Value::from)
+    } else {
+        range.map(Value::from)
+    });
     let corrupted = |name: &str| json!({"kind": "corrupted", "corruption": name, "severity": 5});
     let name = fs::canonicalize(folder)?;
     let name = name.file_name().unwrap_or(folder.as_os_str());
@@ -145,7 +151,7 @@ fn experiment(
         "plugins": {"head": plugin(&arguments.head)?, "mapper": plugin(mapper)?},
         "method": {
             "kind": "diffusion", "steps": 4, "draws": 12, "micro_batch": 60,
-            "timesteps": {"sampler": "stratified", "range": [first, last]},
+            "timesteps": {"sampler": "stratified", "range": range},
             "optimizer": {"kind": "adam", "learning_rate": 2e-4, "epsilon": 5e-5},
         },
         "adaptation": {"mode": {"kind": "online"}, "batch": BATCH},

@@ -9,6 +9,7 @@ mod diagnose;
 mod experiment;
 mod init;
 mod merge;
+mod plan;
 mod plugins;
 mod run;
 mod say;

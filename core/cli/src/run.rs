@@ -13,7 +13,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::experiment::Opening;
 use crate::say::say;
-use crate::{Failure, SKIPPED, stop, table};
+use crate::{Failure, SKIPPED, plan, stop, table};
 
 /// What to run, and how.
 #[derive(Args)]
@@ -29,7 +29,8 @@ pub struct Arguments {
     /// Time between two checkpoints.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     checkpoint_every: f64,
-    /// Adapts to one batch and discards the result, reads samples for a while, and estimates the time of the run.
+    /// Says which files are missing and what the run takes. If none is, adapts to one batch and discards the result, reads samples for a
+    /// while, and estimates the time of the run.
     #[arg(long)]
     dry_run: bool,
     /// Continues an interrupted run in its folder.
@@ -50,6 +51,13 @@ const GRACE: Duration = Duration::from_millis(1500);
 
 /// Runs an experiment.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if arguments.dry_run {
+        let plan = arguments.opening.plan()?;
+        say!("{}", plan::in_words(&plan));
+        if !plan.missing.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     let mut prepared = arguments.opening.prepare()?;
     let samples = prepared.stream().len();
     let domains = prepared.stream().domains().len();

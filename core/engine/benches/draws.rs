@@ -7,7 +7,7 @@ use std::path::Path;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use dtta::{Draws, Feedback, LossKind, NoiseSharing, Request, TimestepSampler};
-use dtta_models::Models;
+use dtta_models::{Models, TimeRange};
 use dtta_tensor::{Device, Named, Tensor};
 
 /// As in the `dtta` command.
@@ -86,11 +86,16 @@ fn measure(
             seed: 0,
             count: draws,
             sampler: TimestepSampler::Stratified,
-            range: [100, 600],
+            range: TimeRange {
+                low: 100.0,
+                high: 600.0,
+                whole: true,
+            },
             noise: NoiseSharing::Fresh,
         },
         micro_batch,
         loss: LossKind::Mse,
+        space: None,
     };
     bencher
         .counter(ItemsCount::new(images * draws))

@@ -48,6 +48,10 @@ impl Method for Norm {
         Ok(found)
     }
 
+    fn steps(&self) -> usize {
+        0
+    }
+
     fn reset(&mut self, _: &Toolbox) {}
 
     fn state(&self) -> State {

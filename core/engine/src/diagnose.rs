@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use dtta_base::TargetType;
 use dtta_learn::{Draws, Evaluation, Feedback, Request, TimestepSampler};
-use dtta_models::ParameterId;
+use dtta_models::{NoiseSchedule, ParameterId, TimeRange};
 use dtta_tensor::{Named, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -21,14 +21,15 @@ use crate::prepare::Prepared;
 use crate::report::targets;
 
 /// How much to look at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DiagnoseOptions {
     /// Samples of each domain; at least 2, since each also gets another's truth.
     pub samples: usize,
     /// Draws for each sample and range.
     pub draws: usize,
-    /// Ranges of timesteps: first, and one after the last.
-    pub ranges: Vec<[usize; 2]>,
+    /// Ranges of timesteps: first, and one after the last. If there are none, five that the denoiser's times are cut into, at a tenth
+    /// of them, three, five and seven.
+    pub ranges: Vec<[f64; 2]>,
 }
 
 /// What was seen.
@@ -61,7 +62,8 @@ pub struct DomainDiagnosis {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RangeDiagnosis {
     /// First timestep, and one after the last.
-    pub t: [usize; 2],
+    #[serde(serialize_with = "dtta_learn::serialize_range")]
+    pub t: [f64; 2],
     /// Mean loss under what the source model says.
     pub source_loss: f64,
     /// Mean loss under the truth.
@@ -95,21 +97,9 @@ impl Prepared {
             let message = "this method uses no denoiser, so there is nothing to diagnose";
             return Err(self.document().refusal("/method/kind", message));
         };
-        let last = self.adapter.tools().denoiser()?.schedule().timesteps();
-        if let Some([low, high]) = options
-            .ranges
-            .iter()
-            .find(|[low, high]| low >= high || *high > last)
-        {
-            let message = format!(
-                "{low} to {high} is not a valid range of timesteps; they go from 0 to {last}"
-            );
-            return Err(self.document().refusal("/method/timesteps", message));
-        }
-        if options.ranges.is_empty() {
-            let message = "a diagnosis needs a range of timesteps, a beginning and an end";
-            return Err(self.document().refusal("/method/timesteps", message));
-        }
+        let schedule = self.adapter.tools().denoiser()?.schedule();
+        let ranges = ranges(schedule, &options.ranges)
+            .map_err(|problem| self.document().refusal("/method/timesteps", problem))?;
         let mut start = 0;
         let mut domains = Vec::new();
         let mut shifted: Vec<bool> = {
@@ -136,7 +126,7 @@ impl Prepared {
             }
             let others = &mut Images::new();
             let seen = if is_concerned { &mut images } else { others };
-            let ranges = self.domain_ranges(samples, feedback, options, seen)?;
+            let ranges = self.domain_ranges(samples, feedback, (options.draws, &ranges), seen)?;
             domains.push(DomainDiagnosis { name, ranges });
             start += length;
             progress(index + 1, count);
@@ -146,7 +136,8 @@ impl Prepared {
             .zip(&shifted)
             .filter(|(_, shifted)| **shifted);
         let concerned: Vec<_> = concerned.map(|(domain, _)| domain).collect();
-        let conclusion = Conclusion::of(&concerned, &images, feedback.draws.range);
+        let TimeRange { low, high, .. } = feedback.draws.range;
+        let conclusion = Conclusion::of(&concerned, &images, [low, high]);
         Ok(Diagnosis {
             experiment: self.experiment().name.clone(),
             predicts: self.predicts().name.clone(),
@@ -162,7 +153,7 @@ impl Prepared {
         &mut self,
         positions: Range<usize>,
         feedback: Feedback,
-        options: &DiagnoseOptions,
+        (draws, ranges): (usize, &[TimeRange]),
         seen: &mut Images,
     ) -> Result<Vec<RangeDiagnosis>> {
         let items = positions
@@ -199,11 +190,11 @@ impl Prepared {
             }
         }
         let mut found = Vec::new();
-        for &range in &options.ranges {
+        for &range in ranges {
             let look = |condition: &Named| -> Result<Evaluation> {
                 let feedback = Feedback {
                     draws: Draws {
-                        count: options.draws,
+                        count: draws,
                         range,
                         sampler: TimestepSampler::Stratified,
                         ..feedback.draws
@@ -256,7 +247,7 @@ impl Prepared {
                 of_image[found.len()].push(hit);
             }
             found.push(RangeDiagnosis {
-                t: range,
+                t: [range.low, range.high],
                 source_loss: mean(&of_source.losses),
                 true_loss: mean(&of_truth.losses),
                 shuffled_loss: mean(&of_others.losses),
@@ -267,6 +258,24 @@ impl Prepared {
         }
         Ok(found)
     }
+}
+
+/// The ranges that are asked for, or five of all times.
+fn ranges(schedule: &NoiseSchedule, wanted: &[[f64; 2]]) -> Result<Vec<TimeRange>, String> {
+    if !wanted.is_empty() {
+        let ranges = wanted.iter().map(|&range| schedule.range(Some(range)));
+        return ranges.collect();
+    }
+    let all = schedule.range(None)?;
+    let bounds = [0.0, 0.1, 0.3, 0.5, 0.7, 1.0].map(|part| {
+        let bound = all.low + part * (all.high - all.low);
+        if all.whole { bound.round() } else { bound }
+    });
+    // Of a handful of timesteps some parts are empty.
+    let parts = bounds.windows(2).filter(|pair| pair[0] < pair[1]);
+    parts
+        .map(|pair| schedule.range(Some([pair[0], pair[1]])))
+        .collect()
 }
 
 /// Of each sample, whether its gradients point downhill toward the truth, over all slots.

@@ -5,7 +5,9 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use dtta_data::{DatasetConfig, Standardize, StreamConfig, Transform};
+use dtta_data::{
+    DatasetConfig, Standardize, StreamConfig, Transform, imagenet_a, imagenet_r, imagenet_synsets,
+};
 use dtta_learn::MAX_BATCH;
 use dtta_models::BatchNormStatistics;
 use dtta_plugin::{Compiling, DEFAULT_INSTRUCTIONS, DEFAULT_MEMORY_BYTES, Environment};
@@ -66,6 +68,9 @@ pub struct DataConfig {
     pub dataset: Option<DatasetConfig>,
     /// Which samples, under which conditions.
     pub stream: StreamConfig,
+    /// Where the data is to be had, for people; told where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }
 
 /// The task model's backbone and the denoiser.
@@ -77,6 +82,71 @@ pub struct ModelsConfig {
     /// The diffusion model that gives feedback, for methods that ask for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoiser: Option<ModelSource>,
+    /// Which of the models' classes the samples may have; all if absent. Logits and class embeddings of the others are left out before
+    /// any softmax.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_space: Option<LabelSpace>,
+}
+
+/// Some of the classes of models, in the order of the dataset's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LabelSpace {
+    /// All 1000 of ImageNet-1k. The dataset's class folders must be its WordNet ids, or 0 to 999 as those of ImageNet-V2.
+    #[serde(rename = "imagenet_1k")]
+    Imagenet1k {},
+    /// The 200 of ImageNet-A, for models of ImageNet-1k; the dataset's class folders must be their WordNet ids.
+    ImagenetA {},
+    /// The 200 of ImageNet-R, likewise.
+    ImagenetR {},
+    /// Those of these labels, for datasets that number them so from 0.
+    Subset {
+        /// Labels of the models.
+        #[schemars(length(min = 1))]
+        classes: Vec<usize>,
+    },
+}
+
+impl LabelSpace {
+    /// Labels of the models, in the order of the dataset's.
+    pub fn classes(&self) -> Vec<usize> {
+        match self {
+            Self::Imagenet1k {} => (0..imagenet_synsets().len()).collect(),
+            Self::ImagenetA {} => imagenet_a(),
+            Self::ImagenetR {} => imagenet_r(),
+            Self::Subset { classes } => classes.clone(),
+        }
+    }
+
+    /// What is wrong with a dataset's class names; nothing if they may be those of this space.
+    pub(crate) fn problem(&self, names: &[String]) -> Option<String> {
+        let classes = self.classes();
+        if names.len() != classes.len() {
+            return Some(format!(
+                "it has {} classes, the dataset {}",
+                classes.len(),
+                names.len()
+            ));
+        }
+        if matches!(self, Self::Subset { .. }) {
+            return None;
+        }
+        let numbered = |(n, name): (usize, &String)| *name == n.to_string();
+        if matches!(self, Self::Imagenet1k {}) && names.iter().enumerate().all(numbered) {
+            return None;
+        }
+        let synsets = imagenet_synsets();
+        let wrong = names
+            .iter()
+            .zip(&classes)
+            .position(|(name, &class)| name != synsets[class]);
+        wrong.map(|n| {
+            format!(
+                "its class {n} is `{}`, the dataset's `{}`",
+                synsets[classes[n]], names[n]
+            )
+        })
+    }
 }
 
 /// A model on disk and what it sees.
@@ -88,6 +158,9 @@ pub struct ModelSource {
     /// Its weights; the configuration's path with the extension `.safetensors` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// Where its files are to be had, for people; told where they are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// Steps from an image in [0, 1] to the model's input.
     #[serde(default)]
     pub preprocess: Vec<Transform>,

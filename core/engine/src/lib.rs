@@ -18,6 +18,7 @@ mod experiment;
 mod merge;
 mod methods;
 mod parts;
+mod plan;
 mod prepare;
 mod record;
 mod report;
@@ -34,8 +35,9 @@ pub use diagnose::{
 pub use document::{Document, schema};
 pub use dtta_data::{ColourMode, Image, View};
 pub use dtta_learn::{
-    AdamConfig, Draws, Evaluation, Feedback, Learner, LossKind, MAX_DRAWS, Movement, NoiseSharing,
-    OptimizerConfig, Request, SelectionConfig, State, TimestepSampler, TimestepsConfig,
+    AdamConfig, Draws, Evaluation, Feedback, Footprint, Learner, LossKind, MAX_DRAWS, Movement,
+    NoiseSharing, OptimizerConfig, Request, SelectionConfig, State, TimestepSampler,
+    TimestepsConfig,
 };
 pub use error::{Error, Result};
 pub use experiment::*;
@@ -45,6 +47,7 @@ pub use methods::{
     MethodSource, Methods, ObjectivesConfig, Pass, Setting, Toolbox,
 };
 pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights};
+pub use plan::{Missing, Plan, Work};
 pub use prepare::{Devices, Extensions, Prepared};
 pub use record::{
     DomainDescription, DomainSummary, Done, Interval, Intervals, Pair, Prediction, Protocol,

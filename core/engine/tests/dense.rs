@@ -258,7 +258,7 @@ fn a_diagnosis_tells_truth_from_shuffled_truth() {
         let options = DiagnoseOptions {
             samples: 5,
             draws: 3,
-            ranges: vec![[0, 300], [300, 1000]],
+            ranges: vec![[0.0, 300.0], [300.0, 1000.0]],
         };
         let mut heard = Vec::new();
         let diagnosis = fixture
@@ -274,7 +274,7 @@ fn a_diagnosis_tells_truth_from_shuffled_truth() {
             assert_eq!(range.classifier_accuracy.is_some(), classification);
         }
         let beyond = DiagnoseOptions {
-            ranges: vec![[0, 1001]],
+            ranges: vec![[0.0, 1001.0]],
             ..options
         };
         let refused = fixture

@@ -355,7 +355,7 @@ fn refuses_parts_that_do_not_fit() {
         *experiment.pointer_mut(pointer).unwrap() = value;
         fixture.prepare(&experiment).err().unwrap().to_string()
     };
-    assert!(refusal("/method/timesteps/range", json!([0, 1001])).contains("end at 1000"));
+    assert!(refusal("/method/timesteps/range", json!([0, 1001])).contains("go from 0 to 1000"));
     let crop = json!([{"kind": "centre_crop", "height": 6, "width": 6}]);
     assert!(refusal("/models/denoiser/preprocess", crop).contains("/models/denoiser/preprocess"));
     assert!(refusal("/models/denoiser/config", json!("missing.json")).contains("missing.json"));

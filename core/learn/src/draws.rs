@@ -2,10 +2,10 @@
 //! state: the same draws appear whatever the micro-batch, device, order or resume point.
 
 use dtta_base::keyed_rng;
-use dtta_models::MAX_TIMESTEPS;
+use dtta_models::TimeRange;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The most draws for each sample and step that a configuration may ask for.
 pub const MAX_DRAWS: usize = 1 << 16;
@@ -13,17 +13,44 @@ pub const MAX_DRAWS: usize = 1 << 16;
 /// The most images that a configuration may take together.
 pub const MAX_BATCH: usize = 1 << 16;
 
-/// How timesteps are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// How times are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TimestepsConfig {
     /// How they are spread over the range.
     #[serde(default)]
     pub sampler: TimestepSampler,
-    /// First timestep and one after the last; the schedule's whole range if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(inner(range(max = MAX_TIMESTEPS)))]
-    pub range: Option<[usize; 2]>,
+    /// First timestep and one after the last, or of a denoiser with continuous time its first and last, in the terms of its schedule;
+    /// the schedule's whole range if absent.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "serialize_range"
+    )]
+    pub range: Option<[f64; 2]>,
+}
+
+/// Writes a range of times, with timesteps as the whole numbers that they are.
+///
+/// # Errors
+/// The serializer's.
+pub fn serialize_range<T: Copy + Into<Option<[f64; 2]>>, S: Serializer>(
+    range: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match (*range).into() {
+        Some(range) if range.iter().all(|time| time.fract() == 0.0) => {
+            range.map(|time| time as i64).serialize(serializer)
+        }
+        range => range.serialize(serializer),
+    }
+}
+
+/// What is wrong with a range whatever the schedule.
+pub fn range_problem(range: Option<[f64; 2]>) -> Option<String> {
+    range.filter(|[low, high]| low >= high).map(|[low, high]| {
+        format!("is [{low}, {high}], expected the first timestep below the one after the last")
+    })
 }
 
 impl Default for TimestepsConfig {
@@ -60,25 +87,23 @@ pub enum NoiseSharing {
 }
 
 /// Which draws a run makes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Draws {
     /// The run's seed.
     pub seed: u64,
     /// How many for each sample and step.
     pub count: usize,
-    /// How timesteps are spread.
+    /// How times are spread.
     pub sampler: TimestepSampler,
-    /// First timestep and one after the last; not empty.
-    pub range: [usize; 2],
+    /// Where they lie.
+    pub range: TimeRange,
     /// Which draws share noise.
     pub noise: NoiseSharing,
 }
 
 impl Draws {
-    /// The timesteps of a sample in a step, one per draw, within the range.
-    pub fn timesteps(&self, id: &str, step: usize) -> Vec<usize> {
-        let [low, high] = self.range;
-        let span = (high - low) as f64;
+    /// The times of a sample in a step, one per draw, within the range.
+    pub fn times(&self, id: &str, step: usize) -> Vec<f64> {
         let mut rng = keyed_rng(
             "timesteps",
             &[
@@ -95,7 +120,7 @@ impl Draws {
                     TimestepSampler::Uniform => u,
                     TimestepSampler::Stratified => (draw as f64 + u) / self.count as f64,
                 };
-                (low + (position * span) as usize).min(high - 1)
+                self.range.at(position)
             })
             .collect()
     }
@@ -131,7 +156,11 @@ mod tests {
             seed: 7,
             count: 16,
             sampler,
-            range: [150, 600],
+            range: TimeRange {
+                low: 150.0,
+                high: 600.0,
+                whole: true,
+            },
             noise,
         }
     }
@@ -145,18 +174,40 @@ mod tests {
     #[test]
     fn timesteps_stay_in_the_range_and_strata_hold_one_each() {
         for sampler in [TimestepSampler::Uniform, TimestepSampler::Stratified] {
-            let drawn = draws(sampler, NoiseSharing::Fresh).timesteps("test/00001", 3);
-            assert!(drawn.iter().all(|t| (150..600).contains(t)), "{drawn:?}");
+            let drawn = draws(sampler, NoiseSharing::Fresh).times("test/00001", 3);
+            let fits = |t: &f64| (150.0..600.0).contains(t) && t.fract() == 0.0;
+            assert!(drawn.iter().all(fits), "{drawn:?}");
         }
-        let drawn =
-            draws(TimestepSampler::Stratified, NoiseSharing::Fresh).timesteps("test/00001", 3);
+        let drawn = draws(TimestepSampler::Stratified, NoiseSharing::Fresh).times("test/00001", 3);
         for (draw, t) in drawn.iter().enumerate() {
             let stratum = 450.0 / 16.0;
             let low = 150.0 + draw as f64 * stratum;
             assert!(
-                (low.floor()..low + stratum + 1.0).contains(&(*t as f64)),
+                (low.floor()..low + stratum + 1.0).contains(t),
                 "draw {draw}: {t}"
             );
+        }
+    }
+
+    #[test]
+    fn continuous_times_are_those_between_timesteps() {
+        let whole = draws(TimestepSampler::Uniform, NoiseSharing::Fresh);
+        let range = TimeRange {
+            whole: false,
+            ..whole.range
+        };
+        let continuous = Draws { range, ..whole }.times("a", 0);
+        let floors: Vec<f64> = continuous.iter().map(|time| time.floor()).collect();
+        assert_ne!(floors, continuous);
+        assert_eq!(floors, whole.times("a", 0));
+    }
+
+    #[test]
+    fn timesteps_are_written_as_whole_numbers() {
+        for range in ["[150,600]", "[0.25,1.0]"] {
+            let text = format!(r#"{{"sampler":"uniform","range":{range}}}"#);
+            let config: TimestepsConfig = serde_json::from_str(&text).unwrap();
+            assert_eq!(serde_json::to_string(&config).unwrap(), text);
         }
     }
 

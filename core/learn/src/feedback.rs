@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use dtta_base::expect_memory;
-use dtta_models::{Denoiser, ParameterId, Weights};
+use dtta_models::{Denoiser, ParameterId, Space, Weights};
 use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::draws::Draws;
 use crate::error::{Error, Result};
 
-/// The distance between drawn and predicted noise, averaged over elements.
+/// The distance between what the denoiser should answer and what it answers, averaged over elements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossKind {
@@ -29,14 +29,16 @@ pub enum LossKind {
 }
 
 /// How feedback is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Feedback {
     /// Which (t, ε).
     pub draws: Draws,
     /// Draws in one call of the denoiser at most; at least 1.
     pub micro_batch: usize,
-    /// How noise is compared.
+    /// How answers are compared.
     pub loss: LossKind,
+    /// What they are compared in; what the denoiser predicts if absent.
+    pub space: Option<Space>,
 }
 
 /// Images that ask for feedback.
@@ -212,7 +214,7 @@ impl Feedback {
         })
     }
 
-    /// How far predicted noise is from drawn noise in each row, under the conditioning of each image.
+    /// How far answers are from what they should be in each row, under the conditioning of each image.
     fn distances(
         &self,
         denoiser: &dyn Denoiser,
@@ -222,8 +224,8 @@ impl Feedback {
         rows: &Range<usize>,
     ) -> Result<Tensor> {
         let count = self.draws.count;
-        let timesteps: Vec<usize> = (rows.start / count..=(rows.end - 1) / count)
-            .flat_map(|image| self.draws.timesteps(request.ids[image], request.step))
+        let times: Vec<f64> = (rows.start / count..=(rows.end - 1) / count)
+            .flat_map(|image| self.draws.times(request.ids[image], request.step))
             .skip(rows.start % count)
             .take(rows.len())
             .collect();
@@ -231,11 +233,18 @@ impl Feedback {
         let owners = Tensor::from_ints(&owners, &[rows.len()], request.images.device())?;
         let x0 = request.images.detach().index_select(0, &owners)?;
         let noise = self.noise(request, rows.clone(), &x0)?;
-        let noisy = denoiser.schedule().add_noise(&x0, &noise, &timesteps)?;
+        let schedule = denoiser.schedule();
+        let mixed = schedule.mix(&x0, &noise, &times)?;
         let conditioning = conditioning.try_map(|slot| slot.index_select(0, &owners))?;
-        let predicted = denoiser.predict_noise(weights, &noisy, &timesteps, &conditioning)?;
+        let predicted = denoiser.predict(weights, &mixed.noisy, &times, &conditioning)?;
 
-        let error = predicted.sub(&noise)?;
+        let mut error = predicted.sub(&mixed.target)?;
+        if let Some(space) = self.space {
+            let scales = schedule.error_scales(space, &times)?;
+            let scales: Vec<f32> = scales.into_iter().map(|scale| scale as f32).collect();
+            let extents = [scales.len(), 1, 1, 1];
+            error = error.mul(&Tensor::from_floats(&scales, &extents, error.device())?)?;
+        }
         let distance = match self.loss {
             LossKind::Mse => error.mul(&error)?,
             LossKind::L1 => error.abs()?,

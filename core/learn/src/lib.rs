@@ -6,16 +6,21 @@ mod draws;
 mod error;
 mod feedback;
 mod follow;
+mod footprint;
 mod learner;
 mod optimizer;
 mod selection;
 mod state;
 
 pub use cut::surrogate;
-pub use draws::{Draws, MAX_BATCH, MAX_DRAWS, NoiseSharing, TimestepSampler, TimestepsConfig};
+pub use draws::{
+    Draws, MAX_BATCH, MAX_DRAWS, NoiseSharing, TimestepSampler, TimestepsConfig, range_problem,
+    serialize_range,
+};
 pub use error::{Error, Result};
 pub use feedback::{Evaluation, Feedback, LossKind, Request};
 pub use follow::approach;
+pub use footprint::Footprint;
 pub use learner::{Learner, Movement};
 pub use optimizer::{AdamConfig, Optimizer, OptimizerConfig};
 pub use selection::{Selected, SelectionConfig};

@@ -6,7 +6,9 @@
 )]
 
 use dtta_learn::{Draws, Feedback, LossKind, NoiseSharing, Request, TimestepSampler};
-use dtta_models::{CLASS_EMBEDDING, CLASS_EMBEDDINGS, Denoiser, Dit, DitConfig, Weights};
+use dtta_models::{
+    CLASS_EMBEDDING, CLASS_EMBEDDINGS, Denoiser, Dit, DitConfig, Space, TimeRange, Weights,
+};
 use dtta_tensor::{Device, Named, Tensor};
 
 const IDS: [&str; 3] = ["test/00000", "test/00001", "test/00002"];
@@ -16,13 +18,18 @@ fn feedback(micro_batch: usize, loss: LossKind) -> Feedback {
         seed: 5,
         count: 7,
         sampler: TimestepSampler::Uniform,
-        range: [50, 900],
+        range: TimeRange {
+            low: 50.0,
+            high: 900.0,
+            whole: true,
+        },
         noise: NoiseSharing::Fresh,
     };
     Feedback {
         draws,
         micro_batch,
         loss,
+        space: None,
     }
 }
 
@@ -75,20 +82,17 @@ fn whole_graph(denoiser: &dyn Denoiser, weights: &Weights, loss: LossKind) -> (f
     let condition = mix(&leaf, denoiser, weights);
     let owners: Vec<i64> = (0..21).map(|row| row / 7).collect();
     let owners = Tensor::from_ints(&owners, &[21], &device).unwrap();
-    let timesteps: Vec<usize> = IDS.iter().flat_map(|id| draws.timesteps(id, 2)).collect();
+    let times: Vec<f64> = IDS.iter().flat_map(|id| draws.times(id, 2)).collect();
     let mut noise = vec![0.0; 21 * 64];
     for (row, noise) in noise.chunks_mut(64).enumerate() {
         draws.noise(IDS[row / 7], 2, row % 7, noise);
     }
     let noise = Tensor::from_floats(&noise, &[21, 1, 8, 8], &device).unwrap();
     let x0 = images().index_select(0, &owners).unwrap();
-    let noisy = denoiser
-        .schedule()
-        .add_noise(&x0, &noise, &timesteps)
-        .unwrap();
+    let noisy = denoiser.schedule().add_noise(&x0, &noise, &times).unwrap();
     let conditioning = Named::one(CLASS_EMBEDDING, condition.index_select(0, &owners).unwrap());
     let error = denoiser
-        .predict_noise(weights, &noisy, &timesteps, &conditioning)
+        .predict(weights, &noisy, &times, &conditioning)
         .unwrap()
         .sub(&noise)
         .unwrap();
@@ -156,6 +160,50 @@ fn the_cut_in_micro_batches_gives_the_gradient_of_the_whole_graph() {
             );
             assert!((losses - total).abs() <= 1e-5 * total, "{losses}, {total}");
         }
+    }
+}
+
+#[test]
+fn a_loss_in_another_space_is_the_native_one_with_a_weight_for_each_time() {
+    let (denoiser, weights) = denoiser();
+    let conditioning = Named::one(CLASS_EMBEDDING, mix(&logits(), &*denoiser, &weights));
+    let request = Request {
+        ids: &IDS[..1],
+        images: &images().narrow(0, 0, 1).unwrap(),
+        conditioning: &conditioning.try_map(|slot| slot.narrow(0, 0, 1)).unwrap(),
+        step: 0,
+    };
+    for loss in [LossKind::Mse, LossKind::L1] {
+        let mut native = feedback(8, loss);
+        native.draws.count = 1;
+        let time = native.draws.times(IDS[0], 0)[0];
+        // x0-error = (σ/α) ε-error, and a squared error the square of it.
+        let [alpha, sigma] = denoiser.schedule().coefficients(time).unwrap();
+        let ratio = (sigma / alpha).powi(if loss == LossKind::Mse { 2 } else { 1 }) as f32;
+        let evaluate = |feedback: Feedback| {
+            let answer = feedback
+                .evaluate(&*denoiser, &weights, &[], &request)
+                .unwrap();
+            let gradient = answer.gradients.get(CLASS_EMBEDDING).unwrap();
+            (answer.losses[0], gradient.to_floats().unwrap())
+        };
+        let (own, gradient) = evaluate(native);
+        let space = Some(Space::Sample);
+        let (other, other_gradient) = evaluate(Feedback { space, ..native });
+        assert!(
+            (other / own / ratio - 1.0).abs() < 1e-4,
+            "{other}, {own}, {ratio}"
+        );
+        let expected: Vec<f32> = gradient.iter().map(|value| value * ratio).collect();
+        assert!(relative_error(&other_gradient, &expected) < 1e-4);
+        assert_eq!(
+            evaluate(Feedback {
+                space: Some(Space::Epsilon),
+                ..native
+            })
+            .0,
+            own
+        );
     }
 }
 

@@ -17,7 +17,7 @@ struct Case {
     weights: Weights,
     noisy: Tensor,
     noise: Tensor,
-    timesteps: Vec<usize>,
+    times: Vec<f64>,
     condition: Tensor,
 }
 
@@ -43,7 +43,7 @@ fn case() -> Case {
     Case {
         noisy: images(&[DRAWS, 1, 28, 28]),
         noise: images(&[DRAWS, 1, 28, 28]),
-        timesteps: (0..DRAWS).map(|i| 150 + i * 9).collect(),
+        times: (0..DRAWS).map(|i| (150 + i * 9) as f64).collect(),
         condition: images(&[1, 128]),
         dit,
         weights,
@@ -53,7 +53,7 @@ fn case() -> Case {
 fn predict(case: &Case, condition: Tensor) -> Tensor {
     let conditioning = Named::one("class-embedding", condition);
     case.dit
-        .predict_noise(&case.weights, &case.noisy, &case.timesteps, &conditioning)
+        .predict(&case.weights, &case.noisy, &case.times, &conditioning)
         .expect("a prediction")
 }
 

@@ -1,4 +1,4 @@
-//! The denoiser's interface: what it is conditioned on, by name, and the noise it predicts. Everything that differs between
+//! The denoiser's interface: what it is conditioned on, by name, and what it predicts. Everything that differs between
 //! denoisers (how a condition enters, what shape it has) is told by the slots, so mappers and the engine need not know the model.
 
 use std::sync::Arc;
@@ -90,7 +90,7 @@ pub(crate) fn no_classes(slots: &[Slot]) -> ModelError {
     slot_problem(CLASS_EMBEDDING, "unknown", slots)
 }
 
-/// A conditional noise predictor with its schedule. It holds no parameters: they come with every call.
+/// A conditional predictor of noise, image or velocity, with its schedule, which says of which. It holds no parameters: they come with every call.
 pub trait Denoiser: Send + Sync {
     /// What it declares.
     fn parameters(&self) -> &Arc<[ParameterSpec]>;
@@ -123,15 +123,16 @@ pub trait Denoiser: Send + Sync {
         Err(no_classes(self.slots()))
     }
 
-    /// The noise in `noisy` of `[B, C, H, W]`, one timestep for each row; the result has the same shape.
+    /// The network's answer to `noisy` of `[B, C, H, W]` as [`NoiseSchedule::mix`] makes it, one time for each row; the result has
+    /// the same shape.
     ///
     /// # Errors
-    /// [`ModelError::Input`] or [`ModelError::Slot`] for shapes, timesteps or conditions that do not fit.
-    fn predict_noise(
+    /// [`ModelError::Input`] or [`ModelError::Slot`] for shapes, times or conditions that do not fit.
+    fn predict(
         &self,
         weights: &Weights,
         noisy: &Tensor,
-        timesteps: &[usize],
+        times: &[f64],
         conditioning: &Named,
     ) -> Result<Tensor>;
 
@@ -167,21 +168,21 @@ pub(crate) fn expect_images(
     Ok(shape[0])
 }
 
-/// Checks that there is one known timestep for each row.
-pub(crate) fn expect_timesteps(
-    timesteps: &[usize],
+/// What the network is given for times of the schedule, one for each row.
+pub(crate) fn network_times(
+    times: &[f64],
     batch: usize,
     schedule: &NoiseSchedule,
-) -> Result<()> {
-    if timesteps.len() != batch {
+) -> Result<Vec<f32>> {
+    if times.len() != batch {
         return Err(ModelError::input(
-            "timesteps",
-            format!("are {}", timesteps.len()),
+            "times",
+            format!("are {}", times.len()),
             format!("{batch}, one for each row"),
         ));
     }
-    for &timestep in timesteps {
-        schedule.alpha_bar(timestep)?;
+    for &time in times {
+        schedule.coefficients(time)?;
     }
-    Ok(())
+    Ok(schedule.network_times(times))
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::denoiser::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_images, expect_slots,
-    expect_timesteps, no_classes,
+    network_times, no_classes,
 };
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
@@ -314,13 +314,8 @@ impl Dit {
         self.labels.map(|labels| weights.get(labels))
     }
 
-    fn embed_timesteps(
-        &self,
-        weights: &Weights,
-        timesteps: &[usize],
-        device: &Device,
-    ) -> Result<Tensor> {
-        let codes = timestep_codes(timesteps, FREQUENCIES, device)?;
+    fn embed_times(&self, weights: &Weights, times: &[f32], device: &Device) -> Result<Tensor> {
+        let codes = timestep_codes(times, FREQUENCIES, device)?;
         let [first, second] = &self.timestep;
         second.forward(weights, &first.forward(weights, &codes)?.silu()?)
     }
@@ -375,17 +370,17 @@ impl Denoiser for Dit {
         &self.schedule
     }
 
-    fn predict_noise(
+    fn predict(
         &self,
         weights: &Weights,
         noisy: &Tensor,
-        timesteps: &[usize],
+        times: &[f64],
         conditioning: &Named,
     ) -> Result<Tensor> {
         let batch = expect_images("the noisy batch", noisy, self.config.image)?;
         expect_slots(conditioning, &self.slots, batch)?;
-        expect_timesteps(timesteps, batch, &self.schedule)?;
-        let mut condition = self.embed_timesteps(weights, timesteps, noisy.device())?;
+        let times = network_times(times, batch, &self.schedule)?;
+        let mut condition = self.embed_times(weights, &times, noisy.device())?;
         if let Some(class) = conditioning.get(CLASS_EMBEDDING) {
             condition = condition.add(class)?;
         }

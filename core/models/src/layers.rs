@@ -190,25 +190,19 @@ impl GroupNorm {
     }
 }
 
-/// Cosines, then sines, of each timestep at geometrically falling frequencies, `[B, width]` for an even `width`
+/// Cosines, then sines, of each time at geometrically falling frequencies, `[B, width]` for an even `width`
 /// (`timestep_embedding` of the DiT reference and diffusers' `Timesteps` with `flip_sin_to_cos`; in single precision as there).
-pub(crate) fn timestep_codes(timesteps: &[usize], width: usize, device: &Device) -> Result<Tensor> {
+pub(crate) fn timestep_codes(times: &[f32], width: usize, device: &Device) -> Result<Tensor> {
     let half = width / 2;
     let step = -(10_000f64.ln() as f32);
     let frequencies: Vec<f32> = (0..half)
         .map(|i| (step * i as f32 / half as f32).exp())
         .collect();
-    let mut codes = Vec::with_capacity(timesteps.len() * width);
-    for &timestep in timesteps {
-        let angles = frequencies
-            .iter()
-            .map(|frequency| timestep as f32 * frequency);
+    let mut codes = Vec::with_capacity(times.len() * width);
+    for &time in times {
+        let angles = frequencies.iter().map(|frequency| time * frequency);
         codes.extend(angles.clone().map(f32::cos));
         codes.extend(angles.map(f32::sin));
     }
-    Ok(Tensor::from_floats(
-        &codes,
-        &[timesteps.len(), width],
-        device,
-    )?)
+    Ok(Tensor::from_floats(&codes, &[times.len(), width], device)?)
 }

@@ -4,7 +4,7 @@
 //!   one structure serves many sets of weights.
 //! - [`Denoiser`] and [`Backbone`] are what the engine sees, and say what a model can do; [`Models`] makes them from files, by a table to
 //!   which an embedder adds its own [`Architecture`].
-//! - [`NoiseSchedule`] says how much of an image is left at each timestep.
+//! - [`NoiseSchedule`] says how image and noise mix at each time, and what the network answers with.
 //!
 //! ```
 //! use dtta_models::{Denoiser, Dit, DitConfig, Weights};
@@ -17,7 +17,7 @@
 //! let weights = Weights::initialise(dit.parameters(), 0, &device)?;
 //! let condition = Tensor::full(&[1, 16], 0.1, &device)?.to_leaf()?;
 //! let noisy = Tensor::full(&[2, 1, 8, 8], 0.5, &device)?;
-//! let noise = dit.predict_noise(&weights, &noisy, &[10, 500], &Named::one("class-embedding", condition))?;
+//! let noise = dit.predict(&weights, &noisy, &[10.0, 500.0], &Named::one("class-embedding", condition))?;
 //! assert_eq!(*noise.shape(), [2, 1, 8, 8]);
 //! # Ok(())
 //! # }
@@ -31,6 +31,7 @@ mod error;
 mod fault;
 mod file;
 mod format;
+mod label_space;
 mod layers;
 mod published;
 mod residual;
@@ -52,10 +53,14 @@ pub use dit::{Dit, DitConfig, Positions};
 pub use encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
 pub use error::{Mismatches, ModelError, Result};
 pub use file::{Precision, read_tensors, write_tensors};
+pub use label_space::{SomeClasses, SomeEmbeddings};
 pub use published::{Interpolation, Preprocessing};
 pub use residual::{BlockKind, Norm};
 pub use resnet::{ResNet, ResNetConfig, Stem};
-pub use schedule::{Betas, MAX_TIMESTEPS, NoiseSchedule, ScheduleConfig};
+pub use schedule::{
+    Betas, DiscretePrediction, End, FlowPrediction, MAX_TIMESTEPS, Mixed, NoiseSchedule,
+    ScheduleConfig, Space, TimeRange,
+};
 pub use spatial::{SPATIAL, SpatialConfig};
 pub use table::{Architecture, Models, weights_beside};
 pub use transformer2d::{TOKENS, TokensConfig};

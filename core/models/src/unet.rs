@@ -9,7 +9,7 @@ use dtta_tensor::{Device, Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::denoiser::{Denoiser, Slot, expect_images, expect_slots, expect_timesteps};
+use crate::denoiser::{Denoiser, Slot, expect_images, expect_slots, network_times};
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, MAX_LEVELS, list};
 use crate::layers::{BiasedConv, GroupNorm, Linear, timestep_codes};
@@ -384,13 +384,8 @@ impl UNet {
     }
 
     /// The activated timestep embedding, `[B, 4 C]`, which every residual block takes.
-    fn embed_timesteps(
-        &self,
-        weights: &Weights,
-        timesteps: &[usize],
-        device: &Device,
-    ) -> Result<Tensor> {
-        let codes = timestep_codes(timesteps, self.config.block_out_channels[0], device)?;
+    fn embed_times(&self, weights: &Weights, times: &[f32], device: &Device) -> Result<Tensor> {
+        let codes = timestep_codes(times, self.config.block_out_channels[0], device)?;
         let [first, second] = &self.time;
         let inner = first.forward(weights, &codes)?.silu()?;
         Ok(second.forward(weights, &inner)?.silu()?)
@@ -418,17 +413,17 @@ impl Denoiser for UNet {
         self.config.spatial.as_ref()
     }
 
-    fn predict_noise(
+    fn predict(
         &self,
         weights: &Weights,
         noisy: &Tensor,
-        timesteps: &[usize],
+        times: &[f64],
         conditioning: &Named,
     ) -> Result<Tensor> {
         let batch = expect_images("the noisy batch", noisy, self.config.image)?;
         expect_slots(conditioning, &self.slots, batch)?;
-        expect_timesteps(timesteps, batch, &self.schedule)?;
-        let time = self.embed_timesteps(weights, timesteps, noisy.device())?;
+        let times = network_times(times, batch, &self.schedule)?;
+        let time = self.embed_times(weights, &times, noisy.device())?;
         let input = match &self.spatial {
             Some(spatial) => spatial.join(noisy, conditioning)?,
             None => noisy.clone(),

@@ -72,11 +72,11 @@ impl Denoiser for Proportion {
         &self.schedule
     }
 
-    fn predict_noise(
+    fn predict(
         &self,
         weights: &Weights,
         noisy: &Tensor,
-        _timesteps: &[usize],
+        _times: &[f64],
         conditioning: &Named,
     ) -> Result<Tensor> {
         expect_slots(conditioning, self.slots(), noisy.shape()[0])?;
@@ -192,7 +192,7 @@ fn a_denoiser_from_outside_is_loaded_from_its_files() {
     let (denoiser, weights) = models().load_denoiser(&config, None, &device).unwrap();
     let noisy = Tensor::full(&[3, 1, 2, 2], 4.0, &device).unwrap();
     let noise = denoiser
-        .predict_noise(&weights, &noisy, &[0, 1, 2], &Named::new())
+        .predict(&weights, &noisy, &[0.0, 1.0, 2.0], &Named::new())
         .unwrap();
     assert_eq!(noise.to_floats().unwrap(), [2.0; 12]);
     // What it does not say that it can do, it cannot.

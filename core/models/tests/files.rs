@@ -301,7 +301,7 @@ fn refusal(mut config: Value, pointer: &str, value: Value) -> String {
 fn configuration_errors_name_file_and_place() {
     let with_schedule = || {
         let mut config = dit();
-        config["schedule"] = json!({ "timesteps": 10 });
+        config["schedule"] = json!({ "kind": "discrete", "timesteps": 10 });
         config
     };
     for (config, pointer, value, expected) in [
@@ -327,7 +327,7 @@ fn configuration_errors_name_file_and_place() {
             with_schedule(),
             "/schedule/steps",
             json!(1),
-            "/schedule/steps: is not a field here; known: `betas`, `timesteps`, `beta_start`, `beta_end`",
+            "/schedule/steps: `discrete` has no `steps`; known: `kind`, `betas`, `timesteps`, `beta_start`, `beta_end`",
         ),
         (
             dit(),
@@ -381,7 +381,7 @@ fn every_fault_of_a_configuration_is_told_at_once() {
     let mut config = dit();
     config["image"] = json!([1, 9, 8]);
     config["hidden_size"] = json!(18);
-    config["schedule"] = json!({ "beta_start": 2.0 });
+    config["schedule"] = json!({ "kind": "discrete", "beta_start": 2.0 });
     let message = refusal(config.clone(), "/num_classes", json!(0));
     for pointer in [
         "/image",
@@ -466,7 +466,7 @@ fn sizes_that_no_machine_could_hold_are_refused_before_memory_is_asked_for() {
         "{message}"
     );
     let mut config = dit();
-    config["schedule"] = json!({ "timesteps": huge });
+    config["schedule"] = json!({ "kind": "discrete", "timesteps": huge });
     let message = refusal(config, "/depth", json!(1));
     assert!(message.contains("/schedule/timesteps"), "{message}");
     // One layer of 2^32 elements.
@@ -645,40 +645,40 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
     let full = |shape: &[usize]| Tensor::full(shape, 0.1, &Device::cpu()).unwrap();
     let condition = || Named::one("class-embedding", full(&[2, 16]));
     let noisy = full(&[2, 1, 8, 8]);
-    let refused = |noisy: &Tensor, timesteps: &[usize], conditioning: Named| {
-        dit.predict_noise(&weights, noisy, timesteps, &conditioning)
+    let refused = |noisy: &Tensor, times: &[f64], conditioning: Named| {
+        dit.predict(&weights, noisy, times, &conditioning)
             .unwrap_err()
             .to_string()
     };
     assert!(
-        dit.predict_noise(&weights, &noisy, &[0, 999], &condition())
+        dit.predict(&weights, &noisy, &[0.0, 999.0], &condition())
             .is_ok()
     );
     for (message, expected) in [
         (
-            refused(&full(&[2, 1, 8, 4]), &[0, 0], condition()),
+            refused(&full(&[2, 1, 8, 4]), &[0.0, 0.0], condition()),
             "the noisy batch has shape [2, 1, 8, 4], expected [B, 1, 8, 8]",
         ),
         (
-            refused(&noisy, &[0], condition()),
-            "timesteps are 1, expected 2, one for each row",
+            refused(&noisy, &[0.0], condition()),
+            "times are 1, expected 2, one for each row",
         ),
         (
-            refused(&noisy, &[0, 1000], condition()),
-            "timestep is 1000, expected 0 to 999",
+            refused(&noisy, &[0.0, 1000.0], condition()),
+            "time is 1000, expected a whole number from 0 to 999",
         ),
         (
-            refused(&noisy, &[0, 1], Named::new()),
+            refused(&noisy, &[0.0, 1.0], Named::new()),
             "missing slot `class-embedding`",
         ),
         (
-            refused(&noisy, &[0, 1], Named::one("tokens", full(&[2, 16]))),
+            refused(&noisy, &[0.0, 1.0], Named::one("tokens", full(&[2, 16]))),
             "unknown slot `tokens`",
         ),
         (
             refused(
                 &noisy,
-                &[0, 1],
+                &[0.0, 1.0],
                 Named::one("class-embedding", full(&[3, 16])),
             ),
             "the condition for slot `class-embedding` has shape [3, 16], expected [2 or 1, 16]",
@@ -691,10 +691,10 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
     }
     let schedule = NoiseSchedule::new(&ScheduleConfig::default()).unwrap();
     let message = schedule
-        .add_noise(&noisy, &noisy, &[1])
+        .add_noise(&noisy, &noisy, &[1.0])
         .unwrap_err()
         .to_string();
-    assert!(message.contains("timesteps are 1, expected 2"), "{message}");
+    assert!(message.contains("times are 1, expected 2"), "{message}");
 }
 
 #[test]
@@ -756,7 +756,7 @@ fn a_fresh_dit_predicts_nothing_as_adaln_zero_starts() {
     let full = |shape: &[usize]| Tensor::full(shape, 0.1, &Device::cpu()).unwrap();
     let conditioning = Named::one("class-embedding", full(&[1, 16]));
     let noise = dit
-        .predict_noise(&weights, &full(&[2, 1, 8, 8]), &[1, 2], &conditioning)
+        .predict(&weights, &full(&[2, 1, 8, 8]), &[1.0, 2.0], &conditioning)
         .unwrap();
     assert!(noise.to_floats().unwrap().iter().all(|&value| value == 0.0));
 }

@@ -11,8 +11,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use dtta_models::{
-    Backbone, BatchNormStatistics, Denoiser, Dit, DitConfig, Models, NoiseSchedule, ParameterSpec,
-    ResNet, ResNetConfig, ScheduleConfig, UNet, UNetConfig, Weights,
+    Backbone, BatchNormStatistics, Denoiser, Dit, DitConfig, Models, ParameterSpec, ResNet,
+    ResNetConfig, UNet, UNetConfig, Weights,
 };
 use dtta_tensor::{Device, Gradients, Named, Tensor};
 use safetensors::{Dtype, SafeTensors};
@@ -107,18 +107,18 @@ fn check_denoiser(name: &str, slot: &str) {
     let (denoiser, weights) = denoiser(name);
     let expected = Expected::of(name);
     let weights = expected.leaves(&weights);
-    let timesteps: Vec<usize> = expected.0["input.timesteps"]
+    let times: Vec<f64> = expected.0["input.timesteps"]
         .1
         .iter()
-        .map(|&t| t as usize)
+        .map(|&t| t.into())
         .collect();
     let condition = expected.tensor("input.condition").to_leaf().unwrap();
     let conditioning = Named::one(slot, condition.clone());
     let noise = denoiser
-        .predict_noise(
+        .predict(
             &weights,
             &expected.tensor("input.noisy"),
-            &timesteps,
+            &times,
             &conditioning,
         )
         .unwrap();
@@ -162,10 +162,10 @@ fn gradient_of_condition(expected: &Expected, condition: &Tensor) -> Tensor {
     let condition = condition.to_leaf().unwrap();
     let conditioning = Named::one("class-embedding", condition.clone());
     let noise = denoiser
-        .predict_noise(
+        .predict(
             &weights,
             &expected.tensor("input.noisy"),
-            &[3, 417, 999],
+            &[3.0, 417.0, 999.0],
             &conditioning,
         )
         .unwrap();
@@ -213,17 +213,17 @@ fn the_rows_of_a_batch_do_not_see_one_another() {
     );
     let conditioned = |condition: Tensor| Named::one("class-embedding", condition);
     let whole = denoiser
-        .predict_noise(
+        .predict(
             &weights,
             &noisy,
-            &[3, 417, 999],
+            &[3.0, 417.0, 999.0],
             &conditioned(condition.clone()),
         )
         .unwrap();
-    for (row, &t) in [3, 417, 999].iter().enumerate() {
+    for (row, &t) in [3.0, 417.0, 999.0].iter().enumerate() {
         let pick = |x: &Tensor| x.narrow(0, row, 1).unwrap();
         let alone = denoiser
-            .predict_noise(
+            .predict(
                 &weights,
                 &pick(&noisy),
                 &[t],
@@ -405,56 +405,5 @@ fn the_fixed_position_table_is_that_of_the_reference() {
                 .zip(&table(&loaded))
                 .all(|(a, b)| (a - b).abs() <= 1e-6)
         );
-    }
-}
-
-#[test]
-fn schedules_agree_with_diffusers() {
-    let table: Value =
-        serde_json::from_str(&fs::read_to_string(fixture("schedules.json")).unwrap()).unwrap();
-    let mut cases = 0;
-    for (name, case) in table
-        .as_object()
-        .unwrap()
-        .iter()
-        .filter(|(_, case)| case.get("config").is_some())
-    {
-        let config: ScheduleConfig = serde_json::from_value(case["config"].clone()).unwrap();
-        let schedule = NoiseSchedule::new(&config).unwrap();
-        for (t, expected) in case["alphas_cumprod"].as_object().unwrap() {
-            let (found, expected) = (
-                schedule.alpha_bar(t.parse().unwrap()).unwrap(),
-                expected.as_f64().unwrap(),
-            );
-            // Diffusers multiplies in single precision.
-            assert!(
-                (found - expected).abs() <= 1e-6 + 1e-4 * expected,
-                "{name} at {t}: {found}, expected {expected}"
-            );
-        }
-        cases += 1;
-    }
-    assert_eq!(cases, 9);
-}
-
-#[test]
-fn noise_is_added_as_diffusers_does() {
-    let table: Value =
-        serde_json::from_str(&fs::read_to_string(fixture("schedules.json")).unwrap()).unwrap();
-    let tensor = |name: &str| {
-        let rows: Vec<Vec<f32>> = serde_json::from_value(table["add_noise"][name].clone()).unwrap();
-        Tensor::from_floats(&rows.concat(), &[3, 2], &Device::cpu()).unwrap()
-    };
-    let schedule = NoiseSchedule::new(&ScheduleConfig::default()).unwrap();
-    let noisy = schedule
-        .add_noise(&tensor("x0"), &tensor("noise"), &[0, 400, 999])
-        .unwrap();
-    for (a, b) in noisy
-        .to_floats()
-        .unwrap()
-        .iter()
-        .zip(&tensor("noisy").to_floats().unwrap())
-    {
-        assert!((a - b).abs() <= 1e-5, "{a} {b}");
     }
 }

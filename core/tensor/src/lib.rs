@@ -34,6 +34,7 @@ mod optimize;
 mod session;
 mod shape;
 mod table;
+mod tally;
 mod tensor;
 
 pub use cost::Cost;
@@ -47,4 +48,5 @@ pub use session::{
 };
 pub use shape::{MAX_RANK, Shape};
 pub use table::{Attribute, OPS, OpCode, OpSpec, Outputs, Parameter, ParameterType, dispatch};
+pub use tally::Tally;
 pub use tensor::{Gradients, Kind, Tensor};

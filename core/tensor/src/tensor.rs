@@ -15,6 +15,7 @@ use crate::cpu::CpuOps;
 use crate::device::Device;
 use crate::error::{Result, TensorError};
 use crate::shape::Shape;
+use crate::tally;
 
 /// What a tensor holds. Bit width is the device's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +53,7 @@ pub struct Gradients(<Dispatch as AutodiffBackend>::Gradients);
 impl Tensor {
     pub(crate) fn wrap(raw: DispatchTensor, kind: Kind, device: &Device) -> Self {
         let shape = Shape::unchecked(&raw.shape());
+        tally::result(shape.elements() * size_of::<f32>());
         Self {
             raw,
             kind,

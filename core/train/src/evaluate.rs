@@ -2,7 +2,7 @@
 
 use dtta_learn::{Draws, NoiseSharing, TimestepSampler};
 use dtta_models::{
-    Backbone, BatchNormStatistics, CLASS_EMBEDDING, CLASS_EMBEDDINGS, Denoiser, Weights,
+    Backbone, BatchNormStatistics, CLASS_EMBEDDING, CLASS_EMBEDDINGS, Denoiser, TimeRange, Weights,
 };
 use dtta_tensor::{Named, Tensor};
 use serde::{Deserialize, Serialize};
@@ -29,14 +29,14 @@ pub struct Evaluation {
 }
 
 /// How [`diffusion_classifier`] measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DiffusionClassifierOptions {
     /// Draws of timestep and noise for each image; all classes share them.
     pub draws: usize,
     /// How timesteps are spread over the range.
     pub sampler: TimestepSampler,
-    /// First timestep and one after the last.
-    pub range: [usize; 2],
+    /// Where they lie.
+    pub range: TimeRange,
     /// Fixes the draws.
     pub seed: u64,
     /// The most images times classes in one call of the denoiser: more take more memory.
@@ -45,7 +45,7 @@ pub struct DiffusionClassifierOptions {
 
 impl DiffusionClassifierOptions {
     /// So many draws from a range of timesteps, stratified, with seed 0 and calls of a moderate size.
-    pub fn new(draws: usize, range: [usize; 2]) -> Self {
+    pub fn new(draws: usize, range: TimeRange) -> Self {
         Self {
             draws,
             sampler: TimestepSampler::Stratified,
@@ -75,20 +75,18 @@ pub fn diffusion_classifier(
     let table = constants.get(CLASS_EMBEDDINGS).ok_or_else(no_embeddings)?;
     let (classes, width) = (table.shape()[0], table.shape()[1]);
     expect_labels(images, labels, classes)?;
-    let [low, high] = options.range;
-    if options.draws == 0 || low >= high || high > denoiser.schedule().timesteps() {
-        let message = format!(
-            "{} draws from timesteps {low} to {high}; expected 1 or more from a range within 0 to {}",
-            options.draws,
-            denoiser.schedule().timesteps()
-        );
+    let TimeRange { low, high, .. } = options.range;
+    let range = denoiser.schedule().range(Some([low, high]));
+    let range = range.map_err(|problem| Error::invalid("/evaluate", problem))?;
+    if options.draws == 0 {
+        let message = "0 draws; expected 1 or more";
         return Err(Error::invalid("/evaluate", message));
     }
     let draws = Draws {
         seed: options.seed,
         count: options.draws,
         sampler: options.sampler,
-        range: options.range,
+        range,
         noise: NoiseSharing::Fresh,
     };
     let [c, h, w] = denoiser.image_shape();
@@ -98,7 +96,7 @@ pub fn diffusion_classifier(
         let count = together.min(labels.len() - start);
         let images = images.narrow(0, start, count)?;
         let ids: Vec<String> = (start..start + count).map(|n| format!("{n}")).collect();
-        let timesteps: Vec<Vec<usize>> = ids.iter().map(|id| draws.timesteps(id, 0)).collect();
+        let times: Vec<Vec<f64>> = ids.iter().map(|id| draws.times(id, 0)).collect();
         let rows = [(count * classes) as i64, c as i64, h as i64, w as i64];
         let condition = table
             .unsqueeze(0)?
@@ -112,17 +110,17 @@ pub fn diffusion_classifier(
                 draws.noise(id, 0, draw, row);
             }
             let noise = Tensor::from_floats(&noise, &[count, c, h, w], images.device())?;
-            let at: Vec<usize> = timesteps.iter().map(|of_image| of_image[draw]).collect();
+            let at: Vec<f64> = times.iter().map(|of_image| of_image[draw]).collect();
             let for_all = |x: &Tensor| {
                 x.unsqueeze(1)?
                     .expand(&[count, classes, c, h, w])?
                     .reshape(&rows)
             };
-            let noisy = for_all(&denoiser.schedule().add_noise(&images, &noise, &at)?)?;
-            let at: Vec<usize> = at.iter().flat_map(|&t| vec![t; classes]).collect();
+            let mixed = denoiser.schedule().mix(&images, &noise, &at)?;
+            let at: Vec<f64> = at.iter().flat_map(|&t| vec![t; classes]).collect();
             let error = denoiser
-                .predict_noise(weights, &noisy, &at, &condition)?
-                .sub(&for_all(&noise)?)?;
+                .predict(weights, &for_all(&mixed.noisy)?, &at, &condition)?
+                .sub(&for_all(&mixed.target)?)?;
             let loss = error.mul(&error)?.mean(&[1, 2, 3], false)?;
             losses = Some(match losses {
                 Some(sum) => sum.add(&loss)?,

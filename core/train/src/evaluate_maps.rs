@@ -2,7 +2,7 @@
 
 use dtta_data::{DepthRange, IGNORE, NumberMap};
 use dtta_learn::{Draws, NoiseSharing, TimestepSampler};
-use dtta_models::{Backbone, BatchNormStatistics, SPATIAL, Weights};
+use dtta_models::{Backbone, BatchNormStatistics, SPATIAL, TimeRange, Weights};
 use dtta_tensor::{Named, Tensor};
 
 use crate::data::Examples;
@@ -20,7 +20,7 @@ pub(crate) fn own_map_accuracy(
     weights: &Weights,
     held_out: &Examples,
     draws: usize,
-    range: [usize; 2],
+    range: TimeRange,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     let weights = &weights.detach();
@@ -47,26 +47,23 @@ pub(crate) fn own_map_accuracy(
         let mut losses = [vec![0.0f32; rows.len()], vec![0.0f32; rows.len()]];
         for draw in 0..draws.count {
             let mut noise = vec![0.0; shape.elements()];
-            let mut timesteps = Vec::new();
+            let mut times = Vec::new();
             for (row, noise) in rows
                 .iter()
                 .zip(noise.chunks_mut(shape.elements() / shape[0]))
             {
                 let id = row.to_string();
                 draws.noise(&id, 0, draw, noise);
-                timesteps.push(draws.timesteps(&id, 0)[draw]);
+                times.push(draws.times(&id, 0)[draw]);
             }
             let noise = Tensor::from_floats(&noise, &shape, device)?;
-            let noisy = lesson
-                .denoiser
-                .schedule()
-                .add_noise(&images, &noise, &timesteps)?;
+            let mixed = lesson.denoiser.schedule().mix(&images, &noise, &times)?;
             for (losses, condition) in losses.iter_mut().zip([&own, &other]) {
                 let condition = Named::one(SPATIAL, condition.clone());
                 let error = lesson
                     .denoiser
-                    .predict_noise(weights, &noisy, &timesteps, &condition)?
-                    .sub(&noise)?;
+                    .predict(weights, &mixed.noisy, &times, &condition)?
+                    .sub(&mixed.target)?;
                 let found = error.mul(&error)?.mean(&[1, 2, 3], false)?.to_floats()?;
                 losses
                     .iter_mut()

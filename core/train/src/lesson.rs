@@ -7,7 +7,7 @@ use dtta_data::{DepthRange, IGNORE};
 use dtta_learn::{Draws, NoiseSharing, TimestepSampler};
 use dtta_models::{
     Backbone, CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, LOGITS, ParameterId,
-    ParameterSpec, SPATIAL, SpatialConfig, Weights,
+    ParameterSpec, SPATIAL, SpatialConfig, TimeRange, Weights,
 };
 use dtta_tensor::{Named, Tensor};
 use rand_distr::{Bernoulli, Distribution};
@@ -290,7 +290,7 @@ fn left_out(
     Ok((0..images).map(move |_| dice.sample(&mut rng)))
 }
 
-/// The mean squared error of the noise in `images`, one draw for each.
+/// The mean squared error of what the denoiser predicts of `images`, one draw for each.
 fn denoising(
     denoiser: &dyn Denoiser,
     draws: &Draws,
@@ -300,16 +300,16 @@ fn denoising(
     step: usize,
 ) -> Result<Loss> {
     let (shape, device) = (images.shape(), images.device());
-    let timesteps = draws.timesteps(DRAWS, step);
+    let times = draws.times(DRAWS, step);
     let mut noise = vec![0.0; shape.elements()];
     for (draw, row) in noise.chunks_mut(shape.elements() / shape[0]).enumerate() {
         draws.noise(DRAWS, step, draw, row);
     }
     let noise = Tensor::from_floats(&noise, &shape, device)?;
-    let noisy = denoiser.schedule().add_noise(images, &noise, &timesteps)?;
+    let mixed = denoiser.schedule().mix(images, &noise, &times)?;
     let error = denoiser
-        .predict_noise(weights, &noisy, &timesteps, condition)?
-        .sub(&noise)?;
+        .predict(weights, &mixed.noisy, &times, condition)?
+        .sub(&mixed.target)?;
     Ok(Loss {
         value: error.mul(&error)?.mean(&[], false)?,
         statistics: Vec::new(),
@@ -436,7 +436,7 @@ pub(crate) fn training_draws(
     seed: u64,
     batch: usize,
     sampler: TimestepSampler,
-    range: [usize; 2],
+    range: TimeRange,
 ) -> Draws {
     Draws {
         seed,

@@ -9,7 +9,7 @@ use std::time::Instant;
 use dtta_base::{FolderLock, remove, sha256, sha256_file};
 use dtta_data::{Dataset, LeftOut};
 use dtta_learn::Draws;
-use dtta_models::{Models, Weights};
+use dtta_models::{Denoiser, Models, NoiseSchedule, TimeRange, Weights};
 use dtta_tensor::{Device, Tensor};
 use serde_json::json;
 
@@ -215,14 +215,14 @@ impl Trainer {
             },
             Lesson::ClassDenoiser(lesson) => {
                 let EvaluationDraws { draws, range } = lesson.evaluation;
-                let range = range.unwrap_or(lesson.draws.range);
+                let range = evaluated(&*lesson.denoiser, range, lesson.draws.range)?;
                 let options = DiffusionClassifierOptions::new(draws, range);
                 let denoiser = &*lesson.denoiser;
                 diffusion_classifier(denoiser, weights, images, labels, &options, &mut progress)
             }
             Lesson::MapDenoiser(lesson) => {
                 let EvaluationDraws { draws, range } = lesson.evaluation;
-                let range = range.unwrap_or(lesson.draws.range);
+                let range = evaluated(&*lesson.denoiser, range, lesson.draws.range)?;
                 own_map_accuracy(lesson, weights, held_out, draws, range, &mut progress)
             }
         };
@@ -447,7 +447,7 @@ fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
     match &config.task {
         TaskConfig::Denoiser(task) => {
             let denoiser = models.denoiser(model)?;
-            let draws = denoiser_draws(config, task, denoiser.schedule().timesteps())?;
+            let draws = denoiser_draws(config, task, denoiser.schedule())?;
             let target = task.target.clone();
             if let Some(condition) = denoiser.class_condition() {
                 if task.range.is_some() {
@@ -520,18 +520,31 @@ fn no_range(reason: &str) -> Error {
     Error::invalid("/task/range", format!("is for distances, but {reason}"))
 }
 
-/// The draws of a denoiser's training, if its schedule has the timesteps.
-fn denoiser_draws(config: &TrainingConfig, task: &DenoiserTask, last: usize) -> Result<Draws> {
-    let range = task.timesteps.range.unwrap_or([0, last]);
-    for (pointer, range) in [
-        ("/task/timesteps/range", Some(range)),
-        ("/task/evaluation/range", task.evaluation.range),
-    ] {
-        if range.is_some_and(|[_, high]| high > last) {
-            let message = format!("the denoiser's timesteps end at {last}");
-            return Err(Error::invalid(pointer, message));
-        }
+/// The times that evaluation draws from: its own, or else those of training.
+fn evaluated(
+    denoiser: &dyn Denoiser,
+    own: Option<[f64; 2]>,
+    trained: TimeRange,
+) -> Result<TimeRange> {
+    let refuse = |problem| Error::invalid("/task/evaluation/range", problem);
+    match own {
+        Some(_) => denoiser.schedule().range(own).map_err(refuse),
+        None => Ok(trained),
     }
+}
+
+/// The draws of a denoiser's training, if its schedule has the timesteps.
+fn denoiser_draws(
+    config: &TrainingConfig,
+    task: &DenoiserTask,
+    schedule: &NoiseSchedule,
+) -> Result<Draws> {
+    let of = |pointer: &'static str, range| {
+        let range = schedule.range(range);
+        range.map_err(|problem| Error::invalid(pointer, problem))
+    };
+    of("/task/evaluation/range", task.evaluation.range)?;
+    let range = of("/task/timesteps/range", task.timesteps.range)?;
     let batch = config.optimization.batch;
     Ok(training_draws(
         config.seed,

@@ -17,9 +17,11 @@ pub struct Conclusion {
     /// By range of timesteps, over these domains.
     pub ranges: Vec<RangeConclusion>,
     /// The neighbouring useful ranges that point to the truth most; none if no range is useful.
-    pub suggested_t: Option<[usize; 2]>,
+    #[serde(serialize_with = "dtta_learn::serialize_range")]
+    pub suggested_t: Option<[f64; 2]>,
     /// The range that the experiment uses.
-    pub configured_t: [usize; 2],
+    #[serde(serialize_with = "dtta_learn::serialize_range")]
+    pub configured_t: [f64; 2],
     /// Domains in which most first gradients within the suggested range point away from the truth.
     pub points_away: Vec<String>,
 }
@@ -28,7 +30,8 @@ pub struct Conclusion {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RangeConclusion {
     /// First timestep, and one after the last.
-    pub t: [usize; 2],
+    #[serde(serialize_with = "dtta_learn::serialize_range")]
+    pub t: [f64; 2],
     /// Mean loss under the truth.
     pub true_loss: f64,
     /// Mean loss under another sample's truth.
@@ -47,7 +50,7 @@ impl Conclusion {
     pub(super) fn of(
         domains: &[&DomainDiagnosis],
         images: &Images,
-        configured_t: [usize; 2],
+        configured_t: [f64; 2],
     ) -> Self {
         let count = domains.first().map_or(0, |domain| domain.ranges.len());
         let ranges: Vec<_> = (0..count)
@@ -103,12 +106,12 @@ impl Conclusion {
 }
 
 /// Of all runs of neighbouring useful ranges, the one with the most timesteps, each weighted by how far its share lies above one half.
-fn suggested(ranges: &[RangeConclusion]) -> Option<[usize; 2]> {
-    let mut best: Option<(f64, [usize; 2])> = None;
-    let mut current: Option<(f64, [usize; 2])> = None;
+fn suggested(ranges: &[RangeConclusion]) -> Option<[f64; 2]> {
+    let mut best: Option<(f64, [f64; 2])> = None;
+    let mut current: Option<(f64, [f64; 2])> = None;
     for range in ranges {
         let [low, high] = range.t;
-        let weight = (high - low) as f64 * (range.toward_truth - 0.5);
+        let weight = (high - low) * (range.toward_truth - 0.5);
         current = match (range.useful, current) {
             (false, _) => None,
             (true, Some((sum, [start, end]))) if end == low => Some((sum + weight, [start, high])),
@@ -141,7 +144,7 @@ fn low(shares: impl Iterator<Item = f64>) -> f64 {
 mod tests {
     use super::*;
 
-    fn domain(name: &str, ranges: &[([usize; 2], f64, f64)]) -> DomainDiagnosis {
+    fn domain(name: &str, ranges: &[([f64; 2], f64, f64)]) -> DomainDiagnosis {
         let ranges = ranges
             .iter()
             .map(|&(t, shuffled_loss, toward_truth)| RangeDiagnosis {
@@ -186,37 +189,37 @@ mod tests {
         let fog = domain(
             "fog",
             &[
-                ([0, 100], 1.1, 0.5),
-                ([100, 300], 1.1, 1.0),
-                ([300, 500], 1.1, 1.0),
-                ([500, 1000], 1.1, 0.4),
+                ([0.0, 100.0], 1.1, 0.5),
+                ([100.0, 300.0], 1.1, 1.0),
+                ([300.0, 500.0], 1.1, 1.0),
+                ([500.0, 1000.0], 1.1, 0.4),
             ],
         );
         let jpeg = domain(
             "jpeg",
             &[
-                ([0, 100], 1.1, 0.5),
-                ([100, 300], 1.1, 0.45),
-                ([300, 500], 1.1, 0.5),
-                ([500, 1000], 1.1, 0.5),
+                ([0.0, 100.0], 1.1, 0.5),
+                ([100.0, 300.0], 1.1, 0.45),
+                ([300.0, 500.0], 1.1, 0.5),
+                ([500.0, 1000.0], 1.1, 0.5),
             ],
         );
         let seen = |count| images(count, &[0.5, 0.8, 0.8, 0.4]);
-        let found = Conclusion::of(&[&fog, &jpeg], &seen(100), [0, 1000]);
-        assert_eq!(found.suggested_t, Some([100, 500]));
+        let found = Conclusion::of(&[&fog, &jpeg], &seen(100), [0.0, 1000.0]);
+        assert_eq!(found.suggested_t, Some([100.0, 500.0]));
         assert_eq!(found.points_away, ["jpeg"]);
         // Of so few images, nothing can be said.
         assert_eq!(
-            Conclusion::of(&[&fog, &jpeg], &seen(4), [0, 1000]).suggested_t,
+            Conclusion::of(&[&fog, &jpeg], &seen(4), [0.0, 1000.0]).suggested_t,
             None
         );
     }
 
     #[test]
     fn a_denoiser_that_prefers_a_strangers_truth_is_of_no_use() {
-        let deaf = domain("fog", &[([0, 1000], 1.0, 1.0)]);
+        let deaf = domain("fog", &[([0.0, 1000.0], 1.0, 1.0)]);
         assert_eq!(
-            Conclusion::of(&[&deaf], &images(100, &[1.0]), [0, 1000]).suggested_t,
+            Conclusion::of(&[&deaf], &images(100, &[1.0]), [0.0, 1000.0]).suggested_t,
             None
         );
     }

@@ -39,6 +39,10 @@ impl Descent {
 }
 
 impl Method for Descent {
+    fn steps(&self) -> usize {
+        self.steps
+    }
+
     fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Adapted> {
         let (images, loss) = (batch.ids.len(), self.loss);
         let outputs = tools.source_outputs(&batch.task, self.carry.apart())?;

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use dtta_base::Issue;
+use dtta_base::{Issue, in_bytes};
 use dtta_learn::{
     Draws, Feedback, Learner, LossKind, MAX_DRAWS, Movement, NoiseSharing, OptimizerConfig,
-    SelectionConfig, State, TimestepsConfig, surrogate,
+    SelectionConfig, State, TimestepsConfig, range_problem, surrogate,
 };
-use dtta_models::{ParameterId, Weights};
-use dtta_tensor::{Named, Tensor};
+use dtta_models::{Denoiser, ParameterId, Space, Weights};
+use dtta_tensor::{Device, Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,15 +36,25 @@ pub struct DiffusionConfig {
     #[serde(default = "default_micro_batch")]
     #[schemars(range(min = 1, max = MAX_ROWS))]
     pub micro_batch: usize,
+    /// Bytes that the draws that are worked on at once may take, by the measure of one: `micro_batch` is then the most, and as many as fit
+    /// are taken. Changes speed and memory, not results.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_memory: Option<u64>,
     /// Which timesteps are drawn.
     #[serde(default)]
     pub timesteps: TimestepsConfig,
     /// Which noise is drawn.
     #[serde(default)]
     pub noise: NoiseSharing,
-    /// What is compared with the drawn noise, and how.
+    /// How the denoiser's answers are compared with what they should be.
     #[serde(default)]
     pub loss: LossKind,
+    /// What they are compared in; what the denoiser predicts if absent. Another space gives each time another weight in the loss and its
+    /// gradient: with x = α x0 + σ ε, ε-loss = (α/σ)² x0-loss, and on the straight line of a flow velocity-loss = x0-loss / σ² (for
+    /// `l1` without the square).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_space: Option<Space>,
     /// Subtracts from each sample's feedback what the stream's feedback has in common. A corruption that makes every image
     /// look like one class to the denoiser pulls all samples there; this takes the pull away. Not in the paper. Only in
     /// `online` mode: a sample by itself has nothing in common with others.
@@ -96,13 +106,8 @@ impl MethodConfig for DiffusionConfig {
         let mut issues = SlowWeights::contradictions(self.slow_weights, adaptation);
         let mut issue = |pointer: &str, message: &str| issues.push(Issue::new(pointer, message));
         let single = adaptation.mode == (Mode::SingleSample {});
-        if let Some([low, high]) = self.timesteps.range
-            && low >= high
-        {
-            let message = format!(
-                "is [{low}, {high}], expected the first timestep below the one after the last"
-            );
-            issue("/timesteps/range", &message);
+        if let Some(problem) = range_problem(self.timesteps.range) {
+            issue("/timesteps/range", &problem);
         }
         let rows = self.draws.checked_mul(adaptation.batch);
         if rows.is_none_or(|rows| rows > MAX_ROWS) {
@@ -168,12 +173,9 @@ impl Diffusion {
                 "feedback needs a denoiser; give `/models/denoiser` and `/plugins/mapper`";
             return Err(refuse("", message.into()));
         };
-        let last = denoiser.schedule().timesteps();
-        let range = config.timesteps.range.unwrap_or([0, last]);
-        if range[1] > last {
-            let message = format!("the denoiser's timesteps end at {last}");
-            return Err(refuse("/timesteps/range", message));
-        }
+        let schedule = denoiser.schedule();
+        let range = schedule.range(config.timesteps.range);
+        let range = range.map_err(|problem| refuse("/timesteps/range", problem))?;
         let unconditional = denoiser.unconditional(weights);
         let unconditional = unconditional.map_err(|error| refuse("/gate", error.to_string()))?;
         if config.gate.is_some() && unconditional.is_none() {
@@ -184,7 +186,7 @@ impl Diffusion {
         if !issues.is_empty() {
             return Err(issues);
         }
-        let feedback = Feedback {
+        let mut feedback = Feedback {
             draws: Draws {
                 seed: setting.seed,
                 count: config.draws,
@@ -194,7 +196,12 @@ impl Diffusion {
             },
             micro_batch: config.micro_batch,
             loss: config.loss,
+            space: config.loss_space,
         };
+        if let Some(limit) = config.max_memory {
+            feedback.micro_batch = fitting(limit, &feedback, denoiser, weights)
+                .map_err(|problem| refuse("/max_memory", problem))?;
+        }
         let carry = Carry::new(
             setting,
             config.optimizer,
@@ -290,6 +297,39 @@ impl Diffusion {
     }
 }
 
+/// The largest micro-batch that stays within a limit of memory, on all lanes of the device at once.
+fn fitting(
+    limit: u64,
+    feedback: &Feedback,
+    denoiser: &dyn Denoiser,
+    weights: &Weights,
+) -> std::result::Result<usize, String> {
+    let device = match weights.iter().next() {
+        Some((_, _, weight)) => weight.device().clone(),
+        None => Device::cpu(),
+    };
+    let one = feedback.footprint(denoiser, weights, &device);
+    let one = one.map_err(|error| error.to_string())?;
+    let rows = limit / one.bytes.max(1);
+    // Several small calls at once rather than one large one, where a device works on several.
+    let each = rows / device.lanes() as u64;
+    match (rows, each) {
+        (0, _) => Err(format!(
+            "is {}, but one draw takes about {}",
+            in_bytes(limit),
+            in_bytes(one.bytes)
+        )),
+        (_, 0) => Err(format!(
+            "is {}, but {} draws at once, one on each thread, take about {}",
+            in_bytes(limit),
+            device.lanes(),
+            in_bytes(one.bytes * device.lanes() as u64)
+        )),
+        (_, each) => Ok(usize::try_from(each)
+            .map_or(feedback.micro_batch, |each| each.min(feedback.micro_batch))),
+    }
+}
+
 impl Method for Diffusion {
     fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Adapted> {
         let images = batch.ids.len();
@@ -360,6 +400,10 @@ impl Method for Diffusion {
             learner.restore(state.take("denoiser"))?;
         }
         Ok(state.finish()?)
+    }
+
+    fn steps(&self) -> usize {
+        self.config.steps
     }
 
     fn feedback(&self) -> Option<Feedback> {

@@ -59,6 +59,9 @@ pub trait Method: Send {
     /// [`dtta_learn::Error::Missing`] and [`dtta_learn::Error::Unknown`] for the state of another method or model.
     fn restore(&mut self, state: State) -> Result<()>;
 
+    /// Updates that it makes for each batch.
+    fn steps(&self) -> usize;
+
     /// How it asks the denoiser, where it does.
     fn feedback(&self) -> Option<Feedback> {
         None

@@ -38,6 +38,12 @@ pub(super) fn check(
     let predicts = task.predicts().map(|predicts| (**predicts).clone());
     let predicts = predicts.expect("a head that has predicted is known");
 
+    if let Some(space) = &document.experiment.models.label_space
+        && !stream.class_names().is_empty()
+        && let Some(problem) = space.problem(stream.class_names())
+    {
+        return Err(document.refusal("/models/label_space", problem));
+    }
     let names = stream.class_names().len();
     let of_classes = !matches!(predicts.target, TargetType::NumberMap { .. });
     if of_classes && names != 0 && names != classes {

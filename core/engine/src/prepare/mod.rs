@@ -10,15 +10,14 @@ mod views;
 
 use std::collections::BTreeMap;
 
-use dtta_data::{Dataset, Image, Stream, StreamItem};
+use dtta_data::{Dataset, Domain, Image, Stream, StreamItem};
 use dtta_models::Models;
 use dtta_plugin::{Predicts, Registry};
 use dtta_tensor::{Device, Named};
 use serde_json::Value;
 
 pub(crate) use self::assemble::{Part, Parts, assemble};
-use self::open::Opened;
-pub(crate) use self::open::open_scorer;
+pub(crate) use self::open::{Opened, Values, open, open_scorer};
 pub(crate) use self::views::{ModelView, Views};
 use crate::adapter::Adapter;
 use crate::document::Document;
@@ -119,13 +118,14 @@ impl Prepared {
                 experiment.seed,
             )?
         };
+        let domains: Vec<usize> = stream.domains().iter().map(Domain::len).collect();
         let Opened {
             mut adapter,
             in_words,
             plugins,
             digests,
             scorer,
-        } = open::open(&document, extensions, &devices, &stream)?;
+        } = open(&document, extensions, &devices, &domains, Values::Loaded)?;
         let predicts = fit::check(&document, &stream, &mut adapter)?;
         let scorer = match scorer {
             Some(scorer) => scorer,

@@ -1,10 +1,13 @@
 //! Opens the models and plugins that an experiment names, and writes down what they are.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use dtta_base::{Issue, sha256, sha256_file};
-use dtta_data::{Stream, View};
-use dtta_models::weights_beside;
+use dtta_data::View;
+use dtta_models::{
+    Backbone, Denoiser, ModelError, SomeClasses, SomeEmbeddings, Weights, weights_beside,
+};
 use dtta_plugin::{Loading, Plugin, PluginError, Role};
 use dtta_tensor::Device;
 use serde_json::{Value, json};
@@ -18,7 +21,7 @@ use crate::experiment::{ModelSource, PluginSource};
 use crate::report::Scorer;
 
 /// What was opened.
-pub(super) struct Opened {
+pub(crate) struct Opened {
     pub adapter: Adapter,
     /// The method in a few words.
     pub in_words: String,
@@ -29,12 +32,22 @@ pub(super) struct Opened {
     pub scorer: Option<Scorer>,
 }
 
-/// Opens models, plugins and method.
-pub(super) fn open(
+/// Where weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Values {
+    /// From their files.
+    Loaded,
+    /// Drawn at random, where a file is missing: to learn what models take, not what they say.
+    DrawnIfMissing,
+}
+
+/// Opens models, plugins and method, for domains of so many samples.
+pub(crate) fn open(
     document: &Document,
     extensions: &Extensions,
     devices: &Devices,
-    stream: &Stream,
+    domains: &[usize],
+    values: Values,
 ) -> Result<Opened> {
     let experiment = &document.experiment;
     let sources = &experiment.plugins;
@@ -42,20 +55,47 @@ pub(super) fn open(
     let mut opener = Opener::new(document, extensions);
     let models = &extensions.models;
     let source = &experiment.models.backbone;
-    let (config, weights) = opener.model("backbone", source)?;
-    let backbone = models.load_backbone(&config, Some(&weights), &devices.task)?;
+    let (config, weights) = opener.model("backbone", source, values)?;
+    let mut backbone = match weights {
+        Some(weights) => models.load_backbone(&config, Some(&weights), &devices.task)?,
+        None => {
+            let backbone = models.backbone(&config)?;
+            let weights = Weights::initialise(backbone.parameters(), 0, &devices.task)?;
+            (backbone, weights)
+        }
+    };
     let mut views = [view(source), View::default()];
     // A method that asks no denoiser runs without, whatever the experiment names.
-    let mut denoiser = None;
+    let mut denoiser: Option<(Box<dyn Denoiser>, Weights)> = None;
     let mut mapper = None;
     if method.needs_denoiser() {
         if let Some(source) = &experiment.models.denoiser {
-            let (config, weights) = opener.model("denoiser", source)?;
-            denoiser = Some(models.load_denoiser(&config, Some(&weights), &devices.denoiser)?);
+            let (config, weights) = opener.model("denoiser", source, values)?;
+            denoiser = Some(match weights {
+                Some(weights) => {
+                    models.load_denoiser(&config, Some(&weights), &devices.denoiser)?
+                }
+                None => {
+                    let denoiser = models.denoiser(&config)?;
+                    let weights = Weights::initialise(denoiser.parameters(), 0, &devices.denoiser)?;
+                    (denoiser, weights)
+                }
+            });
             views[1] = view(source);
         }
         if let Some(source) = &sources.mapper {
             mapper = Some(opener.part(Role::Mapper, "/plugins/mapper", source)?);
+        }
+    }
+    if let Some(space) = &experiment.models.label_space {
+        let classes = space.classes();
+        let refuse = |error: ModelError| document.refusal("/models/label_space", error.to_string());
+        let (model, weights): (Box<dyn Backbone>, Weights) = backbone;
+        let model = SomeClasses::of(model, &classes).map_err(refuse)?;
+        backbone = (Box::new(model), weights);
+        if let Some((model, weights)) = denoiser {
+            let model = SomeEmbeddings::of(model, &classes).map_err(refuse)?;
+            denoiser = Some((Box::new(model), weights));
         }
     }
     let head = opener.part(Role::Head, "/plugins/head", &sources.head)?;
@@ -69,7 +109,6 @@ pub(super) fn open(
     let scorer = metric
         .map(|source| opener.scorer(source, &devices.task))
         .transpose()?;
-    let domains = stream.domains().iter().map(dtta_data::Domain::len);
     let parts = Parts {
         devices,
         backbone,
@@ -81,7 +120,7 @@ pub(super) fn open(
         method: &*method,
         adaptation: &experiment.adaptation,
         seed: experiment.seed,
-        domains: &domains.collect::<Vec<_>>(),
+        domains,
         views,
     };
     let adapter = assemble(parts, &|issues| document.refuse(issues))?;
@@ -143,21 +182,28 @@ impl<'a> Opener<'a> {
         }
     }
 
-    /// Configuration and weights of a model.
+    /// Configuration and weights of a model; no weights where they are to be drawn.
     fn model(
         &mut self,
         name: &str,
         source: &ModelSource,
-    ) -> Result<(std::path::PathBuf, std::path::PathBuf)> {
+        values: Values,
+    ) -> Result<(PathBuf, Option<PathBuf>)> {
         let base = self.document.base();
         let config = base.join(&source.config);
         let weights = source.weights.as_ref().map(|path| base.join(path));
         let weights = weights_beside(&config, weights.as_deref());
-        for (what, path) in [("configuration", &config), ("weights", &weights)] {
-            self.digests
-                .insert(format!("{name}/{what}"), sha256_file(path)?);
+        let mut digest = |what: &str, path: &Path| -> Result<()> {
+            let digest = sha256_file(path)?;
+            self.digests.insert(format!("{name}/{what}"), digest);
+            Ok(())
+        };
+        digest("configuration", &config)?;
+        if values == Values::DrawnIfMissing && !weights.exists() {
+            return Ok((config, None));
         }
-        Ok((config, weights))
+        digest("weights", &weights)?;
+        Ok((config, Some(weights)))
     }
 
     /// The plugin that `source`, at `pointer` of the experiment, names for a role; its configuration fits its schema.

@@ -302,7 +302,7 @@ pub fn registry() -> Registry {
     registry
 }
 
-fn write_samples(classes: &[&str], samples: Vec<Sample>, folder: &Path) {
+pub fn write_samples(classes: &[&str], samples: Vec<Sample>, folder: &Path) {
     let indices: Vec<usize> = (0..samples.len()).collect();
     let classes = classes.iter().map(|&name| name.to_owned()).collect();
     let dataset = Dataset::from_samples("tiny", classes, samples).unwrap();
@@ -332,7 +332,11 @@ fn save(config: &Path, seed: u64) {
                 seed,
                 count: 1,
                 sampler: dtta::TimestepSampler::Uniform,
-                range: [0, 1],
+                range: dtta_models::TimeRange {
+                    low: 0.0,
+                    high: 1.0,
+                    whole: true,
+                },
                 noise: dtta::NoiseSharing::Fresh,
             };
             draws.noise(&spec.name, 0, 0, &mut noise);

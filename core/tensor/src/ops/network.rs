@@ -7,6 +7,7 @@ use burn::backend::ops::{
 
 use crate::cpu::CpuOps;
 use crate::error::{Result, TensorError};
+use crate::tally;
 use crate::tensor::{Kind, Tensor, guard};
 
 /// How a convolution walks: each pair is (vertical, horizontal).
@@ -74,6 +75,9 @@ impl Tensor {
         {
             return Err(TensorError::Broadcast { op, lhs: x, rhs: y });
         }
+        let pairs = x[..rank - 2].iter().zip(&y[..rank - 2]);
+        let batches: usize = pairs.map(|(&a, &b)| a.max(b)).product();
+        tally::products(batches * x[rank - 2] * y[rank - 1], x[rank - 1]);
         guard(op, || {
             self.like(Dispatch::float_matmul(self.raw.clone(), rhs.raw.clone()))
         })
@@ -98,6 +102,7 @@ impl Tensor {
             weight.expect_kind(op, "weight", Kind::Float)?;
             bias.expect_kind(op, "bias", Kind::Float)?;
             bias.expect_shape(op, "bias", &[outputs])?;
+            tally::products(shape.elements() / inputs * outputs, inputs);
             return guard(op, || {
                 let (x, weight, bias) = (self.raw.clone(), weight.raw.clone(), bias.raw.clone());
                 self.like(Dispatch::cpu_linear(x, weight, bias))
@@ -190,6 +195,11 @@ impl Tensor {
                 ));
             }
         }
+        let extents = [0, 1].map(|axis| {
+            let reach = dilation[axis] * (w[axis + 2] - 1) + 1;
+            (x[axis + 2] + 2 * padding[axis] - reach) / stride[axis] + 1
+        });
+        tally::products(x[0] * w[0] * extents[0] * extents[1], w[1] * w[2] * w[3]);
         if self.has_cpu_ops() && dilation == [1, 1] && groups == 1 {
             return guard(op, || {
                 let (x, weight) = (self.raw.clone(), weight.raw.clone());

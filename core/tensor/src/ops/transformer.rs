@@ -5,6 +5,7 @@ use burn::backend::Dispatch;
 
 use crate::cpu::{CpuOps, MAX_TOKENS};
 use crate::error::{Result, TensorError};
+use crate::tally;
 use crate::tensor::{Kind, Tensor, guard};
 
 impl Tensor {
@@ -66,6 +67,7 @@ impl Tensor {
             });
         }
         if self.has_cpu_ops() && tokens <= MAX_TOKENS {
+            tally::products(2 * batch * tokens * tokens, width / 3);
             return guard(op, || {
                 self.like(Dispatch::cpu_attention(self.raw.clone(), heads))
             });

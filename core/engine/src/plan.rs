@@ -1,0 +1,162 @@
+//! What a run takes, told without its data and its weights: which files are missing, what the models compute, and how long that takes
+//! here. Where weights are missing, models are measured with random ones.
+
+use std::path::PathBuf;
+
+use dtta_learn::Footprint;
+use dtta_tensor::Tensor;
+
+use crate::document::Document;
+use crate::error::{Error, Result};
+use crate::experiment::ModelSource;
+use crate::prepare::{Devices, Extensions, Opened, Values, open};
+
+/// What a run takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Files and folders that are not there.
+    pub missing: Vec<Missing>,
+    /// What the models compute; none where a model's configuration is missing.
+    pub work: Option<Work>,
+}
+
+/// Something that an experiment names and that is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// What names it, as a JSON pointer into the experiment.
+    pub pointer: String,
+    /// Where it should be.
+    pub path: PathBuf,
+    /// Where it is to be had, if the experiment says so.
+    pub origin: Option<String>,
+}
+
+/// What the models compute for a sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Work {
+    /// Numbers in the task model's weights.
+    pub task_parameters: usize,
+    /// One image through the task model, forward.
+    pub task: Footprint,
+    /// Numbers in the denoiser's weights; 0 without one.
+    pub denoiser_parameters: usize,
+    /// One draw, forward and backward, where the method asks a denoiser.
+    pub draw: Option<Footprint>,
+    /// Updates for each batch.
+    pub steps: usize,
+    /// Draws for each sample and step.
+    pub draws: usize,
+    /// Draws in one call of the denoiser at most.
+    pub micro_batch: usize,
+    /// Calls of the denoiser at once.
+    pub lanes: usize,
+}
+
+impl Work {
+    /// Seconds that a sample takes, about: its draws on all lanes, and for each step the task model forward and backward, which takes
+    /// three times as long as forward alone; before and after, its predictions.
+    pub fn seconds(&self) -> f64 {
+        let draws = (self.steps * self.draws) as f64;
+        let draw = self.draw.map_or(0.0, |draw| draw.seconds);
+        draws * draw / self.lanes as f64 + (3.0 * self.steps as f64 + 2.0) * self.task.seconds
+    }
+
+    /// Bytes that are held at the most, about: weights, of the task model their gradients and the optimizer's two moments as well, and what
+    /// the draws that are worked on at once leave on their tapes.
+    pub fn memory_bytes(&self) -> u64 {
+        let weights = 4 * (4 * self.task_parameters + self.denoiser_parameters) as u64;
+        let rows = (self.micro_batch.min(self.draws) * self.lanes) as u64;
+        weights + self.task.bytes + self.draw.map_or(0, |draw| rows * draw.bytes)
+    }
+}
+
+impl Plan {
+    /// Looks for what `document` names, and measures its models.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the experiment, its plugins, and those of its models' files that are there.
+    pub fn of(
+        document: &Document,
+        extensions: &Extensions,
+        devices: impl Into<Devices>,
+    ) -> Result<Self> {
+        let devices = devices.into();
+        let missing = missing(document);
+        let configurations = missing
+            .iter()
+            .any(|missing| missing.pointer.ends_with("/config"));
+        let work = match configurations {
+            true => None,
+            false => Some(measure(document, extensions, &devices)?),
+        };
+        Ok(Self { missing, work })
+    }
+}
+
+/// Files and folders that are not there.
+fn missing(document: &Document) -> Vec<Missing> {
+    let (base, experiment) = (document.base(), &document.experiment);
+    let mut missing = Vec::new();
+    let mut look = |pointer: &str, path: PathBuf, origin: &Option<String>| {
+        if !path.exists() {
+            missing.push(Missing {
+                pointer: pointer.into(),
+                path,
+                origin: origin.clone(),
+            });
+        }
+    };
+    let data = &experiment.data;
+    let datasets = data.dataset.iter().cloned().chain(data.stream.datasets());
+    for dataset in datasets {
+        look("/data", base.join(dataset.path()), &data.origin);
+    }
+    let mut model = |name: &str, source: &ModelSource| {
+        let config = base.join(&source.config);
+        let weights = source.weights.as_ref().map(|path| base.join(path));
+        let weights = dtta_models::weights_beside(&config, weights.as_deref());
+        look(&format!("/models/{name}/config"), config, &source.origin);
+        look(&format!("/models/{name}/weights"), weights, &source.origin);
+    };
+    model("backbone", &experiment.models.backbone);
+    if let Some(denoiser) = &experiment.models.denoiser {
+        model("denoiser", denoiser);
+    }
+    missing
+}
+
+fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> Result<Work> {
+    let opened = open(document, extensions, devices, &[1], Values::DrawnIfMissing)?;
+    let Opened { mut adapter, .. } = opened;
+    let method = adapter.method();
+    let (steps, feedback) = (method.steps(), method.feedback());
+    let tools = adapter.tools();
+    let image = tools.task().backbone().spec().image;
+    let zeros = Tensor::full(&[&[1], &image[..]].concat(), 0.0, &devices.task)?;
+    let task = Footprint::of(|| tools.source_outputs(&zeros, false).map(drop))?;
+    let task_parameters = tools.source().elements();
+    let Some(feedback) = feedback else {
+        return Ok(Work {
+            task_parameters,
+            task,
+            denoiser_parameters: 0,
+            draw: None,
+            steps,
+            draws: 0,
+            micro_batch: 1,
+            lanes: 1,
+        });
+    };
+    let (denoiser, weights) = (tools.denoiser()?, tools.denoiser_weights()?);
+    let draw = feedback.footprint(denoiser, weights, &devices.denoiser);
+    Ok(Work {
+        task_parameters,
+        task,
+        denoiser_parameters: weights.elements(),
+        draw: Some(draw.map_err(Error::from)?),
+        steps,
+        draws: feedback.draws.count,
+        micro_batch: feedback.micro_batch,
+        lanes: devices.denoiser.lanes(),
+    })
+}

@@ -1,0 +1,134 @@
+//! Models of many classes on datasets that have some of them.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{Fixture, write_samples};
+use dtta_data::{CLASS, Dataset, Sample, Target, Targets};
+use dtta_models::{Models, Precision, Weights};
+use dtta_tensor::{Device, Tensor};
+use serde_json::json;
+
+/// The labels, in the models, of the dataset's two classes.
+const CLASSES: [i64; 2] = [2, 0];
+
+/// Gives the fixture samples of two classes.
+fn two_classes(fixture: &Fixture, names: &[&str]) {
+    let config = json!({"kind": "packed", "path": "sample.safetensors"});
+    let config = serde_json::from_value(config).unwrap();
+    let dataset = Dataset::open(&config, fixture.path()).unwrap();
+    let samples = (0..dataset.len()).map(|index| {
+        let sample = dataset.sample(index).unwrap();
+        let class = Target::Class((index % 2) as u32);
+        Sample {
+            targets: Targets::new().with(CLASS, class),
+            ..sample
+        }
+    });
+    write_samples(names, samples.collect(), fixture.path());
+}
+
+/// Writes models that have two classes from the start: some rows of the last layer and of the label table.
+fn cut_down(fixture: &Fixture) {
+    let device = Device::cpu();
+    for (name, field, layers) in [
+        ("classifier", "classes", &["fc.weight", "fc.bias"][..]),
+        (
+            "denoiser",
+            "num_classes",
+            &["y_embedder.embedding_table.weight"],
+        ),
+    ] {
+        let path = |name: &str| fixture.path().join(name).with_extension("json");
+        let text = std::fs::read_to_string(path(name)).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let load = |name: &str| -> Weights {
+            let models = Models::standard();
+            match models.load_backbone(&path(name), None, &device) {
+                Ok((_, weights)) => weights,
+                Err(_) => models.load_denoiser(&path(name), None, &device).unwrap().1,
+            }
+        };
+        let whole = load(name);
+        config[field] = json!(2);
+        let small = format!("small-{name}");
+        std::fs::write(path(&small), config.to_string()).unwrap();
+        let models = Models::standard();
+        let specs = match models.backbone(&path(&small)) {
+            Ok(backbone) => backbone.parameters().clone(),
+            Err(_) => models.denoiser(&path(&small)).unwrap().parameters().clone(),
+        };
+        let mut cut = Weights::initialise(&specs, 0, &device).unwrap();
+        for id in cut.ids() {
+            let parameter = cut.spec(id).name.clone();
+            let value = whole.get(whole.find(&parameter).unwrap());
+            let value = match layers.contains(&parameter.as_str()) {
+                false => value.clone(),
+                true => {
+                    // A label table has a last row for "no class".
+                    let null = (value.shape()[0] > 4).then_some(4);
+                    let rows: Vec<i64> = CLASSES.into_iter().chain(null).collect();
+                    let rows = Tensor::from_ints(&rows, &[rows.len()], &device).unwrap();
+                    value.index_select(0, &rows).unwrap()
+                }
+            };
+            cut.set(id, value).unwrap();
+        }
+        let file = path(&small).with_extension("safetensors");
+        cut.save(&file, Precision::F32, &Default::default())
+            .unwrap();
+    }
+}
+
+#[test]
+fn logits_and_embeddings_are_restricted_before_any_softmax() {
+    let fixture = Fixture::new();
+    two_classes(&fixture, &["c", "a"]);
+    cut_down(&fixture);
+    let mut experiment = Fixture::experiment();
+    experiment["models"]["label_space"] = json!({"kind": "subset", "classes": CLASSES});
+    fixture.run(&experiment, "restricted").unwrap();
+    let mut experiment = Fixture::experiment();
+    experiment["models"]["backbone"]["config"] = json!("small-classifier.json");
+    experiment["models"]["denoiser"]["config"] = json!("small-denoiser.json");
+    fixture.run(&experiment, "small").unwrap();
+    let (restricted, small) = (fixture.records("restricted"), fixture.records("small"));
+    assert_eq!(restricted.len(), 16);
+    for (restricted, small) in restricted.iter().zip(&small) {
+        // Products of other shapes may round in another way.
+        let close = |a: f32, b: f32| assert!((a - b).abs() <= 1e-4 * b.abs(), "{a}, {b}");
+        for (a, b) in [
+            (&restricted.source, &small.source),
+            (&restricted.adapted, &small.adapted),
+        ] {
+            assert_eq!(a.prediction, b.prediction);
+            close(a.confidence.unwrap(), b.confidence.unwrap());
+        }
+        assert_eq!(restricted.loss.len(), 2);
+        restricted
+            .loss
+            .iter()
+            .zip(&small.loss)
+            .for_each(|(&a, &b)| close(a, b));
+    }
+}
+
+#[test]
+fn refuses_label_spaces_that_models_or_datasets_do_not_have() {
+    let fixture = Fixture::new();
+    two_classes(&fixture, &["c", "a"]);
+    let refusal = |space: serde_json::Value| {
+        let mut experiment = Fixture::experiment();
+        experiment["models"]["label_space"] = space;
+        let message = fixture.prepare(&experiment).err().unwrap().to_string();
+        assert!(message.contains("/models/label_space"), "{message}");
+        message
+    };
+    let subset = |classes: &[usize]| refusal(json!({"kind": "subset", "classes": classes}));
+    assert!(subset(&[0, 4]).contains("has class 4, expected different classes from 0 to 3"));
+    assert!(subset(&[1, 1]).contains("has class 1 twice"));
+    assert!(subset(&[0, 1, 2]).contains("it has 3 classes, the dataset 2"));
+    // The models have four classes, ImageNet-A's labels go beyond.
+    assert!(refusal(json!({"kind": "imagenet_a"})).contains("has class"));
+}
