@@ -77,6 +77,14 @@ pub enum ModelError {
         /// The tensor.
         name: String,
     },
+    /// Tensors of which the model has one differ.
+    #[error("`{}` and `{}` of `{path}` differ, but the model has one for both", names[0], names[1], path = path.display())]
+    Copies {
+        /// The file.
+        path: PathBuf,
+        /// Two of the tensors.
+        names: [String; 2],
+    },
     /// A value that the chosen precision cannot hold.
     #[error("`{name}` holds {value}, which {precision} cannot represent; save it as f32")]
     Precision {

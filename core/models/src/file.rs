@@ -2,7 +2,7 @@
 //! at once. Files are mapped into memory, so that reading one takes no second copy of it, and appear whole or not at all; their bytes
 //! depend on nothing but what they hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Mismatches, ModelError, Result};
-use crate::published::Names;
+use crate::published::{Names, Source};
 use crate::weights::{ParameterSpec, Weights, expect_room};
 
 /// How wide the numbers in a file are.
@@ -72,23 +72,47 @@ impl Weights {
     pub(crate) fn load_named(
         path: &Path,
         specs: &Arc<[ParameterSpec]>,
-        _names: &Names,
+        names: &Names,
         device: &Device,
     ) -> Result<Self> {
         let mapped = Mapped::open(path)?;
         let file = mapped.parse()?;
         let found: BTreeMap<&str, TensorView<'_>> = file.iter().collect();
-        let mismatches = compare(specs, &found);
+        let sources: Vec<Source> = specs
+            .iter()
+            .map(|spec| (names.source)(&spec.name).among(&found))
+            .collect();
+        let mismatches = compare(specs, &sources, names, &found);
         if !mismatches.is_empty() {
             return Err(mapped.mismatch(mismatches));
         }
         expect_room(specs)?;
+        let initial = Self::initialise_only(specs, |n| sources[n] == Source::Computed, device)?;
         let tensors = specs
             .iter()
-            .map(|spec| {
-                let values = mapped.values(&found[spec.name.as_str()])?;
-                if !values.iter().all(|value| value.is_finite()) {
-                    return Err(not_finite(path, &spec.name));
+            .zip(&sources)
+            .zip(initial)
+            .map(|((spec, source), initial)| {
+                if let Some(initial) = initial {
+                    return Ok(initial);
+                }
+                let mut values: Vec<f32> = Vec::with_capacity(spec.elements());
+                for (n, part) in source.parts().iter().enumerate() {
+                    let read = mapped.values(&found[part.as_str()])?;
+                    if !read.iter().all(|value| value.is_finite()) {
+                        return Err(not_finite(path, part));
+                    }
+                    match source {
+                        Source::Copies(_) if n > 0 => {
+                            if read != values {
+                                return Err(ModelError::Copies {
+                                    path: path.into(),
+                                    names: [source.parts()[0].clone(), part.clone()],
+                                });
+                            }
+                        }
+                        _ => values.extend(read),
+                    }
                 }
                 Ok(Tensor::from_floats(&values, &spec.shape, device)?)
             })
@@ -262,41 +286,73 @@ fn is_float(view: &TensorView<'_>) -> bool {
     matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 
-fn compare(specs: &[ParameterSpec], found: &BTreeMap<&str, TensorView<'_>>) -> Mismatches {
+fn compare(
+    specs: &[ParameterSpec],
+    sources: &[Source],
+    names: &Names,
+    found: &BTreeMap<&str, TensorView<'_>>,
+) -> Mismatches {
     let mut mismatches = Mismatches::default();
-    let declared: BTreeMap<&str, &ParameterSpec> = specs
+    let declared: BTreeSet<&str> = sources
         .iter()
-        .map(|spec| (spec.name.as_str(), spec))
+        .flat_map(|source| source.parts().iter().map(String::as_str))
         .collect();
-    for spec in specs {
-        let Some(view) = found.get(spec.name.as_str()) else {
-            mismatches.missing.push(spec.name.clone());
-            continue;
-        };
-        if view.shape() != spec.shape {
-            mismatches.misshapen.push((
-                spec.name.clone(),
-                spec.shape.clone(),
-                view.shape().to_vec(),
-            ));
+    for (spec, source) in specs.iter().zip(sources) {
+        let mut shape = spec.shape.clone();
+        if let (Source::Stacked(parts), Some(rows)) = (source, shape.first_mut()) {
+            *rows /= parts.len().max(1);
         }
-        if !is_float(view) {
-            mismatches
-                .mistyped
-                .push((spec.name.clone(), format!("{:?}", view.dtype())));
+        for part in source.parts() {
+            let Some(view) = found.get(part.as_str()) else {
+                mismatches.missing.push(part.clone());
+                continue;
+            };
+            if view.shape() != shape {
+                let there = view.shape().to_vec();
+                mismatches
+                    .misshapen
+                    .push((part.clone(), shape.clone(), there));
+            }
+            if !is_float(view) {
+                let dtype = format!("{:?}", view.dtype());
+                mismatches.mistyped.push((part.clone(), dtype));
+            }
         }
     }
     let counts_batches = |name: &str| {
         name.strip_suffix(COUNTER)
-            .is_some_and(|layer| declared.contains_key(format!("{layer}.running_mean").as_str()))
+            .is_some_and(|layer| declared.contains(format!("{layer}.running_mean").as_str()))
     };
     let extra = found
         .keys()
-        .filter(|name| !declared.contains_key(*name) && !counts_batches(name));
+        .filter(|name| !declared.contains(*name) && !counts_batches(name) && !(names.unused)(name));
     mismatches
         .extra
         .extend(extra.map(|name| (*name).to_owned()));
     mismatches
+}
+
+impl Source {
+    /// What it means in a file that holds these tensors.
+    fn among(self, found: &BTreeMap<&str, TensorView<'_>>) -> Self {
+        match self {
+            Self::AnyOf(names) => {
+                let there = names.iter().find(|name| found.contains_key(name.as_str()));
+                Self::Stacked(there.or(names.first()).into_iter().cloned().collect())
+            }
+            Self::Named(name) => Self::Stacked(vec![name]),
+            other => other,
+        }
+    }
+
+    /// The tensors that it is made of.
+    fn parts(&self) -> &[String] {
+        match self {
+            Self::Stacked(parts) | Self::Copies(parts) | Self::AnyOf(parts) => parts,
+            Self::Named(name) => std::slice::from_ref(name),
+            Self::Computed => &[],
+        }
+    }
 }
 
 fn widen(view: &TensorView<'_>) -> Vec<f32> {

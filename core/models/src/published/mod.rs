@@ -25,8 +25,12 @@ pub(crate) struct Translation {
 pub(crate) enum Source {
     /// The tensor of that name.
     Named(String),
+    /// The first of these that there is: what older versions of the library called otherwise.
+    AnyOf(Vec<String>),
     /// Those of these names, one below the other along the first axis.
     Stacked(Vec<String>),
+    /// Those of these names, which must all be there and hold the same.
+    Copies(Vec<String>),
     /// None: the library computes it as this crate does, and does not keep it.
     Computed,
 }
