@@ -1,4 +1,5 @@
-"""Writes the fixtures that hold core/models to PyTorch: run by hand, results are committed.
+"""Writes the fixtures that hold core/models to PyTorch: run by hand, results are committed. (Whole models as diffusers saves them come from
+`denoisers.py`.)
 
     python tests/reference/models.py [core/models/tests/fixtures]
 
@@ -171,6 +172,85 @@ def dit(name, seed, differentiated, **config):
     cotangent = torch.randn(noise.shape, generator=generator) * 0.1
     inputs = {"noisy": noisy, "timesteps": timesteps, "condition": condition, "cotangent": cotangent}
     write(name, {"kind": "dit"} | config, model, inputs, ((noise * cotangent).sum(), {"noise": noise}), differentiated)
+
+
+# --- U-ViT, as the reference has it --------------------------------------------------------------------------------------------
+
+
+class UViTBlock(nn.Module):
+    def __init__(self, config, skip):
+        super().__init__()
+        width = config["embed_dim"]
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = Attention(width, num_heads=config["num_heads"], qkv_bias=config["qkv_bias"])
+        self.mlp = Mlp(width, int(width * config["mlp_ratio"]), act_layer=nn.GELU)
+        self.skip_linear = nn.Linear(2 * width, width) if skip else None
+
+    def forward(self, x, skip=None):
+        if self.skip_linear is not None:
+            x = self.skip_linear(torch.cat([x, skip], dim=-1))
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class UViT(nn.Module):
+    """baofff/U-ViT (libs/uvit.py), for images that need not be square."""
+
+    def __init__(self, config):
+        super().__init__()
+        channels, height, width = config["image"]
+        patch, dim = config["patch_size"], config["embed_dim"]
+        self.channels, self.patch, self.grid = channels, patch, (height // patch, width // patch)
+        self.dim, self.offset = dim, config["time_offset"]
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(channels, dim, patch, stride=patch)
+        mlp = [nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, dim)]
+        self.time_embed = nn.Sequential(*mlp) if config["mlp_time_embed"] else nn.Identity()
+        self.label_emb = nn.Embedding(config["num_classes"] + (config["class_dropout_prob"] > 0), dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 2 + self.grid[0] * self.grid[1], dim))
+        half = config["depth"] // 2
+        self.in_blocks = nn.ModuleList([UViTBlock(config, False) for _ in range(half)])
+        self.mid_block = UViTBlock(config, False)
+        self.out_blocks = nn.ModuleList([UViTBlock(config, True) for _ in range(half)])
+        self.norm = nn.LayerNorm(dim)
+        self.decoder_pred = nn.Linear(dim, patch * patch * channels)
+        self.final_layer = nn.Conv2d(channels, channels, 3, padding=1) if config["conv"] else nn.Identity()
+
+    def forward(self, x, t, y):
+        """`y` is the class embedding, not the label."""
+        x = self.patch_embed.proj(x).flatten(2).transpose(1, 2)
+        half = self.dim // 2
+        freqs = torch.exp(-math.log(10000) * torch.arange(0, half, dtype=torch.float32) / half)
+        args = (t + self.offset)[:, None].float() * freqs[None]
+        code = torch.cat([torch.cos(args), torch.sin(args)], dim=-1)
+        if self.dim % 2:
+            code = torch.cat([code, torch.zeros_like(code[:, :1])], dim=-1)
+        x = torch.cat([y[:, None], self.time_embed(code)[:, None], x], dim=1) + self.pos_embed
+        skips = []
+        for block in self.in_blocks:
+            x = block(x)
+            skips.append(x)
+        x = self.mid_block(x)
+        for block in self.out_blocks:
+            x = block(x, skips.pop())
+        x = self.decoder_pred(self.norm(x))[:, 2:]
+        x = x.reshape(x.shape[0], *self.grid, self.patch, self.patch, self.channels)
+        x = torch.einsum("bhwpqc->bchpwq", x)
+        return self.final_layer(x.reshape(x.shape[0], self.channels, x.shape[2] * self.patch, -1))
+
+
+def uvit(name, seed, differentiated, **config):
+    generator = torch.Generator().manual_seed(seed)
+    model = UViT(config)
+    randomise(model, generator)
+    nn.init.normal_(model.pos_embed, generator=generator)
+    noisy = torch.randn(3, *config["image"], generator=generator)
+    condition = torch.randn(3, config["embed_dim"], generator=generator).requires_grad_()
+    timesteps = torch.tensor([3, 417, 999])
+    noise = model(noisy, timesteps, condition)
+    cotangent = torch.randn(noise.shape, generator=generator) * 10
+    inputs = {"noisy": noisy, "timesteps": timesteps, "condition": condition, "cotangent": cotangent}
+    write(name, {"kind": "uvit"} | config, model, inputs, ((noise * cotangent).sum(), {"noise": noise}), differentiated)
 
 
 # --- torchvision's ResNet, with other widths and stems ---------------------------------------------------------------------------
@@ -400,6 +480,20 @@ if __name__ == "__main__":
             image=[2, 4, 4], block_out_channels=[8, 8], down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"], layers_per_block=1,
             norm_num_groups=4,
         )  # fmt: skip
+    uvit(
+        "uvit",
+        9,
+        ["condition", "patch_embed.proj.weight", "time_embed.0.weight", "out_blocks.0.skip_linear.weight", "mid_block.attn.qkv.bias", "pos_embed"],
+        image=[2, 8, 4], patch_size=2, embed_dim=12, depth=4, num_heads=3, mlp_ratio=2.0, qkv_bias=True, mlp_time_embed=True, num_classes=5,
+        class_dropout_prob=0.1, conv=False, time_offset=1,
+    )  # fmt: skip
+    uvit(
+        "uvit_conv",
+        10,
+        ["condition", "in_blocks.0.attn.qkv.weight", "out_blocks.0.norm2.bias"],
+        image=[1, 8, 8], patch_size=4, embed_dim=9, depth=3, num_heads=1, mlp_ratio=4.0, qkv_bias=False, mlp_time_embed=False, num_classes=4,
+        class_dropout_prob=0.0, conv=True, time_offset=0,
+    )  # fmt: skip
     encoder_decoder(
         "encoder_decoder",
         6,

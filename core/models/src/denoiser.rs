@@ -173,7 +173,7 @@ pub(crate) fn network_times(
     times: &[f64],
     batch: usize,
     schedule: &NoiseSchedule,
-) -> Result<Vec<f32>> {
+) -> Result<Vec<f64>> {
     if times.len() != batch {
         return Err(ModelError::input(
             "times",

@@ -15,7 +15,8 @@ use crate::denoiser::{
 };
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
-use crate::layers::{Linear, timestep_codes};
+use crate::layers::{Linear, TimeCode};
+use crate::patches::{Grid, PatchEmbedding};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::spatial::{SpatialConfig, SpatialSlot};
 use crate::table::Architecture;
@@ -40,7 +41,19 @@ pub enum Positions {
     Learned,
 }
 
-/// A diffusion transformer: a denoiser. DiT-XL/2 is `image: [4, 32, 32], patch_size: 2, hidden_size: 1152, depth: 28, num_heads: 16,
+/// The activation of the feed-forward layers; the names are those of diffusers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+pub enum DitActivation {
+    /// `x Φ(x)` with the tanh approximation of `Φ`, as in the reference.
+    #[default]
+    #[serde(rename = "gelu-approximate")]
+    GeluTanh,
+    /// `x Φ(x)` with the exact error function.
+    #[serde(rename = "gelu")]
+    Gelu,
+}
+
+/// A diffusion transformer: a denoiser. The `config.json` of diffusers' `DiTTransformer2DModel` is read directly. DiT-XL/2 is `image: [4, 32, 32], patch_size: 2, hidden_size: 1152, depth: 28, num_heads: 16,
 /// num_classes: 1000, learn_sigma: true`, the rest as by default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -78,6 +91,18 @@ pub struct DitConfig {
     /// The positional embedding of the patches.
     #[serde(default)]
     pub positions: Positions,
+    /// How many of the 128 frequencies of the time code fewer than there are it takes to fall to 1/10000: 0 in the reference, 1 in
+    /// diffusers.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 127))]
+    pub freq_shift: f64,
+    /// Epsilon of the normalisation before the feed-forward layers; that of the others is 1e-6.
+    #[serde(default = "epsilon")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub norm_eps: f64,
+    /// The activation of the feed-forward layers.
+    #[serde(default)]
+    pub activation_fn: DitActivation,
     /// The map that comes beside the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spatial: Option<SpatialConfig>,
@@ -94,17 +119,13 @@ fn tenth() -> f64 {
     0.1
 }
 
-impl DitConfig {
-    /// Number of patches: rows, columns.
-    fn grid(&self) -> [usize; 2] {
-        [
-            self.image[1] / self.patch_size,
-            self.image[2] / self.patch_size,
-        ]
-    }
+fn epsilon() -> f64 {
+    EPSILON
+}
 
-    fn tokens(&self) -> usize {
-        self.grid().iter().product()
+impl DitConfig {
+    fn grid(&self) -> Grid {
+        Grid::of(self.image, self.patch_size)
     }
 
     /// Channels of what it is shown: the image and the map beside it.
@@ -142,8 +163,8 @@ impl DitConfig {
             if !(ratio * width >= 1.0 && ratio <= most) {
                 faults.add("/mlp_ratio", ratio, format_args!("{least} to {most}"));
             }
-            if patched && self.tokens() * hidden > MAX_TABLE {
-                let (tokens, most) = (self.tokens(), MAX_TABLE / hidden);
+            if patched && self.grid().tokens() * hidden > MAX_TABLE {
+                let (tokens, most) = (self.grid().tokens(), MAX_TABLE / hidden);
                 let found = format!("{}, of {tokens} patches", self.patch_size);
                 let expected = format!("a size that gives at most {most} of this width");
                 faults.add("/patch_size", found, expected);
@@ -162,6 +183,12 @@ impl DitConfig {
             faults.count("/num_classes", self.num_classes, MAX_EXTENT);
         }
         faults.probability("/class_dropout_prob", self.class_dropout_prob);
+        if !(0.0..=127.0).contains(&self.freq_shift) {
+            faults.add("/freq_shift", self.freq_shift, "a number from 0 to 127");
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
+            faults.add("/norm_eps", self.norm_eps, "above 0");
+        }
         if let Some(spatial) = &self.spatial {
             faults.part("/spatial", spatial.check());
         }
@@ -189,7 +216,7 @@ pub struct Dit {
     schedule: NoiseSchedule,
     slots: Vec<Slot>,
     specs: Arc<[ParameterSpec]>,
-    patches: Projection,
+    patches: PatchEmbedding,
     positions: ParameterId,
     timestep: [Linear; 2],
     labels: Option<ParameterId>,
@@ -202,18 +229,14 @@ struct Block {
     qkv: Linear,
     out: Linear,
     feed: [Linear; 2],
+    activation: DitActivation,
+    feed_epsilon: f64,
     modulation: Linear,
 }
 
 struct FinalLayer {
     linear: Linear,
     modulation: Linear,
-}
-
-/// The patch embedding: a convolution whose windows do not overlap, hence a matrix product over patches.
-struct Projection {
-    weight: ParameterId,
-    bias: ParameterId,
 }
 
 impl Dit {
@@ -225,28 +248,19 @@ impl Dit {
         config.check().finish()?;
         let schedule = NoiseSchedule::new(&config.schedule)?;
         let hidden = config.hidden_size;
-        let (tokens, patch) = (config.tokens(), config.patch_size);
+        let (grid, patch) = (config.grid(), config.patch_size);
         let mut d = Declaration::new();
-        let table: Arc<[f32]> = sincos_positions(config.grid(), hidden).into();
+        let table: Arc<[f32]> = sincos_positions(grid, hidden).into();
         let (group, init) = match config.positions {
             Positions::Sincos => (Group::Buffer, Init::Fixed(table)),
             Positions::Learned => (Group::Embedding, Init::Fixed(table)),
         };
-        let positions = d.declare("pos_embed", &[1, tokens, hidden], group, init);
-        let patches = d.within("x_embedder.proj", |d| {
-            // The reference draws the window as a matrix of [hidden, patch elements].
-            let fans = config.patch_elements() + hidden;
-            let shape = [hidden, config.input_channels(), patch, patch];
-            Projection {
-                weight: d.declare(
-                    "weight",
-                    &shape,
-                    Group::Weight,
-                    Init::Uniform((6.0 / fans as f64).sqrt()),
-                ),
-                bias: d.declare("bias", &[hidden], Group::Bias, Init::Zeros),
-            }
-        });
+        let positions = d.declare("pos_embed", &[1, grid.tokens(), hidden], group, init);
+        // The reference draws the window as a matrix of [hidden, patch elements].
+        let fans = config.patch_elements() + hidden;
+        let init = Init::Uniform((6.0 / fans as f64).sqrt());
+        let widths = [config.input_channels(), hidden];
+        let patches = PatchEmbedding::declare(&mut d, "x_embedder.proj", grid, widths, init);
         let timestep = d.within("t_embedder", |d| {
             let init = || Init::Normal(0.02);
             [
@@ -314,42 +328,22 @@ impl Dit {
         self.labels.map(|labels| weights.get(labels))
     }
 
-    fn embed_times(&self, weights: &Weights, times: &[f32], device: &Device) -> Result<Tensor> {
-        let codes = timestep_codes(times, FREQUENCIES, device)?;
+    /// `[B, D]`.
+    fn embed_times(&self, weights: &Weights, times: &[f64], device: &Device) -> Result<Tensor> {
+        let code = TimeCode {
+            width: FREQUENCIES,
+            shift: self.config.freq_shift,
+            cosines_first: true,
+        };
         let [first, second] = &self.timestep;
-        second.forward(weights, &first.forward(weights, &codes)?.silu()?)
+        let inner = first.forward(weights, &code.of(times, device)?)?;
+        second.forward(weights, &inner.silu()?)
     }
 
     /// `[B, C, H, W]` to `[B, T, D]`, with positions.
     fn embed_patches(&self, weights: &Weights, images: &Tensor) -> Result<Tensor> {
-        let [rows, columns] = self.config.grid();
-        let (p, tokens) = (self.config.patch_size, self.config.tokens());
-        let elements = self.config.patch_elements();
-        let channels = self.config.input_channels();
-        let extents = signed(&[images.shape()[0], channels, rows, p, columns, p]);
-        let patches = images
-            .reshape(&extents)?
-            .permute(&[0, 2, 4, 1, 3, 5])?
-            .reshape(&signed(&[images.shape()[0], tokens, elements]))?;
-        let weight = weights
-            .get(self.patches.weight)
-            .reshape(&[-1, elements as i64])?;
-        let embedded = patches.linear(&weight, Some(weights.get(self.patches.bias)))?;
+        let embedded = self.patches.forward(weights, images)?;
         Ok(embedded.add(weights.get(self.positions))?)
-    }
-
-    /// `[B, T, p p C']` to the first `C` channels of `[B, C', H, W]`.
-    fn assemble(&self, tokens: &Tensor) -> Result<Tensor> {
-        let [rows, columns] = self.config.grid();
-        let (p, channels) = (self.config.patch_size, self.config.output_channels());
-        let [c, h, w] = self.config.image;
-        let batch = tokens.shape()[0];
-        let noise = tokens
-            .reshape(&signed(&[batch * rows * columns, p * p, channels]))?
-            .narrow(2, 0, c)?
-            .reshape(&signed(&[batch, rows, columns, p, p, c]))?
-            .permute(&[0, 5, 1, 3, 2, 4])?;
-        Ok(noise.reshape(&signed(&[batch, c, h, w]))?)
     }
 }
 
@@ -392,7 +386,8 @@ impl Denoiser for Dit {
         for block in &self.blocks {
             x = block.forward(weights, &x, &condition, self.config.num_heads)?;
         }
-        self.assemble(&self.last.forward(weights, &x, &condition)?)
+        let tokens = self.last.forward(weights, &x, &condition)?;
+        self.config.grid().assemble(&tokens, self.config.image[0])
     }
 
     fn spatial(&self) -> Option<&SpatialConfig> {
@@ -452,6 +447,8 @@ impl Block {
                 Linear::declare(d, "mlp.fc1", hidden, wide, init()),
                 Linear::declare(d, "mlp.fc2", wide, hidden, init()),
             ],
+            activation: config.activation_fn,
+            feed_epsilon: config.norm_eps,
             modulation: Linear::declare(d, "adaLN_modulation.1", hidden, 6 * hidden, Init::Zeros),
         }
     }
@@ -470,9 +467,12 @@ impl Block {
         let attended = self.attend(weights, &x.modulate(&shift, &scale, EPSILON)?, heads)?;
         let x = x.gated_add(&attended, &gate)?;
         let [first, second] = &self.feed;
-        let inner = first
-            .forward(weights, &x.modulate(&shift_feed, &scale_feed, EPSILON)?)?
-            .gelu_tanh()?;
+        let normal = x.modulate(&shift_feed, &scale_feed, self.feed_epsilon)?;
+        let inner = first.forward(weights, &normal)?;
+        let inner = match self.activation {
+            DitActivation::GeluTanh => inner.gelu_tanh()?,
+            DitActivation::Gelu => inner.gelu()?,
+        };
         let fed = second.forward(weights, &inner)?;
         Ok(x.gated_add(&fed, &gate_feed)?)
     }
@@ -506,13 +506,10 @@ fn modulation<const N: usize>(
     Ok(<[Tensor; N]>::try_from(parts).expect("N parts were pushed"))
 }
 
-fn signed<const N: usize>(extents: &[usize; N]) -> [i64; N] {
-    extents.map(|extent| extent as i64)
-}
-
 /// The fixed position table `[T, D]`, row by row (`get_2d_sincos_pos_embed` of the reference): the first half codes the column,
 /// the second the row.
-fn sincos_positions([rows, columns]: [usize; 2], hidden: usize) -> Vec<f32> {
+fn sincos_positions(grid: Grid, hidden: usize) -> Vec<f32> {
+    let Grid { rows, columns, .. } = grid;
     let quarter = hidden / 4;
     let frequencies: Vec<f64> = (0..quarter)
         .map(|i| 10_000f64.powf(-(i as f64) / quarter as f64))

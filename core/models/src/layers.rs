@@ -1,6 +1,8 @@
 //! Layers that several models are made of: ids of declared parameters, and what is computed with their values.
 
 use dtta_tensor::{ConvOptions, Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
@@ -129,6 +131,12 @@ impl BiasedConv {
         )
     }
 
+    /// The same without padding.
+    pub fn unpadded(mut self) -> Self {
+        self.options.padding = [0; 2];
+        self
+    }
+
     /// The last convolution of a task model.
     pub fn declare_head(d: &mut Declaration, name: &str, inputs: usize, outputs: usize) -> Self {
         Self::declare_in(d, name, [inputs, outputs], (1, 1), [Group::Head; 2])
@@ -190,19 +198,93 @@ impl GroupNorm {
     }
 }
 
-/// Cosines, then sines, of each time at geometrically falling frequencies, `[B, width]` for an even `width`
-/// (`timestep_embedding` of the DiT reference and diffusers' `Timesteps` with `flip_sin_to_cos`; in single precision as there).
-pub(crate) fn timestep_codes(times: &[f32], width: usize, device: &Device) -> Result<Tensor> {
-    let half = width / 2;
-    let step = -(10_000f64.ln() as f32);
-    let frequencies: Vec<f32> = (0..half)
-        .map(|i| (step * i as f32 / half as f32).exp())
-        .collect();
-    let mut codes = Vec::with_capacity(times.len() * width);
-    for &time in times {
-        let angles = frequencies.iter().map(|frequency| time * frequency);
-        codes.extend(angles.clone().map(f32::cos));
-        codes.extend(angles.map(f32::sin));
+/// Normalisation over the last axis, with scale and shift.
+pub(crate) struct LayerNorm {
+    scale: ParameterId,
+    shift: ParameterId,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    pub fn declare(d: &mut Declaration, name: &str, width: usize, epsilon: f64) -> Self {
+        d.within(name, |d| Self {
+            scale: d.declare("weight", &[width], Group::Norm, Init::Ones),
+            shift: d.declare("bias", &[width], Group::Norm, Init::Zeros),
+            epsilon,
+        })
     }
-    Ok(Tensor::from_floats(&codes, &[times.len(), width], device)?)
+
+    pub fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
+        let (scale, shift) = (weights.get(self.scale), weights.get(self.shift));
+        Ok(x.layer_norm(Some(scale), Some(shift), self.epsilon)?)
+    }
+}
+
+/// How times are coded for a network: sines and cosines at geometrically falling frequencies (diffusers' `get_timestep_embedding`).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeCode {
+    /// Numbers of a code; the last of an odd number is 0.
+    pub width: usize,
+    /// How many frequencies fewer than there are it takes to fall to 1/10000.
+    pub shift: f64,
+    /// Whether the cosines come first.
+    pub cosines_first: bool,
+}
+
+impl TimeCode {
+    /// `[B, width]`, in single precision as the references compute them.
+    pub fn of(&self, times: &[f64], device: &Device) -> Result<Tensor> {
+        let half = self.width / 2;
+        let step = -(10_000f64.ln() as f32);
+        let frequencies: Vec<f32> = (0..half)
+            .map(|i| (step * i as f32 / (half as f64 - self.shift) as f32).exp())
+            .collect();
+        let mut codes = Vec::with_capacity(times.len() * self.width);
+        for &time in times {
+            let angles = frequencies.iter().map(|frequency| time as f32 * frequency);
+            if self.cosines_first {
+                codes.extend(angles.clone().map(f32::cos));
+                codes.extend(angles.map(f32::sin));
+            } else {
+                codes.extend(angles.clone().map(f32::sin));
+                codes.extend(angles.map(f32::cos));
+            }
+            codes.extend(std::iter::repeat_n(0.0, self.width % 2));
+        }
+        Ok(Tensor::from_floats(
+            &codes,
+            &[times.len(), self.width],
+            device,
+        )?)
+    }
+}
+
+/// A function that is applied to each element; the names are those of diffusers' `get_activation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x sigmoid(x)`.
+    #[default]
+    Silu,
+    /// `x tanh(ln(1 + e^x))` (Misra 2019).
+    Mish,
+    /// `x Φ(x)` with the exact error function.
+    Gelu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+impl Activation {
+    pub(crate) fn of(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Silu => x.silu()?,
+            Self::Gelu => x.gelu()?,
+            Self::Relu => x.relu()?,
+            // ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|), which does not overflow.
+            Self::Mish => {
+                let small = x.abs()?.neg()?.exp()?.affine(1.0, 1.0)?.log()?;
+                x.mul(&x.relu()?.add(&small)?.tanh()?)?
+            }
+        })
+    }
 }

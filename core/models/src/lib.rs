@@ -1,8 +1,8 @@
-//! Models: denoisers and backbones, their parameters and their files.
+//! Models: denoisers, backbones and encoders, their parameters and their files.
 //!
-//! - A model ([`Dit`], [`UNet`], [`ResNet`], [`EncoderDecoder`]) is a structure that *declares* parameters and computes with whatever [`Weights`] it is handed, so
+//! - A model ([`Dit`], [`UNet`], [`UVit`], [`ResNet`], [`EncoderDecoder`], [`AutoencoderKl`]) is a structure that *declares* parameters and computes with whatever [`Weights`] it is handed, so
 //!   one structure serves many sets of weights.
-//! - [`Denoiser`] and [`Backbone`] are what the engine sees, and say what a model can do; [`Models`] makes them from files, by a table to
+//! - [`Denoiser`], [`Backbone`] and [`Encoder`] are what the engine sees, and say what a model can do; [`Models`] makes them from files, by a table to
 //!   which an embedder adds its own [`Architecture`].
 //! - [`NoiseSchedule`] says how image and noise mix at each time, and what the network answers with.
 //!
@@ -23,9 +23,11 @@
 //! # }
 //! ```
 
+mod autoencoder;
 mod backbone;
 mod denoiser;
 mod dit;
+mod encoder;
 mod encoder_decoder;
 mod error;
 mod fault;
@@ -33,6 +35,7 @@ mod file;
 mod format;
 mod label_space;
 mod layers;
+mod patches;
 mod published;
 mod residual;
 mod resnet;
@@ -41,19 +44,23 @@ mod spatial;
 mod table;
 mod transformer2d;
 mod unet;
+mod uvit;
 mod weights;
 
 pub use dtta_base::Issue;
 
+pub use autoencoder::{AutoencoderKl, AutoencoderKlConfig, EncoderBlock};
 pub use backbone::{Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS};
 pub use denoiser::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_slots,
 };
-pub use dit::{Dit, DitConfig, Positions};
+pub use dit::{Dit, DitActivation, DitConfig, Positions};
+pub use encoder::Encoder;
 pub use encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
 pub use error::{Mismatches, ModelError, Result};
 pub use file::{Precision, read_tensors, write_tensors};
 pub use label_space::{SomeClasses, SomeEmbeddings};
+pub use layers::Activation;
 pub use published::{Interpolation, Preprocessing};
 pub use residual::{BlockKind, Norm};
 pub use resnet::{ResNet, ResNetConfig, Stem};
@@ -64,5 +71,9 @@ pub use schedule::{
 pub use spatial::{SPATIAL, SpatialConfig};
 pub use table::{Architecture, Models, weights_beside};
 pub use transformer2d::{TOKENS, TokensConfig};
-pub use unet::{UNet, UNetBlock, UNetConfig};
+pub use unet::{
+    PerLevel, UNet, UNetBlock, UNetClassEmbedding, UNetConfig, UNetMidBlock, UNetResample,
+    UNetTimeShift, UNetUpBlock,
+};
+pub use uvit::{UVit, UVitConfig};
 pub use weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};

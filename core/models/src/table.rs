@@ -11,19 +11,22 @@ use schemars::{JsonSchema, Schema};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use crate::autoencoder::AutoencoderKlConfig;
 use crate::backbone::Backbone;
 use crate::denoiser::Denoiser;
 use crate::dit::DitConfig;
+use crate::encoder::Encoder;
 use crate::encoder_decoder::EncoderDecoderConfig;
 use crate::error::{ModelError, Result};
 use crate::published::{self, Names, Preprocessing};
 use crate::resnet::ResNetConfig;
 use crate::unet::UNetConfig;
+use crate::uvit::UVitConfig;
 use crate::weights::Weights;
 
 /// The configuration of one architecture. Its doc comment is the description in the schema of model files.
 pub trait Architecture: DeserializeOwned + JsonSchema {
-    /// What it describes: `dyn Denoiser` or `dyn Backbone`.
+    /// What it describes: `dyn Denoiser`, `dyn Backbone` or `dyn Encoder`.
     type Model: ?Sized;
 
     /// The `kind` that files say.
@@ -61,6 +64,7 @@ struct Row {
 enum Make {
     Denoiser(fn(Value) -> Result<Box<dyn Denoiser>>),
     Backbone(fn(Value) -> Result<Box<dyn Backbone>>),
+    Encoder(fn(Value) -> Result<Box<dyn Encoder>>),
 }
 
 /// What a configuration file describes.
@@ -82,6 +86,10 @@ impl Row {
 
     fn backbone<C: Architecture<Model = dyn Backbone>>() -> Self {
         Self::new::<C>(Make::Backbone(make::<C>))
+    }
+
+    fn encoder<C: Architecture<Model = dyn Encoder>>() -> Self {
+        Self::new::<C>(Make::Encoder(make::<C>))
     }
 
     fn new<C: Architecture>(make: Make) -> Self {
@@ -131,8 +139,10 @@ impl Models {
             rows: vec![
                 Row::denoiser::<DitConfig>(),
                 Row::denoiser::<UNetConfig>(),
+                Row::denoiser::<UVitConfig>(),
                 Row::backbone::<ResNetConfig>(),
                 Row::backbone::<EncoderDecoderConfig>(),
+                Row::encoder::<AutoencoderKlConfig>(),
             ],
         }
     }
@@ -177,7 +187,7 @@ impl Models {
                 let made = make(described.document.clone());
                 Ok((made.map_err(|error| in_file(config, error))?, described))
             }
-            Make::Backbone(_) => Err(self.wrong_role(config, described.row, "a denoiser")),
+            _ => Err(self.wrong_role(config, described.row, "a denoiser", Row::is_denoiser)),
         }
     }
 
@@ -196,7 +206,26 @@ impl Models {
                 let made = make(described.document.clone());
                 Ok((made.map_err(|error| in_file(config, error))?, described))
             }
-            Make::Denoiser(_) => Err(self.wrong_role(config, described.row, "a backbone")),
+            _ => Err(self.wrong_role(config, described.row, "a backbone", Row::is_backbone)),
+        }
+    }
+
+    /// The encoder that a configuration file describes, without weights.
+    ///
+    /// # Errors
+    /// As [`denoiser`](Self::denoiser).
+    pub fn encoder(&self, config: &Path) -> Result<Box<dyn Encoder>> {
+        Ok(self.read_encoder(config)?.0)
+    }
+
+    fn read_encoder(&self, config: &Path) -> Result<(Box<dyn Encoder>, Described<'_>)> {
+        let described = self.read(config)?;
+        match described.row.make {
+            Make::Encoder(make) => {
+                let made = make(described.document.clone());
+                Ok((made.map_err(|error| in_file(config, error))?, described))
+            }
+            _ => Err(self.wrong_role(config, described.row, "an encoder", Row::is_encoder)),
         }
     }
 
@@ -232,6 +261,22 @@ impl Models {
         Ok((backbone, weights))
     }
 
+    /// An encoder with its weights, as [`load_denoiser`](Self::load_denoiser) finds them.
+    ///
+    /// # Errors
+    /// As [`encoder`](Self::encoder) and [`Weights::load`].
+    pub fn load_encoder(
+        &self,
+        config: &Path,
+        weights: Option<&Path>,
+        device: &Device,
+    ) -> Result<(Box<dyn Encoder>, Weights)> {
+        let (encoder, described) = self.read_encoder(config)?;
+        let path = weights_beside(config, weights);
+        let weights = Weights::load_named(&path, encoder.parameters(), &described.names, device)?;
+        Ok((encoder, weights))
+    }
+
     /// How the library that published a model prepares images for it; `None` for this crate's own files, whose experiments say so.
     ///
     /// # Errors
@@ -260,6 +305,9 @@ impl Models {
     fn read(&self, path: &Path) -> Result<Described<'_>> {
         let mut document = dtta_base::read_json(path, &[])?;
         let (mut names, mut preprocessing) = (Names::same(), None);
+        if let Value::Object(fields) = &mut document {
+            published::with_scheduler(path, fields)?;
+        }
         let published = document
             .as_object()
             .filter(|fields| !fields.contains_key("kind"));
@@ -289,11 +337,14 @@ impl Models {
         }
     }
 
-    fn wrong_role(&self, path: &Path, found: &Row, role: &'static str) -> ModelError {
-        let others = self
-            .rows
-            .iter()
-            .filter(|row| row.is_denoiser() != found.is_denoiser());
+    fn wrong_role(
+        &self,
+        path: &Path,
+        found: &Row,
+        role: &'static str,
+        fits: fn(&Row) -> bool,
+    ) -> ModelError {
+        let others = self.rows.iter().filter(|row| fits(row));
         ModelError::Kind {
             path: path.into(),
             found: found.kind.into(),
@@ -306,6 +357,14 @@ impl Models {
 impl Row {
     fn is_denoiser(&self) -> bool {
         matches!(self.make, Make::Denoiser(_))
+    }
+
+    fn is_backbone(&self) -> bool {
+        matches!(self.make, Make::Backbone(_))
+    }
+
+    fn is_encoder(&self) -> bool {
+        matches!(self.make, Make::Encoder(_))
     }
 }
 

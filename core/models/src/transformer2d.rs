@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::denoiser::Slot;
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, list};
-use crate::layers::{BiasedConv, GroupNorm, Linear, LinearProjection};
-use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
+use crate::layers::{BiasedConv, GroupNorm, LayerNorm, Linear, LinearProjection};
+use crate::unet::PerLevel;
+use crate::weights::{Declaration, Weights};
 
 /// The slot's name.
 pub const TOKENS: &str = "tokens";
@@ -19,43 +20,62 @@ const NORM_EPSILON: f64 = 1e-6;
 const LAYER_NORM_EPSILON: f64 = 1e-5;
 
 /// The tokens that pixels attend to, such as those of a text encoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
     /// How many; 77 for Stable Diffusion.
+    #[serde(default = "seventy_seven")]
     #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub length: usize,
     /// Width of each: diffusers' `cross_attention_dim`.
     #[schemars(range(min = 1, max = MAX_EXTENT))]
     pub width: usize,
-    /// Heads of each attention: what configurations of `UNet2DConditionModel` call `attention_head_dim`.
-    #[schemars(range(min = 1, max = MAX_EXTENT))]
-    pub heads: usize,
-    /// Blocks after each residual block.
+    /// Heads of each attention, of all levels or of each: what configurations of `UNet2DConditionModel` call `attention_head_dim`.
+    pub heads: PerLevel<usize>,
+    /// Blocks after each residual block, of all levels or of each: `transformer_layers_per_block` there.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = MAX_LAYERS))]
-    pub layers: usize,
+    pub layers: PerLevel<usize>,
     /// Whether pixels enter and leave the transformer by a linear layer and not a convolution of 1×1.
     #[serde(default)]
     pub use_linear_projection: bool,
+    /// Whether pixels attend to the tokens where they would attend to one another, in all levels or in each, but never at the bottom.
+    #[serde(default = "no")]
+    pub only_cross_attention: PerLevel<bool>,
 }
 
-fn one() -> usize {
-    1
+fn seventy_seven() -> usize {
+    77
+}
+
+fn one() -> PerLevel<usize> {
+    PerLevel::All(1)
+}
+
+fn no() -> PerLevel<bool> {
+    PerLevel::All(false)
 }
 
 impl TokensConfig {
-    pub(crate) fn check(&self, channels: &[usize]) -> Faults {
+    /// `crossed` are places and channels of what attends to tokens.
+    pub(crate) fn check(&self, levels: usize, crossed: &[(usize, usize)]) -> Faults {
         let mut faults = Faults::default();
         faults.count("/length", self.length, MAX_EXTENT);
         faults.count("/width", self.width, MAX_EXTENT);
-        faults.count("/layers", self.layers, MAX_LAYERS);
-        if self.heads == 0 || channels.iter().any(|c| !c.is_multiple_of(self.heads)) {
+        self.layers
+            .count(&mut faults, "/layers", levels, MAX_LAYERS);
+        self.only_cross_attention
+            .check(&mut faults, "/only_cross_attention", levels);
+        let fits = |&(level, channels): &(usize, usize)| {
+            let heads: usize = self.heads.at(level);
+            heads > 0 && channels.is_multiple_of(heads)
+        };
+        if self.heads.check(&mut faults, "/heads", levels) && !crossed.iter().all(fits) {
+            let channels: Vec<usize> = crossed.iter().map(|(_, channels)| *channels).collect();
             let expected = format!(
                 "a divisor of the channels with cross-attention, {}",
-                list(channels)
+                list(&channels)
             );
-            faults.add("/heads", self.heads, expected);
+            faults.add("/heads", &self.heads, expected);
         }
         faults
     }
@@ -68,6 +88,18 @@ impl TokensConfig {
             meaning: "tokens that pixels attend to".into(),
         }
     }
+}
+
+/// What the transformers of one level have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TransformerShape {
+    pub channels: usize,
+    /// Groups of the normalisation.
+    pub groups: usize,
+    pub heads: usize,
+    pub layers: usize,
+    /// Whether pixels attend to the tokens where they would attend to one another.
+    pub only_cross: bool,
 }
 
 /// A transformer over the pixels of one level.
@@ -85,14 +117,10 @@ enum Projection {
 
 struct Block {
     norms: [LayerNorm; 3],
+    only_cross: bool,
     own: Attention,
     cross: Attention,
     feed: [Linear; 2],
-}
-
-struct LayerNorm {
-    scale: ParameterId,
-    shift: ParameterId,
 }
 
 struct Attention {
@@ -104,12 +132,10 @@ struct Attention {
 }
 
 impl Transformer2d {
-    pub fn declare(
-        d: &mut Declaration,
-        config: &TokensConfig,
-        channels: usize,
-        groups: usize,
-    ) -> Self {
+    pub fn declare(d: &mut Declaration, config: &TokensConfig, shape: TransformerShape) -> Self {
+        let TransformerShape {
+            channels, groups, ..
+        } = shape;
         let project = |d: &mut Declaration, name: &str| match config.use_linear_projection {
             true => Projection::Linear(Linear::declare_default(d, name, channels, channels)),
             false => {
@@ -119,10 +145,10 @@ impl Transformer2d {
         Self {
             norm: GroupNorm::declare(d, "norm", channels, (groups, NORM_EPSILON)),
             inward: project(d, "proj_in"),
-            blocks: (0..config.layers)
+            blocks: (0..shape.layers)
                 .map(|n| {
                     d.within(format_args!("transformer_blocks.{n}"), |d| {
-                        Block::declare(d, config, channels)
+                        Block::declare(d, config.width, shape)
                     })
                 })
                 .collect(),
@@ -156,25 +182,27 @@ impl Transformer2d {
 }
 
 impl Block {
-    fn declare(d: &mut Declaration, config: &TokensConfig, channels: usize) -> Self {
+    fn declare(d: &mut Declaration, width: usize, shape: TransformerShape) -> Self {
+        let TransformerShape {
+            channels,
+            only_cross,
+            ..
+        } = shape;
         let attention = |d: &mut Declaration, name: &str, source: usize| {
             d.within(name, |d| Attention {
                 query: LinearProjection::declare(d, "to_q", channels, channels),
                 key: LinearProjection::declare(d, "to_k", source, channels),
                 value: LinearProjection::declare(d, "to_v", source, channels),
                 out: Linear::declare_default(d, "to_out.0", channels, channels),
-                heads: config.heads,
+                heads: shape.heads,
             })
         };
         Self {
-            norms: ["norm1", "norm2", "norm3"].map(|name| {
-                d.within(name, |d| LayerNorm {
-                    scale: d.declare("weight", &[channels], Group::Norm, Init::Ones),
-                    shift: d.declare("bias", &[channels], Group::Norm, Init::Zeros),
-                })
-            }),
-            own: attention(d, "attn1", channels),
-            cross: attention(d, "attn2", config.width),
+            norms: ["norm1", "norm2", "norm3"]
+                .map(|name| LayerNorm::declare(d, name, channels, LAYER_NORM_EPSILON)),
+            only_cross,
+            own: attention(d, "attn1", if only_cross { width } else { channels }),
+            cross: attention(d, "attn2", width),
             feed: [
                 Linear::declare_default(d, "ff.net.0.proj", channels, 8 * channels),
                 Linear::declare_default(d, "ff.net.2", 4 * channels, channels),
@@ -185,7 +213,8 @@ impl Block {
     fn forward(&self, weights: &Weights, x: &Tensor, tokens: &Tensor) -> Result<Tensor> {
         let [first, second, third] = &self.norms;
         let normal = first.forward(weights, x)?;
-        let x = self.own.forward(weights, &normal, &normal)?.add(x)?;
+        let seen = if self.only_cross { tokens } else { &normal };
+        let x = self.own.forward(weights, &normal, seen)?.add(x)?;
         let normal = second.forward(weights, &x)?;
         let x = self.cross.forward(weights, &normal, tokens)?.add(&x)?;
         // GEGLU (Shazeer 2020): one half gates the other.
@@ -196,13 +225,6 @@ impl Block {
             .narrow(2, 0, half)?
             .mul(&wide.narrow(2, half, half)?.gelu()?)?;
         Ok(narrow.forward(weights, &gated)?.add(&x)?)
-    }
-}
-
-impl LayerNorm {
-    fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
-        let (scale, shift) = (weights.get(self.scale), weights.get(self.shift));
-        Ok(x.layer_norm(Some(scale), Some(shift), LAYER_NORM_EPSILON)?)
     }
 }
 

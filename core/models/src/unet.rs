@@ -1,217 +1,33 @@
 //! U-Net denoiser with the structure and parameter names of diffusers' `UNet2DModel` (Ho et al. 2020; `unet_2d.py`,
-//! `unet_2d_blocks.py`) and, where levels have cross-attention, of its `UNet2DConditionModel` (Rombach et al. 2022), so that their
-//! checkpoints fit. It takes a map beside the noisy image through a spatial slot, and tokens to attend to through another.
+//! `unet_2d_blocks.py`) and `UNet2DConditionModel` (Rombach et al. 2022), so that their checkpoints fit. It takes a map beside the noisy
+//! image through a spatial slot, a class through a vector, and tokens to attend to, each through a slot of its own.
+
+pub(crate) mod blocks;
+mod config;
 
 use std::sync::Arc;
 
 use dtta_base::Issue;
 use dtta_tensor::{Device, Named, Tensor};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use crate::denoiser::{Denoiser, Slot, expect_images, expect_slots, network_times};
+pub use self::config::{
+    PerLevel, UNetBlock, UNetClassEmbedding, UNetConfig, UNetMidBlock, UNetResample, UNetTimeShift,
+    UNetUpBlock,
+};
+
+use self::blocks::{Extents, Halving, Residual, ResidualStyle, SelfAttention};
+use self::config::Attends;
+use crate::denoiser::{
+    CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_images, expect_slots,
+    network_times, no_classes,
+};
 use crate::error::Result;
-use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, MAX_LEVELS, list};
-use crate::layers::{BiasedConv, GroupNorm, Linear, timestep_codes};
-use crate::schedule::{NoiseSchedule, ScheduleConfig};
+use crate::layers::{BiasedConv, GroupNorm, Linear, TimeCode};
+use crate::schedule::NoiseSchedule;
 use crate::spatial::{SpatialConfig, SpatialSlot};
 use crate::table::Architecture;
-use crate::transformer2d::{TOKENS, TokensConfig, Transformer2d};
-use crate::weights::{Declaration, ParameterSpec, Weights};
-
-/// What a level is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum UNetBlock {
-    /// Residual blocks.
-    DownBlock2D,
-    /// Residual blocks, each followed by self-attention.
-    AttnDownBlock2D,
-    /// Residual blocks, each followed by a transformer that attends to tokens.
-    CrossAttnDownBlock2D,
-}
-
-/// A U-Net: a denoiser. Field names and defaults are those of diffusers' `UNet2DModel`; the way up mirrors the way down, and the
-/// bottom has cross-attention where any level has. Stable Diffusion 1.5 is `image: [4, 64, 64], block_out_channels: [320, 640, 1280,
-/// 1280], down_block_types` of three with cross-attention and one `DownBlock2D`, `tokens: { length: 77, width: 768, heads: 8 }`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct UNetConfig {
-    /// Channels, height and width of what it denoises: pixels or latents. Height and width are multiples of 2 to the number of levels
-    /// less 1.
-    #[schemars(inner(range(min = 1, max = MAX_EXTENT)))]
-    pub image: [usize; 3],
-    /// Channels of each level; every level but the last halves the extents. Multiples of `norm_num_groups`.
-    #[serde(default = "default_channels")]
-    #[schemars(length(min = 1, max = MAX_LEVELS), inner(range(min = 1, max = MAX_EXTENT)))]
-    pub block_out_channels: Vec<usize>,
-    /// What each level is made of.
-    #[schemars(length(min = 1, max = MAX_LEVELS))]
-    pub down_block_types: Vec<UNetBlock>,
-    /// Residual blocks of a level on the way down; one more on the way up.
-    #[serde(default = "two")]
-    #[schemars(range(min = 1, max = MAX_LAYERS))]
-    pub layers_per_block: usize,
-    /// Attention between the two residual blocks at the bottom.
-    #[serde(default = "yes")]
-    pub add_attention: bool,
-    /// Channels of one head of self-attention; divides the channels of levels that have it.
-    #[serde(default = "eight")]
-    #[schemars(range(min = 1, max = MAX_EXTENT))]
-    pub attention_head_dim: usize,
-    /// Groups of each normalisation.
-    #[serde(default = "thirty_two")]
-    #[schemars(range(min = 1, max = MAX_EXTENT))]
-    pub norm_num_groups: usize,
-    /// Epsilon of each normalisation.
-    #[serde(default = "epsilon")]
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub norm_eps: f64,
-    /// The map that comes beside the image; unconditional if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spatial: Option<SpatialConfig>,
-    /// The tokens that levels with cross-attention attend to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<TokensConfig>,
-    /// The noise schedule that it is trained with.
-    #[serde(default)]
-    pub schedule: ScheduleConfig,
-}
-
-fn default_channels() -> Vec<usize> {
-    vec![224, 448, 672, 896]
-}
-
-fn two() -> usize {
-    2
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn eight() -> usize {
-    8
-}
-
-fn thirty_two() -> usize {
-    32
-}
-
-fn epsilon() -> f64 {
-    1e-5
-}
-
-/// The most blocks of one way: levels times residual blocks times transformer blocks.
-const MAX_BLOCKS: usize = 1 << 12;
-
-impl UNetConfig {
-    fn check(&self) -> Faults {
-        let mut faults = Faults::default();
-        let (levels, groups) = (self.block_out_channels.len(), self.norm_num_groups);
-        let grouped = faults.count("/norm_num_groups", groups, MAX_EXTENT);
-        let fits = |&c: &usize| {
-            let whole = !grouped || c.is_multiple_of(groups);
-            (1..=MAX_EXTENT).contains(&c) && c.is_multiple_of(2) && whole
-        };
-        if !(1..=MAX_LEVELS).contains(&levels) || !self.block_out_channels.iter().all(fits) {
-            let found = list(&self.block_out_channels);
-            let expected = format!(
-                "1 to {MAX_LEVELS} even multiples of the number of groups, {groups}, up to {MAX_EXTENT}"
-            );
-            faults.add("/block_out_channels", found, expected);
-        }
-        if self.down_block_types.len() != levels {
-            let found = format!("{} types", self.down_block_types.len());
-            let expected = format!("{levels}, one for each of `block_out_channels`");
-            faults.add("/down_block_types", found, expected);
-        }
-        if faults.count("/layers_per_block", self.layers_per_block, MAX_LAYERS) {
-            // Each level has as many transformers as residual blocks, of so many blocks themselves.
-            let each = self.tokens.as_ref().map_or(1, |tokens| tokens.layers);
-            let all = levels
-                .saturating_mul(self.layers_per_block)
-                .saturating_mul(each);
-            if all > MAX_BLOCKS {
-                let found = format!("{}, {all} blocks in all levels", self.layers_per_block);
-                faults.add(
-                    "/layers_per_block",
-                    found,
-                    format_args!("at most {MAX_BLOCKS} in all"),
-                );
-            }
-        }
-        match &self.tokens {
-            Some(_) if !self.crosses() => {
-                let expected = "at least one `CrossAttnDownBlock2D`, since there are `tokens`";
-                faults.add("/down_block_types", "none with cross-attention", expected);
-            }
-            Some(tokens) => {
-                let crossed = self.attended(UNetBlock::CrossAttnDownBlock2D);
-                faults.part("/tokens", tokens.check(&crossed));
-            }
-            None if self.crosses() => {
-                let expected = "what levels with cross-attention attend to";
-                faults.add("/tokens", "nothing", expected);
-            }
-            None => {}
-        }
-        let attended = self.attended(UNetBlock::AttnDownBlock2D);
-        let head = self.attention_head_dim;
-        if attended
-            .iter()
-            .any(|c| head == 0 || !c.is_multiple_of(head))
-        {
-            let expected = format!(
-                "a divisor of the channels with attention, {}",
-                list(&attended)
-            );
-            faults.add("/attention_head_dim", head, expected);
-        }
-        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
-            faults.add("/norm_eps", self.norm_eps, "above 0");
-        }
-        faults.image(self.image, 1 << levels.saturating_sub(1).min(31));
-        if let Some(spatial) = &self.spatial {
-            faults.part("/spatial", spatial.check());
-        }
-        faults.part("/schedule", self.schedule.check());
-        faults
-    }
-
-    /// Whether any level has cross-attention.
-    fn crosses(&self) -> bool {
-        self.down_block_types
-            .contains(&UNetBlock::CrossAttnDownBlock2D)
-    }
-
-    /// What the bottom is like.
-    fn bottom(&self) -> UNetBlock {
-        match (self.add_attention, self.crosses()) {
-            (false, _) => UNetBlock::DownBlock2D,
-            (true, false) => UNetBlock::AttnDownBlock2D,
-            (true, true) => UNetBlock::CrossAttnDownBlock2D,
-        }
-    }
-
-    /// Channels of the levels of that kind, the bottom included.
-    fn attended(&self, kind: UNetBlock) -> Vec<usize> {
-        let levels = self.block_out_channels.iter().zip(&self.down_block_types);
-        let bottom = self
-            .block_out_channels
-            .last()
-            .map(|channels| (*channels, self.bottom()));
-        levels
-            .map(|(&channels, &kind)| (channels, kind))
-            .chain(bottom)
-            .filter(|(_, found)| *found == kind)
-            .map(|(channels, _)| channels)
-            .collect()
-    }
-
-    fn norm(&self) -> (usize, f64) {
-        (self.norm_num_groups, self.norm_eps)
-    }
-}
+use crate::transformer2d::{TOKENS, TokensConfig, Transformer2d, TransformerShape};
+use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
 
 impl Architecture for UNetConfig {
     type Model = dyn Denoiser;
@@ -235,53 +51,45 @@ pub struct UNet {
     spatial: Option<SpatialSlot>,
     first: BiasedConv,
     time: [Linear; 2],
+    classes: Option<ParameterId>,
     down: Vec<Level>,
-    middle: Middle,
+    middle: Vec<Step>,
     up: Vec<Level>,
     last_norm: GroupNorm,
     last: BiasedConv,
 }
 
-/// One level of either way: residual blocks, attention after each or none, and the change of extents after the last.
+/// One level of either way, and the change of extents after it.
 struct Level {
-    residuals: Vec<Residual>,
-    attentions: Vec<Attention>,
-    resample: Option<BiasedConv>,
+    steps: Vec<Step>,
+    resample: Option<Resample>,
 }
 
-struct Middle {
-    residuals: [Residual; 2],
+/// A residual block and what follows it.
+struct Step {
+    residual: Residual,
     attention: Attention,
 }
 
-/// What follows a residual block.
 enum Attention {
     None,
     Own(SelfAttention),
     Cross(Transformer2d),
 }
 
-/// What blocks take beside their input: the activated timestep embedding, and the tokens.
+/// How extents change.
+enum Resample {
+    Halving(Halving),
+    /// Of what was enlarged.
+    Doubling(BiasedConv),
+    Residual(Box<Residual>),
+}
+
+/// What blocks take beside their input: the activated time embedding, and the tokens.
 #[derive(Clone, Copy)]
 struct Context<'a> {
     time: &'a Tensor,
     tokens: Option<&'a Tensor>,
-}
-
-/// diffusers' `ResnetBlock2D`.
-struct Residual {
-    norms: [GroupNorm; 2],
-    convs: [BiasedConv; 2],
-    time: Linear,
-    shortcut: Option<BiasedConv>,
-}
-
-/// diffusers' `Attention` as its 2-D blocks use it: normalised self-attention over pixels, added to its input.
-struct SelfAttention {
-    norm: GroupNorm,
-    query_key_value: [Linear; 3],
-    out: Linear,
-    heads: usize,
 }
 
 impl UNet {
@@ -294,52 +102,50 @@ impl UNet {
         let schedule = NoiseSchedule::new(&config.schedule)?;
         let mut d = Declaration::new();
         let channels = &config.block_out_channels;
-        let levels = channels.len();
-        let (widest, time_width) = (channels[levels - 1], 4 * channels[0]);
+        let (levels, time_width) = (channels.len(), config.time_width());
         let maps = config.spatial.map_or(0, |spatial| spatial.channels);
         let spatial = config
             .spatial
             .map(|spatial| SpatialSlot::declare(&mut d, &spatial));
-        let first =
-            BiasedConv::declare(&mut d, "conv_in", config.image[0] + maps, channels[0], 3, 1);
+        let (inputs, window) = (config.image[0] + maps, config.conv_in_kernel);
+        let first = BiasedConv::declare(&mut d, "conv_in", inputs, channels[0], window, 1);
         let time = d.within("time_embedding", |d| {
             [
                 Linear::declare_default(d, "linear_1", channels[0], time_width),
                 Linear::declare_default(d, "linear_2", time_width, time_width),
             ]
         });
+        let classes = config.num_class_embeds.map(|classes| {
+            d.declare(
+                "class_embedding.weight",
+                &[classes, time_width],
+                Group::Embedding,
+                Init::Normal(1.0),
+            )
+        });
         // The way up takes the outputs of the way down from the last to the first.
         let mut kept = vec![channels[0]];
         let mut down = Vec::new();
         let mut inputs = channels[0];
         for (level, &outputs) in channels.iter().enumerate() {
-            let (count, last) = (config.layers_per_block, level + 1 == levels);
+            let (count, last) = (config.layers_per_block.at(level), level + 1 == levels);
             let sources: Vec<usize> = (0..count)
                 .map(|n| if n == 0 { inputs } else { outputs })
                 .collect();
-            let resample = (!last).then_some(("downsamplers.0.conv", 2));
-            let attends = config.down_block_types[level];
+            let resample = (!last).then_some(Extents::Halved);
+            let attends = config.down(level);
             down.push(d.within(format_args!("down_blocks.{level}"), |d| {
-                Level::declare(d, &config, &sources, outputs, attends, resample)
+                Level::declare(d, &config, level, &sources, attends, resample)
             }));
             kept.extend(vec![outputs; count + usize::from(!last)]);
             inputs = outputs;
         }
-        let middle = d.within("mid_block", |d| Middle {
-            residuals: [0, 1].map(|n| {
-                d.within(format_args!("resnets.{n}"), |d| {
-                    Residual::declare(d, &config, widest, widest)
-                })
-            }),
-            attention: d.within("attentions.0", |d| {
-                Attention::declare(d, &config, config.bottom(), widest)
-            }),
-        });
+        let middle = d.within("mid_block", |d| declare_middle(d, &config));
         let mut up = Vec::new();
-        for level in 0..levels {
-            let outputs = channels[levels - 1 - level];
+        for level in (0..levels).rev() {
+            let outputs = channels[level];
             let mut sources = Vec::new();
-            for n in 0..=config.layers_per_block {
+            for n in 0..=config.layers_per_block.at(level) {
                 let below = if n == 0 { inputs } else { outputs };
                 sources.push(
                     below
@@ -348,28 +154,27 @@ impl UNet {
                             .expect("each block below kept one for each above"),
                 );
             }
-            let resample = (level + 1 < levels).then_some(("upsamplers.0.conv", 1));
-            let attends = config.down_block_types[levels - 1 - level];
-            up.push(d.within(format_args!("up_blocks.{level}"), |d| {
-                Level::declare(d, &config, &sources, outputs, attends, resample)
-            }));
+            let resample = (level > 0).then_some(Extents::Grown);
+            let attends = config.up(level);
+            up.push(
+                d.within(format_args!("up_blocks.{}", levels - 1 - level), |d| {
+                    Level::declare(d, &config, level, &sources, attends, resample)
+                }),
+            );
             inputs = outputs;
         }
         let last_norm = GroupNorm::declare(&mut d, "conv_norm_out", channels[0], config.norm());
-        let last = BiasedConv::declare(&mut d, "conv_out", channels[0], config.image[0], 3, 1);
-        let spatial_slot = config.spatial.iter();
-        let slots = spatial_slot
-            .map(|spatial| SpatialSlot::publish(spatial, config.image))
-            .chain(config.tokens.iter().map(TokensConfig::publish))
-            .collect();
+        let (outputs, window) = (config.output_channels(), config.conv_out_kernel);
+        let last = BiasedConv::declare(&mut d, "conv_out", channels[0], outputs, window, 1);
         Ok(Self {
             specs: d.finish(),
+            slots: slots(&config),
             config,
             schedule,
-            slots,
             spatial,
             first,
             time,
+            classes,
             down,
             middle,
             up,
@@ -383,12 +188,103 @@ impl UNet {
         &self.config
     }
 
-    /// The activated timestep embedding, `[B, 4 C]`, which every residual block takes.
-    fn embed_times(&self, weights: &Weights, times: &[f32], device: &Device) -> Result<Tensor> {
-        let codes = timestep_codes(times, self.config.block_out_channels[0], device)?;
+    /// The activated time embedding, `[B, time_embedding_dim]`, which every residual block takes.
+    fn embed_times(
+        &self,
+        weights: &Weights,
+        times: &[f64],
+        class: Option<&Tensor>,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let config = &self.config;
+        let code = TimeCode {
+            width: config.block_out_channels[0],
+            shift: config.freq_shift,
+            cosines_first: config.flip_sin_to_cos,
+        };
         let [first, second] = &self.time;
-        let inner = first.forward(weights, &codes)?.silu()?;
-        Ok(second.forward(weights, &inner)?.silu()?)
+        let inner = first.forward(weights, &code.of(times, device)?)?;
+        let inner = config.embedding_act_fn.of(&inner)?;
+        let mut embedding = second.forward(weights, &inner)?;
+        if let Some(act) = config.timestep_post_act {
+            embedding = act.of(&embedding)?;
+        }
+        if let Some(class) = class {
+            embedding = embedding.add(class)?;
+        }
+        if let Some(act) = config.time_embedding_act_fn {
+            embedding = act.of(&embedding)?;
+        }
+        config.act_fn.of(&embedding)
+    }
+}
+
+/// What it is conditioned on.
+fn slots(config: &UNetConfig) -> Vec<Slot> {
+    let spatial = config.spatial.iter();
+    let class = match (config.num_class_embeds, config.class_embed_type) {
+        (Some(_), _) => Some("a row of the label table, or a mixture of rows"),
+        (None, Some(UNetClassEmbedding::Identity)) => Some("a vector, as it was in training"),
+        (None, None) => None,
+    };
+    spatial
+        .map(|spatial| SpatialSlot::publish(spatial, config.image))
+        .chain(class.map(|meaning| Slot {
+            name: CLASS_EMBEDDING.into(),
+            shape: vec![config.time_width()],
+            meaning: format!("{meaning}; added to the time embedding"),
+        }))
+        .chain(config.tokens.iter().map(TokensConfig::publish))
+        .collect()
+}
+
+/// One or two residual blocks, or none.
+fn declare_middle(d: &mut Declaration, config: &UNetConfig) -> Vec<Step> {
+    let level = config.levels() - 1;
+    let channels = config.block_out_channels[level];
+    let count = match config.mid_block() {
+        UNetMidBlock::None => 0,
+        UNetMidBlock::ResnetBlock2D => 1,
+        UNetMidBlock::UNetMidBlock2D | UNetMidBlock::UNetMidBlock2DCrossAttn => 2,
+    };
+    let divisor = config.mid_block_scale_factor;
+    let style = ResidualStyle {
+        divisor,
+        ..residual_style(config)
+    };
+    let residual = |d: &mut Declaration, n: usize| {
+        d.within(format_args!("resnets.{n}"), |d| {
+            Residual::declare(d, style, [channels; 2], Extents::Kept)
+        })
+    };
+    let attention = |d: &mut Declaration| {
+        d.within("attentions.0", |d| match config.middle() {
+            Attends::Pixels => {
+                let (norm, head) = (config.middle_norm(), config.head(level));
+                Attention::Own(SelfAttention::declare(d, norm, channels, head, divisor))
+            }
+            attends => Attention::declare(d, config, attends, level, true),
+        })
+    };
+    // Parameters are declared in the order in which they always were, since their place decides how they start.
+    let residuals: Vec<Residual> = (0..count).map(|n| residual(d, n)).collect();
+    let mut between = (count == 2).then(|| attention(d));
+    residuals
+        .into_iter()
+        .map(|residual| Step {
+            residual,
+            attention: between.take().unwrap_or(Attention::None),
+        })
+        .collect()
+}
+
+fn residual_style(config: &UNetConfig) -> ResidualStyle {
+    ResidualStyle {
+        norm: config.norm(),
+        act: config.act_fn,
+        time: Some(config.time_width()),
+        scale_shift: config.resnet_time_scale_shift == UNetTimeShift::ScaleShift,
+        divisor: 1.0,
     }
 }
 
@@ -423,7 +319,12 @@ impl Denoiser for UNet {
         let batch = expect_images("the noisy batch", noisy, self.config.image)?;
         expect_slots(conditioning, &self.slots, batch)?;
         let times = network_times(times, batch, &self.schedule)?;
-        let time = self.embed_times(weights, &times, noisy.device())?;
+        let class = conditioning.get(CLASS_EMBEDDING);
+        let time = self.embed_times(weights, &times, class, noisy.device())?;
+        let noisy = match self.config.center_input_sample {
+            true => &noisy.affine(2.0, -1.0)?,
+            false => noisy,
+        };
         let input = match &self.spatial {
             Some(spatial) => spatial.join(noisy, conditioning)?,
             None => noisy.clone(),
@@ -435,181 +336,192 @@ impl Denoiser for UNet {
         let mut x = self.first.forward(weights, &input)?;
         let mut kept = vec![x.clone()];
         for level in &self.down {
-            for n in 0..level.residuals.len() {
-                x = level.step(weights, n, &x, context)?;
+            for step in &level.steps {
+                x = step.forward(weights, &x, context)?;
                 kept.push(x.clone());
             }
-            if let Some(conv) = &level.resample {
-                x = conv.forward(weights, &x)?;
+            if let Some(resample) = &level.resample {
+                x = resample.forward(weights, &x, context, [0, 0])?;
                 kept.push(x.clone());
             }
         }
-        let [first, second] = &self.middle.residuals;
-        x = first.forward(weights, &x, &time)?;
-        x = self.middle.attention.forward(weights, x, context)?;
-        x = second.forward(weights, &x, &time)?;
+        for step in &self.middle {
+            x = step.forward(weights, &x, context)?;
+        }
         for level in &self.up {
-            for n in 0..level.residuals.len() {
+            for step in &level.steps {
                 let skipped = kept.pop().expect("declared with as many above as below");
-                x = level.step(weights, n, &Tensor::cat(&[&x, &skipped], 1)?, context)?;
+                x = step.forward(weights, &Tensor::cat(&[&x, &skipped], 1)?, context)?;
             }
-            if let Some(conv) = &level.resample {
-                let (height, width) = (2 * x.shape()[2], 2 * x.shape()[3]);
-                x = conv.forward(weights, &x.resize_nearest(height, width)?)?;
+            if let Some(resample) = &level.resample {
+                let above = kept.last().expect("declared with as many above as below");
+                let extents = [above.shape()[2], above.shape()[3]];
+                x = resample.forward(weights, &x, context, extents)?;
             }
         }
-        let x = self.last_norm.forward(weights, &x)?.silu()?;
-        self.last.forward(weights, &x)
+        let x = self.last_norm.forward(weights, &x)?;
+        let x = self.config.embedding_act_fn.of(&x)?;
+        let x = self.last.forward(weights, &x)?;
+        match self.config.learn_sigma {
+            true => Ok(x.narrow(1, 0, self.config.image[0])?),
+            false => Ok(x),
+        }
+    }
+
+    fn class_condition(&self) -> Option<ClassCondition> {
+        self.config.num_class_embeds.map(|classes| ClassCondition {
+            classes,
+            dropout_prob: 0.0,
+            null_label: None,
+        })
+    }
+
+    fn embed_classes(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
+        let table = self.classes.ok_or_else(|| no_classes(&self.slots))?;
+        Ok(weights.get(table).index_select(0, labels)?)
     }
 
     fn constants(&self, weights: &Weights) -> Result<Named> {
         let spatial = self.spatial.as_ref();
-        Ok(spatial.map_or_else(Named::new, |spatial| spatial.constants(weights)))
+        let mut constants = spatial.map_or_else(Named::new, |spatial| spatial.constants(weights));
+        if let Some(table) = self.classes {
+            constants.push(CLASS_EMBEDDINGS, weights.get(table).clone());
+        }
+        Ok(constants)
     }
 
     fn unconditional(&self, weights: &Weights) -> Result<Option<Named>> {
-        match (&self.config.spatial, &self.config.tokens) {
-            (Some(spatial), None) => SpatialSlot::nothing(spatial, self.config.image, weights),
+        match &self.config.spatial {
+            Some(spatial) if self.slots.len() == 1 => {
+                SpatialSlot::nothing(spatial, self.config.image, weights)
+            }
             _ => Ok(None),
         }
     }
 }
 
 impl Level {
-    /// `sources` are the channels into each residual block, `resample` is the name and stride of the convolution at the end.
+    /// `sources` are the channels into each residual block.
     fn declare(
         d: &mut Declaration,
         config: &UNetConfig,
+        level: usize,
         sources: &[usize],
-        outputs: usize,
-        attends: UNetBlock,
-        resample: Option<(&str, usize)>,
+        attends: Attends,
+        resample: Option<Extents>,
     ) -> Self {
-        let attentions = (0..sources.len())
+        let (style, outputs) = (residual_style(config), config.block_out_channels[level]);
+        let attentions: Vec<Attention> = (0..sources.len())
             .map(|n| {
                 d.within(format_args!("attentions.{n}"), |d| {
-                    Attention::declare(d, config, attends, outputs)
+                    Attention::declare(d, config, attends, level, false)
                 })
             })
             .collect();
-        let residuals = sources
-            .iter()
-            .enumerate()
-            .map(|(n, &inputs)| {
-                d.within(format_args!("resnets.{n}"), |d| {
-                    Residual::declare(d, config, inputs, outputs)
-                })
+        let residuals = sources.iter().enumerate().map(|(n, &inputs)| {
+            d.within(format_args!("resnets.{n}"), |d| {
+                Residual::declare(d, style, [inputs, outputs], Extents::Kept)
+            })
+        });
+        let steps = residuals
+            .zip(attentions)
+            .map(|(residual, attention)| Step {
+                residual,
+                attention,
             })
             .collect();
-        let resample = resample
-            .map(|(name, stride)| BiasedConv::declare(d, name, outputs, outputs, 3, stride));
-        Self {
-            residuals,
-            attentions,
-            resample,
-        }
-    }
-
-    /// Residual block `n` and the attention after it.
-    fn step(
-        &self,
-        weights: &Weights,
-        n: usize,
-        x: &Tensor,
-        context: Context<'_>,
-    ) -> Result<Tensor> {
-        let x = self.residuals[n].forward(weights, x, context.time)?;
-        self.attentions[n].forward(weights, x, context)
+        let resample =
+            resample.map(|extents| Resample::declare(d, config, attends, outputs, extents));
+        Self { steps, resample }
     }
 }
 
-impl Attention {
-    fn declare(d: &mut Declaration, config: &UNetConfig, kind: UNetBlock, channels: usize) -> Self {
-        match (kind, &config.tokens) {
-            (UNetBlock::AttnDownBlock2D, _) => {
-                Self::Own(SelfAttention::declare(d, config, channels))
+impl Step {
+    fn forward(&self, weights: &Weights, x: &Tensor, context: Context<'_>) -> Result<Tensor> {
+        let x = self
+            .residual
+            .forward(weights, x, Some(context.time), [0, 0])?;
+        match (&self.attention, context.tokens) {
+            (Attention::Own(attention), _) => attention.forward(weights, &x),
+            (Attention::Cross(transformer), Some(tokens)) => {
+                transformer.forward(weights, &x, tokens)
             }
-            (UNetBlock::CrossAttnDownBlock2D, Some(tokens)) => {
-                let groups = config.norm_num_groups;
-                Self::Cross(Transformer2d::declare(d, tokens, channels, groups))
-            }
-            _ => Self::None,
-        }
-    }
-
-    fn forward(&self, weights: &Weights, x: Tensor, context: Context<'_>) -> Result<Tensor> {
-        match (self, context.tokens) {
-            (Self::Own(attention), _) => attention.forward(weights, &x),
-            (Self::Cross(transformer), Some(tokens)) => transformer.forward(weights, &x, tokens),
             _ => Ok(x),
         }
     }
 }
 
-impl Residual {
-    fn declare(d: &mut Declaration, config: &UNetConfig, inputs: usize, outputs: usize) -> Self {
-        let time_width = 4 * config.block_out_channels[0];
-        Self {
-            norms: [
-                GroupNorm::declare(d, "norm1", inputs, config.norm()),
-                GroupNorm::declare(d, "norm2", outputs, config.norm()),
-            ],
-            convs: [
-                BiasedConv::declare(d, "conv1", inputs, outputs, 3, 1),
-                BiasedConv::declare(d, "conv2", outputs, outputs, 3, 1),
-            ],
-            time: Linear::declare_default(d, "time_emb_proj", time_width, outputs),
-            shortcut: (inputs != outputs)
-                .then(|| BiasedConv::declare(d, "conv_shortcut", inputs, outputs, 1, 1)),
-        }
-    }
-
-    /// `x` is `[B, C, H, W]`, `time` the activated timestep embedding.
-    fn forward(&self, weights: &Weights, x: &Tensor, time: &Tensor) -> Result<Tensor> {
-        let [first, second] = &self.norms;
-        let inner = first.forward(weights, x)?.silu()?;
-        let inner = self.convs[0].forward(weights, &inner)?;
-        let shift = self.time.forward(weights, time)?;
-        let inner = inner.add(&shift.unsqueeze(2)?.unsqueeze(3)?)?;
-        let inner = second.forward(weights, &inner)?.silu()?;
-        let inner = self.convs[1].forward(weights, &inner)?;
-        match &self.shortcut {
-            Some(conv) => Ok(conv.forward(weights, x)?.add(&inner)?),
-            None => Ok(x.add(&inner)?),
+impl Attention {
+    fn declare(
+        d: &mut Declaration,
+        config: &UNetConfig,
+        attends: Attends,
+        level: usize,
+        bottom: bool,
+    ) -> Self {
+        let channels = config.block_out_channels[level];
+        match (attends, &config.tokens) {
+            (Attends::Pixels, _) => {
+                let (norm, head) = (Some(config.norm()), config.head(level));
+                Self::Own(SelfAttention::declare(d, norm, channels, head, 1.0))
+            }
+            (Attends::Tokens, Some(tokens)) => {
+                let shape = TransformerShape {
+                    channels,
+                    groups: config.norm_num_groups,
+                    heads: tokens.heads.at(level),
+                    layers: tokens.layers.at(level),
+                    only_cross: !bottom && tokens.only_cross_attention.at(level),
+                };
+                Self::Cross(Transformer2d::declare(d, tokens, shape))
+            }
+            _ => Self::None,
         }
     }
 }
 
-impl SelfAttention {
-    fn declare(d: &mut Declaration, config: &UNetConfig, channels: usize) -> Self {
-        Self {
-            norm: GroupNorm::declare(d, "group_norm", channels, config.norm()),
-            query_key_value: ["to_q", "to_k", "to_v"]
-                .map(|name| Linear::declare_default(d, name, channels, channels)),
-            out: Linear::declare_default(d, "to_out.0", channels, channels),
-            heads: channels / config.attention_head_dim,
-        }
+impl Resample {
+    fn declare(
+        d: &mut Declaration,
+        config: &UNetConfig,
+        attends: Attends,
+        channels: usize,
+        extents: Extents,
+    ) -> Self {
+        let (name, kind) = match extents {
+            Extents::Halved => ("downsamplers.0", config.downsample_type),
+            _ => ("upsamplers.0", config.upsample_type),
+        };
+        d.within(name, |d| match (attends, kind, extents) {
+            (Attends::Pixels, UNetResample::Resnet, _) => {
+                let style = residual_style(config);
+                Self::Residual(Box::new(Residual::declare(
+                    d,
+                    style,
+                    [channels; 2],
+                    extents,
+                )))
+            }
+            (_, _, Extents::Halved) => {
+                let one_sided = config.downsample_padding == 0;
+                Self::Halving(Halving::declare(d, "conv", channels, one_sided))
+            }
+            _ => Self::Doubling(BiasedConv::declare(d, "conv", channels, channels, 3, 1)),
+        })
     }
 
-    fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
-        let shape = x.shape();
-        let (batch, channels) = (shape[0], shape[1]);
-        let pixels = self
-            .norm
-            .forward(weights, x)?
-            .reshape(&[batch as i64, channels as i64, -1])?
-            .permute(&[0, 2, 1])?;
-        let [query, key, value] = &self.query_key_value;
-        let parts = [
-            query.forward(weights, &pixels)?,
-            key.forward(weights, &pixels)?,
-            value.forward(weights, &pixels)?,
-        ];
-        let mixed =
-            Tensor::cat(&[&parts[0], &parts[1], &parts[2]], 2)?.self_attention(self.heads)?;
-        let mixed = self.out.forward(weights, &mixed)?.permute(&[0, 2, 1])?;
-        Ok(mixed
-            .reshape(&shape.iter().map(|&e| e as i64).collect::<Vec<_>>())?
-            .add(x)?)
+    /// `grown` are height and width of the result where the extents grow.
+    fn forward(
+        &self,
+        weights: &Weights,
+        x: &Tensor,
+        context: Context<'_>,
+        grown: [usize; 2],
+    ) -> Result<Tensor> {
+        match self {
+            Self::Halving(halving) => halving.forward(weights, x),
+            Self::Doubling(conv) => conv.forward(weights, &x.resize_nearest(grown[0], grown[1])?),
+            Self::Residual(residual) => residual.forward(weights, x, Some(context.time), grown),
+        }
     }
 }

@@ -333,7 +333,7 @@ fn configuration_errors_name_file_and_place() {
             dit(),
             "/kind",
             json!("gan"),
-            "/kind: is `gan`; known: `dit`, `unet`, `resnet`, `encoder_decoder`",
+            "/kind: is `gan`; known: `dit`, `unet`, `uvit`, `resnet`, `encoder_decoder`, `autoencoder_kl`",
         ),
         (
             dit(),
@@ -365,7 +365,7 @@ fn configuration_errors_name_file_and_place() {
             resnet(),
             "/classes",
             json!(5),
-            "describes a `resnet`, but a denoiser is needed here: `dit` or `unet`",
+            "describes a `resnet`, but a denoiser is needed here: `dit`, `unet` or `uvit`",
         ),
     ] {
         let message = refusal(config, pointer, value);

@@ -149,6 +149,12 @@ fn dit_with_a_map_beside_the_image_gives_the_noise_and_the_gradients_of_the_refe
 }
 
 #[test]
+fn uvit_gives_the_noise_and_the_gradients_of_the_reference() {
+    check_denoiser("uvit", "class-embedding");
+    check_denoiser("uvit_conv", "class-embedding");
+}
+
+#[test]
 fn unet_gives_the_noise_and_the_gradients_of_diffusers() {
     check_denoiser("unet", "spatial");
     check_denoiser("unet_plain", "spatial");

@@ -211,6 +211,11 @@ impl<'a> Document<'a> {
         if field.get("enum").is_some() {
             return names_of(field);
         }
+        if let Some(Value::Array(kinds)) = field.get("anyOf") {
+            let kinds = kinds.iter().filter(|kind| kind["type"] != "null");
+            let words: Vec<String> = kinds.map(|kind| self.value(kind)).collect();
+            return words.join(", or ");
+        }
         let kind = match field.get("type") {
             Some(Value::Array(kinds)) => kinds
                 .iter()

@@ -243,7 +243,7 @@ mod tests {
             let picture = image::RgbImage::from_pixel(2, 2, image::Rgb([9; 3]));
             write(&root.path().join(class).join("a.png"), picture.into());
         };
-        ["0", "1", "9"].map(add);
+        ["0", "1", "9"].iter().copied().for_each(add);
         assert_eq!(classes(None).unwrap(), ["0", "1", "9"]);
         add("10");
         let refused = classes(None).unwrap_err().to_string();

@@ -24,8 +24,11 @@ impl Fields {
         }
     }
 
-    /// A field that is honoured: its value, or where it is absent the value that the library's class has by default.
+    /// A field that is honoured: its value, or where it is absent the value that the library's class has by default. Null is no value of it.
     pub fn take<T: DeserializeOwned>(&mut self, name: &str, default: T) -> T {
+        if self.rest.get(name).is_some_and(Value::is_null) {
+            self.refuse(name, &Value::Null, "supported is a value");
+        }
         self.find(name).unwrap_or(default)
     }
 

@@ -2,10 +2,13 @@
 //! translated into a model file of this crate, field by field: a field is honoured, or known to have no influence on what is computed,
 //! or refused by name. None is ignored.
 
+mod diffusers;
+mod facebook;
 mod fields;
 
 use serde_json::{Map, Value};
 
+pub(crate) use self::diffusers::with_scheduler;
 pub(crate) use self::fields::Fields;
 use crate::error::Result;
 use dtta_base::Issue;
@@ -92,7 +95,7 @@ struct Publisher {
     classes: &'static [&'static str],
 }
 
-const PUBLISHERS: &[Publisher] = &[];
+const PUBLISHERS: &[Publisher] = &[diffusers::PUBLISHER, facebook::PUBLISHER];
 
 /// The published model that a configuration file describes; `None` if no library's mark is on it.
 ///

@@ -230,12 +230,12 @@ impl NoiseSchedule {
     }
 
     /// What the network is given for each time.
-    pub(crate) fn network_times(&self, times: &[f64]) -> Vec<f32> {
+    pub(crate) fn network_times(&self, times: &[f64]) -> Vec<f64> {
         let scale = match self.config {
             ScheduleConfig::Flow { time_scale, .. } => time_scale,
             _ => 1.0,
         };
-        times.iter().map(|time| (time * scale) as f32).collect()
+        times.iter().map(|time| time * scale).collect()
     }
 
     /// `α x0 + σ ε`, row by row. One image `[1, …]` serves all rows.
