@@ -17,6 +17,9 @@ targets() {
 --test=bytes libraries_that_end_too_early
 --test=bytes reports
 --test=bytes saved_accumulators
+--lib checkpoint::tests::fuzz::damaged_checkpoints_get_an_answer
+--lib checkpoint::tests::fuzz::damaged_indexes_get_an_answer
+--lib checkpoint::tests::fuzz::damaged_pickles_get_an_answer
 --lib native::library::tests::any_bytes_get_an_answer
 --lib native::library::tests::damaged_headers_get_an_answer
 --lib values::tests::any_bytes_are_read_or_refused

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use dtta_base::{Issue, listed};
 use dtta_tensor::TensorError;
 
+use crate::checkpoint::Format;
+
 /// What can go wrong while a model is described, its weights are read or written, or it computes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -60,6 +62,75 @@ pub enum ModelError {
         format: &'static str,
         /// What to do with it.
         advice: &'static str,
+    },
+    /// A file that `torch.save` may have written cannot be read.
+    #[error("`{path}` ({format}) cannot be read: {reason}", path = path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like.
+        format: Format,
+        /// Why.
+        reason: String,
+    },
+    /// The index of weights that are split over several files does not fit these.
+    #[error("`{path}` does not fit the files that it names: {faults}", path = path.display(), faults = faults.join("; "))]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// Every fault.
+        faults: Vec<String>,
+    },
+    /// A folder that should be a model has no configuration.
+    #[error("`{path}` has no `config.json`, so it is no model's folder", path = path.display())]
+    NoConfig {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder has no weights under the names that are looked for.
+    #[error("`{path}` has no weights: looked for {looked_for}{others}", path = path.display(), looked_for = names(looked_for), others = others_in_words(others))]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+        /// The names.
+        looked_for: &'static [&'static str],
+        /// Files there that may hold weights.
+        others: Vec<String>,
+    },
+    /// A pipeline of diffusers in the place of a model.
+    #[error("`{path}` is a pipeline of diffusers; give the folder of one of its models: {parts}", path = path.display(), parts = match parts.is_empty() {
+        true => "none is there".into(),
+        false => names(parts),
+    })]
+    Pipeline {
+        /// The folder, or its index.
+        path: PathBuf,
+        /// The folders in it with a configuration.
+        parts: Vec<String>,
+    },
+    /// A file with weights in the place of a configuration.
+    #[error("`{path}` is {found}, which does not say what model it is of; give the model's configuration, and this file as its weights", path = path.display())]
+    NoDescription {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A reference to a model that names no repository.
+    #[error(
+        "`{reference}` names no model; expected `hf:OWNER/REPOSITORY`, with `@REVISION` and `/FOLDER` if need be, or `timm:NAME`"
+    )]
+    Reference {
+        /// The reference.
+        reference: String,
+    },
+    /// A model of the Hugging Face Hub that is not on this machine.
+    #[error("`{model}` is not in the cache of the Hugging Face Hub, `{cache}`; fetch it with `dtta models fetch {model}`", cache = cache.display())]
+    NotCached {
+        /// The model.
+        model: String,
+        /// The cache.
+        cache: PathBuf,
     },
     /// A weight file does not hold the tensors that the model declares. Lists every difference.
     #[error("`{path}` does not fit the model: {mismatches}", path = path.display())]
@@ -130,17 +201,38 @@ pub enum ModelError {
 /// Shorthand used throughout.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 
+/// A tensor that should make a parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Called {
+    /// What the file calls it.
+    pub tensor: String,
+    /// What the model calls the parameter, where that is another name.
+    pub parameter: Option<String>,
+}
+
+impl fmt::Display for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.tensor)?;
+        match &self.parameter {
+            Some(parameter) => write!(f, " (for `{parameter}`)"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The differences between a weight file and what a model declares.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Mismatches {
     /// Declared, but not in the file.
-    pub missing: Vec<String>,
+    pub missing: Vec<Called>,
     /// In the file, but not declared.
     pub extra: Vec<String>,
-    /// In both, with another shape: name, declared shape, shape in the file.
-    pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
-    /// In both, but neither f32, f16 nor bf16: name, type in the file.
-    pub mistyped: Vec<(String, String)>,
+    /// In both, with another shape: the declared shape, the shape in the file.
+    pub misshapen: Vec<(Called, Vec<usize>, Vec<usize>)>,
+    /// In both, but no floats: type in the file.
+    pub mistyped: Vec<(Called, String)>,
+    /// Tensors that would make several parameters, which would then be adapted apart: the parameters.
+    pub shared: Vec<(String, Vec<String>)>,
 }
 
 impl Mismatches {
@@ -150,11 +242,29 @@ impl Mismatches {
             && self.extra.is_empty()
             && self.misshapen.is_empty()
             && self.mistyped.is_empty()
+            && self.shared.is_empty()
     }
 }
 
 /// The most of a kind that a message lists.
 const LISTED: usize = 8;
+
+/// Names in backquotes, the first of many.
+fn names(names: &[impl AsRef<str>]) -> String {
+    let quoted = names.iter().map(|name| format!("`{}`", name.as_ref()));
+    listed(quoted, LISTED)
+}
+
+/// What else there is where weights were looked for.
+fn others_in_words(others: &[String]) -> String {
+    match others.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; there is {}, which is used where it is given as the weights",
+            names(others)
+        ),
+    }
+}
 
 impl fmt::Display for Mismatches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -167,24 +277,25 @@ impl fmt::Display for Mismatches {
             separator = "; ";
             Ok(())
         };
-        let quoted = |names: &[String]| {
-            names
-                .iter()
-                .map(|name| format!("`{name}`"))
-                .collect::<Vec<_>>()
-        };
-        part(f, "missing", quoted(&self.missing))?;
-        part(f, "not declared", quoted(&self.extra))?;
+        let missing = self.missing.iter().map(Called::to_string);
+        part(f, "missing", missing.collect())?;
+        let extra = self.extra.iter().map(|name| format!("`{name}`"));
+        part(f, "not declared", extra.collect())?;
         let misshapen = self
             .misshapen
             .iter()
-            .map(|(name, expected, found)| format!("`{name}` is {found:?}, expected {expected:?}"));
+            .map(|(name, expected, found)| format!("{name} is {found:?}, expected {expected:?}"));
         part(f, "misshapen", misshapen.collect())?;
         let mistyped = self
             .mistyped
             .iter()
-            .map(|(name, found)| format!("`{name}` is {found}, expected F32, F16 or BF16"));
-        part(f, "of another type", mistyped.collect())
+            .map(|(name, found)| format!("{name} is {found}, expected F32, F16, BF16 or F64"));
+        part(f, "of another type", mistyped.collect())?;
+        let shared = self
+            .shared
+            .iter()
+            .map(|(tensor, users)| format!("`{tensor}` for {}", names(users)));
+        part(f, "meant for several parameters", shared.collect())
     }
 }
 

@@ -1,23 +1,18 @@
-//! Tensors in safetensors files. A weight file must hold exactly what the model declares, all of it finite; every difference is told
-//! at once. Files are mapped into memory, so that reading one takes no second copy of it, and appear whole or not at all; their bytes
-//! depend on nothing but what they hold.
+//! Tensors in safetensors files. Files appear whole or not at all; their bytes depend on nothing but what they hold.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
+use dtta_base::expect_memory;
 use dtta_tensor::{Device, Tensor};
 use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::error::{Mismatches, ModelError, Result};
-use crate::published::{Names, Source};
-use crate::weights::{ParameterSpec, Weights, expect_room};
+use crate::checkpoint::{Checkpoint, Stored};
+use crate::error::{Called, Mismatches, ModelError, Result};
+use crate::weights::Weights;
 
 /// How wide the numbers in a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -49,80 +44,7 @@ impl Precision {
     }
 }
 
-/// PyTorch's BatchNorm counts the batches it saw. Nothing here reads the count, so a file may have it.
-const COUNTER: &str = ".num_batches_tracked";
-
 impl Weights {
-    /// Reads a safetensors file that holds exactly the parameters of `specs`, as f32, f16 or bf16. The counters of PyTorch's
-    /// BatchNorm (`….num_batches_tracked`) may be there beside `….running_mean` and are dropped.
-    ///
-    /// The file is mapped into memory. One that another program cuts short is an error, but for the moment in which a tensor is being
-    /// copied out of it: then the system ends the process. Files that this crate writes are replaced, never cut.
-    ///
-    /// # Errors
-    /// [`ModelError::File`] for one that cannot be read, [`ModelError::OtherFormat`] for a checkpoint of PyTorch and the like,
-    /// [`ModelError::Safetensors`] for any other that is no safetensors file, or one cut short,
-    /// [`ModelError::Mismatch`] listing every tensor that is missing, not declared, of another shape or of another type,
-    /// [`ModelError::NotFinite`] for one that holds NaN or an infinity.
-    pub fn load(path: &Path, specs: &Arc<[ParameterSpec]>, device: &Device) -> Result<Self> {
-        Self::load_named(path, specs, &Names::same(), device)
-    }
-
-    /// As [`load`](Self::load), from a file whose tensors have the names that another library gives them.
-    pub(crate) fn load_named(
-        path: &Path,
-        specs: &Arc<[ParameterSpec]>,
-        names: &Names,
-        device: &Device,
-    ) -> Result<Self> {
-        let mapped = Mapped::open(path)?;
-        let file = mapped.parse()?;
-        let found: BTreeMap<&str, TensorView<'_>> = file.iter().collect();
-        let sources: Vec<Source> = specs
-            .iter()
-            .map(|spec| (names.source)(&spec.name).among(&found))
-            .collect();
-        let mismatches = compare(specs, &sources, names, &found);
-        if !mismatches.is_empty() {
-            return Err(mapped.mismatch(mismatches));
-        }
-        expect_room(specs)?;
-        let initial = Self::initialise_only(specs, |n| sources[n] == Source::Computed, device)?;
-        let tensors = specs
-            .iter()
-            .zip(&sources)
-            .zip(initial)
-            .map(|((spec, source), initial)| {
-                if let Some(initial) = initial {
-                    return Ok(initial);
-                }
-                let mut values: Vec<f32> = Vec::with_capacity(spec.elements());
-                for (n, part) in source.parts().iter().enumerate() {
-                    let read = mapped.values(&found[part.as_str()])?;
-                    if !read.iter().all(|value| value.is_finite()) {
-                        return Err(not_finite(path, part));
-                    }
-                    match source {
-                        Source::Copies(_) if n > 0 => {
-                            if read != values {
-                                return Err(ModelError::Copies {
-                                    path: path.into(),
-                                    names: [source.parts()[0].clone(), part.clone()],
-                                });
-                            }
-                        }
-                        _ => values.extend(read),
-                    }
-                }
-                Ok(Tensor::from_floats(&values, &spec.shape, device)?)
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            specs: specs.clone(),
-            tensors,
-        })
-    }
-
     /// Writes a safetensors file, whole or not at all. The same values, precision and metadata give the same bytes.
     ///
     /// # Errors
@@ -158,97 +80,47 @@ pub fn write_tensors(path: &Path, named: &BTreeMap<String, Tensor>) -> Result<()
     write(path, &named, Precision::F32, &BTreeMap::new())
 }
 
-/// Reads every float tensor of a safetensors file, whatever their names and whatever they hold. The file is mapped, as by
-/// [`Weights::load`].
+/// Reads every float tensor of a checkpoint, whatever their names and whatever they hold.
 ///
 /// # Errors
-/// [`ModelError::File`], [`ModelError::OtherFormat`], [`ModelError::Safetensors`], or [`ModelError::Mismatch`] listing tensors that are no floats.
+/// Those of [`Weights::load`], of which [`ModelError::Mismatch`] lists the tensors that are no floats.
 pub fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
-    let mapped = Mapped::open(path)?;
-    let file = mapped.parse()?;
-    let mistyped: Vec<_> = file
+    let checkpoint = Checkpoint::open(path)?;
+    let mistyped = checkpoint
+        .tensors()
         .iter()
-        .filter(|(_, view)| !is_float(view))
-        .map(|(name, view)| (name.to_owned(), format!("{:?}", view.dtype())))
+        .filter(|(_, stored)| !stored.dtype.is_float());
+    let mistyped: Vec<_> = mistyped
+        .map(|(name, stored)| {
+            let called = Called {
+                tensor: name.clone(),
+                parameter: None,
+            };
+            (called, stored.dtype.name().to_owned())
+        })
         .collect();
     if !mistyped.is_empty() {
-        return Err(mapped.mismatch(Mismatches {
-            mistyped,
-            ..Mismatches::default()
-        }));
-    }
-    file.iter()
-        .map(|(name, view)| {
-            let tensor = Tensor::from_floats(&mapped.values(&view)?, view.shape(), device)?;
-            Ok((name.to_owned(), tensor))
-        })
-        .collect()
-}
-
-/// A file in memory, as the system pages it in.
-struct Mapped<'a> {
-    path: &'a Path,
-    file: File,
-    /// None for an empty file, of which there is nothing to map.
-    bytes: Option<Mmap>,
-}
-
-impl<'a> Mapped<'a> {
-    fn open(path: &'a Path) -> Result<Self> {
-        let failed = |source| dtta_base::Error::Read {
+        return Err(ModelError::Mismatch {
             path: path.into(),
-            source,
-        };
-        let file = File::open(path).map_err(failed)?;
-        let about = file.metadata().map_err(failed)?;
-        if !about.is_file() {
-            return Err(failed(std::io::Error::other("it is not a file")).into());
-        }
-        let length = about.len();
-        // SAFETY: the bytes must not change while the map is borrowed. Nothing here writes to a file in place: `dtta_base::replace`
-        // makes another one, and this map keeps the old. That no other program does is the caller's to uphold, as `Weights::load`
-        // says; `values` looks at the length again before each read, so that a file which was cut is refused and not read.
-        let map = || unsafe { Mmap::map(&file) };
-        let bytes = (length > 0).then(map).transpose().map_err(failed)?;
-        Ok(Self { path, file, bytes })
+            mismatches: Box::new(Mismatches {
+                mistyped,
+                ..Mismatches::default()
+            }),
+        });
     }
-
-    fn parse(&self) -> Result<SafeTensors<'_>> {
-        let bytes = self.bytes.as_deref().unwrap_or_default();
-        SafeTensors::deserialize(bytes).map_err(|source| match crate::format::of(bytes) {
-            Some((format, advice)) => ModelError::OtherFormat {
-                path: self.path.into(),
-                format,
-                advice,
-            },
-            None => ModelError::Safetensors {
-                path: self.path.into(),
-                bytes: bytes.len() as u64,
-                reason: source.to_string(),
-            },
-        })
-    }
-
-    /// The numbers of a tensor, copied, if the file is still as long as it was.
-    fn values(&self, view: &TensorView<'_>) -> Result<Vec<f32>> {
-        let failed = |source| dtta_base::Error::Read {
-            path: self.path.into(),
-            source,
-        };
-        let length = self.file.metadata().map_err(failed)?.len();
-        if length < self.bytes.as_deref().unwrap_or_default().len() as u64 {
-            let cut = format!("it was cut to {length} bytes while it was read");
-            return Err(failed(std::io::Error::other(cut)).into());
-        }
-        Ok(widen(view))
-    }
-
-    fn mismatch(&self, mismatches: Mismatches) -> ModelError {
-        ModelError::Mismatch {
-            path: self.path.into(),
-            mismatches: Box::new(mismatches),
-        }
-    }
+    let elements = |stored: &Stored| stored.shape.iter().product();
+    let total = checkpoint.tensors().values().map(elements);
+    let total = total.fold(0, usize::saturating_add);
+    expect_memory("the tensors", [total, size_of::<f32>()])?;
+    let read = |(name, stored): (&String, &Stored)| {
+        let mut values = vec![0.0; elements(stored)];
+        checkpoint.floats(name, &mut values)?;
+        Ok((
+            name.clone(),
+            Tensor::from_values(values, &stored.shape, device)?,
+        ))
+    };
+    checkpoint.tensors().iter().map(read).collect()
 }
 
 fn not_finite(path: &Path, name: &str) -> ModelError {
@@ -280,92 +152,6 @@ fn write(
         }
         Ok(())
     })
-}
-
-fn is_float(view: &TensorView<'_>) -> bool {
-    matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16)
-}
-
-fn compare(
-    specs: &[ParameterSpec],
-    sources: &[Source],
-    names: &Names,
-    found: &BTreeMap<&str, TensorView<'_>>,
-) -> Mismatches {
-    let mut mismatches = Mismatches::default();
-    let declared: BTreeSet<&str> = sources
-        .iter()
-        .flat_map(|source| source.parts().iter().map(String::as_str))
-        .collect();
-    for (spec, source) in specs.iter().zip(sources) {
-        let mut shape = spec.shape.clone();
-        if let (Source::Stacked(parts), Some(rows)) = (source, shape.first_mut()) {
-            *rows /= parts.len().max(1);
-        }
-        for part in source.parts() {
-            let Some(view) = found.get(part.as_str()) else {
-                mismatches.missing.push(part.clone());
-                continue;
-            };
-            if view.shape() != shape {
-                let there = view.shape().to_vec();
-                mismatches
-                    .misshapen
-                    .push((part.clone(), shape.clone(), there));
-            }
-            if !is_float(view) {
-                let dtype = format!("{:?}", view.dtype());
-                mismatches.mistyped.push((part.clone(), dtype));
-            }
-        }
-    }
-    let counts_batches = |name: &str| {
-        name.strip_suffix(COUNTER)
-            .is_some_and(|layer| declared.contains(format!("{layer}.running_mean").as_str()))
-    };
-    let extra = found
-        .keys()
-        .filter(|name| !declared.contains(*name) && !counts_batches(name) && !(names.unused)(name));
-    mismatches
-        .extra
-        .extend(extra.map(|name| (*name).to_owned()));
-    mismatches
-}
-
-impl Source {
-    /// What it means in a file that holds these tensors.
-    fn among(self, found: &BTreeMap<&str, TensorView<'_>>) -> Self {
-        match self {
-            Self::AnyOf(names) => {
-                let there = names.iter().find(|name| found.contains_key(name.as_str()));
-                Self::Stacked(there.or(names.first()).into_iter().cloned().collect())
-            }
-            Self::Named(name) => Self::Stacked(vec![name]),
-            other => other,
-        }
-    }
-
-    /// The tensors that it is made of.
-    fn parts(&self) -> &[String] {
-        match self {
-            Self::Stacked(parts) | Self::Copies(parts) | Self::AnyOf(parts) => parts,
-            Self::Named(name) => std::slice::from_ref(name),
-            Self::Computed => &[],
-        }
-    }
-}
-
-fn widen(view: &TensorView<'_>) -> Vec<f32> {
-    let pairs = || view.data().chunks_exact(2).map(|b| [b[0], b[1]]);
-    match view.dtype() {
-        Dtype::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::BF16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-        _ => view
-            .data()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
-    }
 }
 
 fn narrow(name: &str, values: &[f32], precision: Precision) -> Result<Vec<u8>> {
@@ -421,28 +207,4 @@ fn header(
         header.push(' ');
     }
     header
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_is_cut_while_it_is_read_is_refused_and_not_touched() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("weights.safetensors");
-        let long = Tensor::full(&[10_000], 1.0, &Device::cpu()).unwrap();
-        write_tensors(&path, &[("a".to_owned(), long)].into()).unwrap();
-        let mapped = Mapped::open(&path).unwrap();
-        let file = mapped.parse().unwrap();
-        let view = file.tensor("a").unwrap();
-        assert_eq!(mapped.values(&view).unwrap(), [1.0; 10_000]);
-        let other = File::options().write(true).open(&path).unwrap();
-        other.set_len(100).unwrap();
-        let error = mapped.values(&view).unwrap_err().to_string();
-        assert!(
-            error.contains("weights.safetensors") && error.contains("cut to 100 bytes"),
-            "{error}"
-        );
-    }
 }

@@ -25,6 +25,7 @@
 
 mod autoencoder;
 mod backbone;
+mod checkpoint;
 mod denoiser;
 mod dit;
 mod encoder;
@@ -51,13 +52,14 @@ pub use dtta_base::Issue;
 
 pub use autoencoder::{AutoencoderKl, AutoencoderKlConfig, EncoderBlock};
 pub use backbone::{Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS};
+pub use checkpoint::{Fit, Format, HubCache, HubModel, ModelFiles, locate};
 pub use denoiser::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_slots,
 };
 pub use dit::{Dit, DitActivation, DitConfig, Positions};
 pub use encoder::Encoder;
 pub use encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
-pub use error::{Mismatches, ModelError, Result};
+pub use error::{Called, Mismatches, ModelError, Result};
 pub use file::{Precision, read_tensors, write_tensors};
 pub use label_space::{SomeClasses, SomeEmbeddings};
 pub use layers::Activation;
@@ -69,7 +71,7 @@ pub use schedule::{
     ScheduleConfig, Space, TimeRange,
 };
 pub use spatial::{SPATIAL, SpatialConfig};
-pub use table::{Architecture, Models, weights_beside};
+pub use table::{Architecture, Description, FoundWeights, Listed, Model, Models, weights_beside};
 pub use transformer2d::{TOKENS, TokensConfig};
 pub use unet::{
     PerLevel, UNet, UNetBlock, UNetClassEmbedding, UNetConfig, UNetMidBlock, UNetResample,

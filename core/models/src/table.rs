@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dtta_base::Issue;
 use dtta_tensor::Device;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::autoencoder::AutoencoderKlConfig;
 use crate::backbone::Backbone;
+use crate::checkpoint::{self, Checkpoint, Fit, Format, ModelFiles, Wanted, config_of};
 use crate::denoiser::Denoiser;
 use crate::dit::DitConfig;
 use crate::encoder::Encoder;
@@ -22,7 +24,7 @@ use crate::published::{self, Names, Preprocessing};
 use crate::resnet::ResNetConfig;
 use crate::unet::UNetConfig;
 use crate::uvit::UVitConfig;
-use crate::weights::Weights;
+use crate::weights::{ParameterSpec, Weights};
 
 /// The configuration of one architecture. Its doc comment is the description in the schema of model files.
 pub trait Architecture: DeserializeOwned + JsonSchema {
@@ -70,10 +72,86 @@ enum Make {
 /// What a configuration file describes.
 struct Described<'a> {
     row: &'a Row,
+    /// The library that wrote it, if it is no file of this crate.
+    library: Option<&'static str>,
     /// The configuration, without its `kind`.
     document: Value,
     names: Names,
     preprocessing: Option<Preprocessing>,
+}
+
+/// A structure, whatever it is for.
+pub enum Model {
+    /// One that predicts noise.
+    Denoiser(Box<dyn Denoiser>),
+    /// One that is to be adapted.
+    Backbone(Box<dyn Backbone>),
+    /// One that makes latents.
+    Encoder(Box<dyn Encoder>),
+}
+
+impl Model {
+    /// What it declares.
+    pub fn parameters(&self) -> &Arc<[ParameterSpec]> {
+        match self {
+            Self::Denoiser(denoiser) => denoiser.parameters(),
+            Self::Backbone(backbone) => backbone.parameters(),
+            Self::Encoder(encoder) => encoder.parameters(),
+        }
+    }
+
+    /// Channels, height and width of what it takes; none for an encoder, which takes images of any.
+    pub fn image(&self) -> Option<[usize; 3]> {
+        match self {
+            Self::Denoiser(denoiser) => Some(denoiser.image_shape()),
+            Self::Backbone(backbone) => Some(backbone.spec().image),
+            Self::Encoder(_) => None,
+        }
+    }
+}
+
+/// What [`Models::describe`] tells of a model.
+pub struct Description {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The library that wrote it; none for a file of this crate's own kind.
+    pub library: Option<&'static str>,
+    /// The model file that says the same.
+    pub document: Value,
+    /// The structure.
+    pub model: Model,
+    /// How the library prepares images for it.
+    pub preprocessing: Option<Preprocessing>,
+    /// Its weights, or why there are none.
+    pub weights: Result<FoundWeights>,
+}
+
+/// The weights of a described model.
+#[derive(Debug)]
+pub struct FoundWeights {
+    /// The files with tensors.
+    pub files: Vec<PathBuf>,
+    /// How they are stored.
+    pub format: Format,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// The number of tensors.
+    pub tensors: usize,
+    /// Types of these, each once.
+    pub types: Vec<&'static str>,
+    /// How they fit the model.
+    pub fit: Fit,
+}
+
+/// An architecture that [`Models`] has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The `kind` that files say.
+    pub kind: &'static str,
+    /// What it is for: `denoiser`, `backbone` or `encoder`.
+    pub role: &'static str,
+    /// What it is, in a sentence.
+    pub description: String,
 }
 
 /// What a document is called in messages.
@@ -171,27 +249,105 @@ impl Models {
         Ok(())
     }
 
-    /// The denoiser that a configuration file describes, without weights.
+    /// The architectures, in the order in which they were registered.
+    pub fn list(&self) -> Vec<Listed> {
+        let listed = self.rows.iter().map(|row| {
+            let schema = (row.schema)(&mut SchemaSettings::draft2020_12().into_generator());
+            let description = schema
+                .get("description")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            let sentence = description.split_inclusive(". ").next().unwrap_or_default();
+            Listed {
+                kind: row.kind,
+                role: match row.make {
+                    Make::Denoiser(_) => "denoiser",
+                    Make::Backbone(_) => "backbone",
+                    Make::Encoder(_) => "encoder",
+                },
+                description: sentence.replace('\n', " ").trim().into(),
+            }
+        });
+        listed.collect()
+    }
+
+    /// The libraries whose configurations are read as they are, with the classes of models of each.
+    pub fn published() -> Vec<(&'static str, &'static [&'static str])> {
+        published::publishers().collect()
+    }
+
+    /// What there is to know of a model and its weights without loading it. The paths are those of [`ModelFiles::find`].
     ///
     /// # Errors
-    /// [`ModelError::File`] if the file cannot be read, is not JSON, does not fit its schema or contradicts itself, with every fault;
+    /// As [`denoiser`](Self::denoiser). Faults of the weights are told in the description.
+    pub fn describe(&self, config: &Path, weights: Option<&Path>) -> Result<Description> {
+        let file = config_of(config)?;
+        let described = self.read(&file)?;
+        let model = match described.row.make {
+            Make::Denoiser(make) => make(described.document.clone()).map(Model::Denoiser),
+            Make::Backbone(make) => make(described.document.clone()).map(Model::Backbone),
+            Make::Encoder(make) => make(described.document.clone()).map(Model::Encoder),
+        };
+        let model = model.map_err(|error| in_file(&file, error))?;
+        let files = ModelFiles::find(config, weights);
+        let weights = files
+            .and_then(|files| Checkpoint::open(&files.weights))
+            .map(|checkpoint| {
+                let types = checkpoint
+                    .tensors()
+                    .values()
+                    .map(|stored| stored.dtype.name());
+                let mut types: Vec<_> = types.collect();
+                types.sort_unstable();
+                types.dedup();
+                FoundWeights {
+                    files: checkpoint.files().map(Path::to_owned).collect(),
+                    format: checkpoint.format,
+                    bytes: checkpoint.bytes(),
+                    tensors: checkpoint.tensors().len(),
+                    types,
+                    fit: Wanted::new(model.parameters(), &described.names, &checkpoint)
+                        .fit(&checkpoint),
+                }
+            });
+        let mut document = Map::new();
+        document.insert("kind".into(), described.row.kind.into());
+        if let Value::Object(fields) = described.document {
+            document.extend(fields);
+        }
+        Ok(Description {
+            config: file,
+            library: described.library,
+            document: document.into(),
+            model,
+            preprocessing: described.preprocessing,
+            weights,
+        })
+    }
+
+    /// The denoiser that a configuration file, or the one in a folder, describes, without weights.
+    ///
+    /// # Errors
+    /// [`ModelError::NoConfig`] or [`ModelError::Pipeline`] for a folder that is no model's, [`ModelError::NoDescription`] for a file with
+    /// weights, [`ModelError::File`] if the file cannot be read, is not JSON, does not fit its schema or contradicts itself, with every fault;
     /// [`ModelError::Kind`] if it describes a backbone.
     pub fn denoiser(&self, config: &Path) -> Result<Box<dyn Denoiser>> {
         Ok(self.read_denoiser(config)?.0)
     }
 
     fn read_denoiser(&self, config: &Path) -> Result<(Box<dyn Denoiser>, Described<'_>)> {
-        let described = self.read(config)?;
+        let config = config_of(config)?;
+        let described = self.read(&config)?;
         match described.row.make {
             Make::Denoiser(make) => {
                 let made = make(described.document.clone());
-                Ok((made.map_err(|error| in_file(config, error))?, described))
+                Ok((made.map_err(|error| in_file(&config, error))?, described))
             }
-            _ => Err(self.wrong_role(config, described.row, "a denoiser", Row::is_denoiser)),
+            _ => Err(self.wrong_role(&config, described.row, "a denoiser", Row::is_denoiser)),
         }
     }
 
-    /// The backbone that a configuration file describes, without weights.
+    /// The backbone that a configuration file, or the one in a folder, describes, without weights.
     ///
     /// # Errors
     /// As [`denoiser`](Self::denoiser).
@@ -200,13 +356,14 @@ impl Models {
     }
 
     fn read_backbone(&self, config: &Path) -> Result<(Box<dyn Backbone>, Described<'_>)> {
-        let described = self.read(config)?;
+        let config = config_of(config)?;
+        let described = self.read(&config)?;
         match described.row.make {
             Make::Backbone(make) => {
                 let made = make(described.document.clone());
-                Ok((made.map_err(|error| in_file(config, error))?, described))
+                Ok((made.map_err(|error| in_file(&config, error))?, described))
             }
-            _ => Err(self.wrong_role(config, described.row, "a backbone", Row::is_backbone)),
+            _ => Err(self.wrong_role(&config, described.row, "a backbone", Row::is_backbone)),
         }
     }
 
@@ -219,20 +376,21 @@ impl Models {
     }
 
     fn read_encoder(&self, config: &Path) -> Result<(Box<dyn Encoder>, Described<'_>)> {
-        let described = self.read(config)?;
+        let config = config_of(config)?;
+        let described = self.read(&config)?;
         match described.row.make {
             Make::Encoder(make) => {
                 let made = make(described.document.clone());
-                Ok((made.map_err(|error| in_file(config, error))?, described))
+                Ok((made.map_err(|error| in_file(&config, error))?, described))
             }
-            _ => Err(self.wrong_role(config, described.row, "an encoder", Row::is_encoder)),
+            _ => Err(self.wrong_role(&config, described.row, "an encoder", Row::is_encoder)),
         }
     }
 
-    /// A denoiser with its weights: those of `weights`, or else of the file [beside](weights_beside) the configuration.
+    /// A denoiser with its weights, from the files that [`ModelFiles::find`] finds.
     ///
     /// # Errors
-    /// As [`denoiser`](Self::denoiser) and [`Weights::load`].
+    /// As [`denoiser`](Self::denoiser), [`ModelFiles::find`] and [`Weights::load`].
     pub fn load_denoiser(
         &self,
         config: &Path,
@@ -240,7 +398,7 @@ impl Models {
         device: &Device,
     ) -> Result<(Box<dyn Denoiser>, Weights)> {
         let (denoiser, described) = self.read_denoiser(config)?;
-        let path = weights_beside(config, weights);
+        let path = ModelFiles::find(config, weights)?.weights;
         let weights = Weights::load_named(&path, denoiser.parameters(), &described.names, device)?;
         Ok((denoiser, weights))
     }
@@ -256,7 +414,7 @@ impl Models {
         device: &Device,
     ) -> Result<(Box<dyn Backbone>, Weights)> {
         let (backbone, described) = self.read_backbone(config)?;
-        let path = weights_beside(config, weights);
+        let path = ModelFiles::find(config, weights)?.weights;
         let weights = Weights::load_named(&path, backbone.parameters(), &described.names, device)?;
         Ok((backbone, weights))
     }
@@ -272,7 +430,7 @@ impl Models {
         device: &Device,
     ) -> Result<(Box<dyn Encoder>, Weights)> {
         let (encoder, described) = self.read_encoder(config)?;
-        let path = weights_beside(config, weights);
+        let path = ModelFiles::find(config, weights)?.weights;
         let weights = Weights::load_named(&path, encoder.parameters(), &described.names, device)?;
         Ok((encoder, weights))
     }
@@ -282,7 +440,7 @@ impl Models {
     /// # Errors
     /// As [`backbone`](Self::backbone).
     pub fn preprocessing(&self, config: &Path) -> Result<Option<Preprocessing>> {
-        Ok(self.read(config)?.preprocessing)
+        Ok(self.read(&config_of(config)?)?.preprocessing)
     }
 
     /// The JSON Schema (draft 2020-12) of model files, one condition for each architecture.
@@ -303,6 +461,12 @@ impl Models {
 
     /// What a file describes: one of this crate's, or one that a library of the field published.
     fn read(&self, path: &Path) -> Result<Described<'_>> {
+        if let Some(found) = checkpoint::weights_in_words(path) {
+            return Err(ModelError::NoDescription {
+                path: path.into(),
+                found,
+            });
+        }
         let mut document = dtta_base::read_json(path, &[])?;
         let (mut names, mut preprocessing) = (Names::same(), None);
         if let Value::Object(fields) = &mut document {
@@ -311,6 +475,12 @@ impl Models {
         let published = document
             .as_object()
             .filter(|fields| !fields.contains_key("kind"));
+        let library = published.and_then(published::library);
+        if let (Some(fields), None) = (published, library)
+            && let Some(issue) = of_transformers(fields)
+        {
+            return Err(dtta_base::invalid(path, DOCUMENT, vec![issue]).into());
+        }
         if let Some(translation) = published.and_then(published::translate) {
             let translation =
                 translation.map_err(|issues| dtta_base::invalid(path, DOCUMENT, issues))?;
@@ -325,6 +495,7 @@ impl Models {
                 fields.shift_remove("kind");
                 Ok(Described {
                     row,
+                    library,
                     document: fields.into(),
                     names,
                     preprocessing,
@@ -376,9 +547,29 @@ impl fmt::Debug for Models {
     }
 }
 
-/// Where the weights of a configuration file are, unless told otherwise: beside it, with the extension `.safetensors`.
+/// Where the weights of a model are: as [`ModelFiles::find`] says, or where there are none, what was looked at.
 pub fn weights_beside(config: &Path, weights: Option<&Path>) -> PathBuf {
-    weights.map_or_else(|| config.with_extension("safetensors"), Path::to_owned)
+    match (ModelFiles::find(config, weights), weights) {
+        (Ok(files), _) => files.weights,
+        (Err(_), Some(weights)) => weights.into(),
+        (Err(_), None) if config.is_dir() => config.into(),
+        (Err(_), None) => config.with_extension("safetensors"),
+    }
+}
+
+/// That a configuration is one of transformers, of whose models there is none.
+fn of_transformers(fields: &Map<String, Value>) -> Option<Issue> {
+    let place = ["architectures", "model_type"]
+        .into_iter()
+        .find(|name| fields.contains_key(*name))?;
+    let class = match &fields[place] {
+        Value::Array(classes) => classes.first().and_then(Value::as_str),
+        class => class.as_str(),
+    };
+    let class = class.map_or_else(|| "a model".into(), |class| format!("a `{class}`"));
+    let message =
+        format!("this is a transformers configuration of {class}, which dtta does not have");
+    Some(Issue::new(format!("/{place}"), message))
 }
 
 /// Names the file that faults came from.

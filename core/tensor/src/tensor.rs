@@ -89,10 +89,17 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::Extents`] if `shape` is none or holds another number of elements.
     pub fn from_floats(data: &[f32], shape: &[usize], device: &Device) -> Result<Self> {
+        Self::from_values(data.to_vec(), shape, device)
+    }
+
+    /// As [`from_floats`](Self::from_floats), of numbers that a device in the same memory keeps where they are.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_values(data: Vec<f32>, shape: &[usize], device: &Device) -> Result<Self> {
         let shape = counted("from-floats", data.len(), shape)?;
         guard("from-floats", || {
-            let data =
-                TensorData::new(data.to_vec(), shape.to_vec()).convert_dtype(device.float().into());
+            let data = TensorData::new(data, shape.to_vec()).convert_dtype(device.float().into());
             Self::wrap(
                 Dispatch::float_from_data(data, device.raw()),
                 Kind::Float,

@@ -97,6 +97,21 @@ struct Publisher {
 
 const PUBLISHERS: &[Publisher] = &[diffusers::PUBLISHER, facebook::PUBLISHER];
 
+/// The libraries whose configurations are translated, each with the classes of models that it calls by these names.
+pub(crate) fn publishers() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    PUBLISHERS
+        .iter()
+        .map(|publisher| (publisher.library, publisher.classes))
+}
+
+/// The library whose mark is on a configuration.
+pub(crate) fn library(document: &Map<String, Value>) -> Option<&'static str> {
+    let publisher = PUBLISHERS
+        .iter()
+        .find(|publisher| document.contains_key(publisher.field));
+    publisher.map(|publisher| publisher.library)
+}
+
 /// The published model that a configuration file describes; `None` if no library's mark is on it.
 ///
 /// # Errors
