@@ -9,6 +9,7 @@ mod diagnose;
 mod experiment;
 mod init;
 mod merge;
+mod models;
 mod plan;
 mod plugins;
 mod run;
@@ -85,6 +86,8 @@ enum Verb {
     Train(train::Arguments),
     /// Creates, builds, checks and lists plugins.
     Plugins(plugins::Arguments),
+    /// Lists architectures; inspects, fetches and converts published models.
+    Models(models::Arguments),
     /// Packs samples of a data set into one file.
     Data(data::Arguments),
     /// Prints the JSON Schema of a document.
@@ -149,6 +152,7 @@ fn main() -> ExitCode {
         Verb::Diagnose(arguments) => done(diagnose::diagnose(&arguments)),
         Verb::Train(arguments) => done(train::train(&arguments)),
         Verb::Plugins(arguments) => done(plugins::plugins(&arguments)),
+        Verb::Models(arguments) => done(models::models(&arguments)),
         Verb::Data(arguments) => done(data::data(&arguments)),
         Verb::Schema { document } => done(print_json(&match document {
             Document::Experiment => dtta::schema(&dtta::Methods::standard()),
