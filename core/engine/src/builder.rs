@@ -21,6 +21,7 @@ pub struct AdapterBuilder {
     devices: Option<Devices>,
     backbone: Option<Model<dyn Backbone>>,
     denoiser: Option<Model<dyn Denoiser>>,
+    encoder: Option<PathBuf>,
     head: Option<(String, Value)>,
     mapper: Option<(String, Value)>,
     objectives: Vec<(String, Value, f64)>,
@@ -78,6 +79,13 @@ impl AdapterBuilder {
     #[must_use]
     pub fn own_denoiser(mut self, denoiser: Box<dyn Denoiser>, weights: Weights) -> Self {
         self.denoiser = Some(Model::Own(denoiser, weights));
+        self
+    }
+
+    /// What makes latents for the denoiser, from a model's JSON configuration or folder. The denoiser's view gives it images in [-1, 1].
+    #[must_use]
+    pub fn encoder(mut self, config: impl Into<PathBuf>) -> Self {
+        self.encoder = Some(config.into());
         self
     }
 
@@ -185,6 +193,10 @@ impl AdapterBuilder {
                 Some(models.load_denoiser(&path, None, &devices.denoiser)?)
             }
         };
+        let encoder = match self.encoder {
+            None => None,
+            Some(path) => Some(models.load_encoder(&path, None, &devices.denoiser)?),
+        };
         let config = self.extensions.methods.config(&method);
         let config = config.map_err(|issues| refuse(crate::document::within("/method", issues)))?;
         let adaptation = AdaptationConfig {
@@ -225,6 +237,7 @@ impl AdapterBuilder {
             devices: &devices,
             backbone,
             denoiser,
+            encoder,
             head: part(head)?,
             mapper,
             objectives,

@@ -121,6 +121,19 @@ fn contradictions(experiment: &Experiment, method: &dyn AnyConfig) -> Vec<Issue>
         experiment.models.denoiser.is_some(),
         experiment.plugins.mapper.is_some(),
     );
+    if let Some(encoder) = &experiment.models.encoder {
+        let message = "an encoder sees what the denoiser's `preprocess` gives; put the steps there";
+        if !encoder.preprocess.is_empty() {
+            issue("/models/encoder/preprocess", message.into());
+        }
+        if encoder.standardize.is_some() {
+            issue("/models/encoder/standardize", message.into());
+        }
+        if !denoiser {
+            let message = "makes latents for a denoiser, but there is none";
+            issue("/models/encoder", message.into());
+        }
+    }
     if method.needs_denoiser() {
         for (there, pointer) in [(denoiser, "/models/denoiser"), (mapper, "/plugins/mapper")] {
             if !there {

@@ -3,13 +3,13 @@
 //! so a misspelt option is an error and never a silent default.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dtta_data::{
     DatasetConfig, Standardize, StreamConfig, Transform, imagenet_a, imagenet_r, imagenet_synsets,
 };
 use dtta_learn::MAX_BATCH;
-use dtta_models::BatchNormStatistics;
+use dtta_models::{BatchNormStatistics, ModelError, locate};
 use dtta_plugin::{Compiling, DEFAULT_INSTRUCTIONS, DEFAULT_MEMORY_BYTES, Environment};
 use dtta_tensor::{Device, Limits};
 use schemars::JsonSchema;
@@ -82,6 +82,10 @@ pub struct ModelsConfig {
     /// The diffusion model that gives feedback, for methods that ask for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoiser: Option<ModelSource>,
+    /// What makes the latents that the denoiser was trained on from the images that its `preprocess` gives, which are in [-1, 1]. It has
+    /// no steps of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<ModelSource>,
     /// Which of the models' classes the samples may have; all if absent. Logits and class embeddings of the others are left out before
     /// any softmax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,9 +157,11 @@ impl LabelSpace {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSource {
-    /// The model's JSON configuration.
+    /// The model's JSON configuration, a folder that diffusers or timm wrote, or a model of the Hugging Face Hub that `dtta models fetch`
+    /// brought: `hf:OWNER/REPOSITORY`, `timm:NAME`.
     pub config: PathBuf,
-    /// Its weights; the configuration's path with the extension `.safetensors` if absent.
+    /// Its weights: a safetensors file, a checkpoint of PyTorch, or the index of several. If absent, those in the folder, or the
+    /// configuration's path with the extension `.safetensors`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
     /// Where its files are to be had, for people; told where they are missing.
@@ -168,6 +174,24 @@ pub struct ModelSource {
     /// denoiser has never seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standardize: Option<Standardize>,
+}
+
+impl ModelSource {
+    /// The configuration or folder that it names, for an experiment in the folder `base`.
+    ///
+    /// # Errors
+    /// [`ModelError::NotCached`] and the like for a model of the Hub that is not there.
+    pub fn config_from(&self, base: &Path) -> Result<PathBuf, ModelError> {
+        match self.config.to_str() {
+            Some(reference) => locate(reference, base),
+            None => Ok(base.join(&self.config)),
+        }
+    }
+
+    /// The weights that it names, for an experiment in the folder `base`.
+    pub fn weights_from(&self, base: &Path) -> Option<PathBuf> {
+        self.weights.as_ref().map(|path| base.join(path))
+    }
 }
 
 /// Which plugins serve which role.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use dtta_learn::Footprint;
+use dtta_models::ModelFiles;
 use dtta_tensor::Tensor;
 
 use crate::document::Document;
@@ -112,15 +113,28 @@ fn missing(document: &Document) -> Vec<Missing> {
         look("/data", base.join(dataset.path()), &data.origin);
     }
     let mut model = |name: &str, source: &ModelSource| {
-        let config = base.join(&source.config);
-        let weights = source.weights.as_ref().map(|path| base.join(path));
-        let weights = dtta_models::weights_beside(&config, weights.as_deref());
-        look(&format!("/models/{name}/config"), config, &source.origin);
+        let config = match source.config_from(base) {
+            Ok(config) if config.exists() => config,
+            // What is not in the Hub's cache has the name of its repository.
+            config => {
+                let path = config.unwrap_or_else(|_| source.config.clone());
+                look(&format!("/models/{name}/config"), path, &source.origin);
+                return;
+            }
+        };
+        let named = source.weights_from(base);
+        let weights = match ModelFiles::find(&config, named.as_deref()) {
+            Ok(files) => files.weights,
+            Err(_) => named.unwrap_or(config),
+        };
         look(&format!("/models/{name}/weights"), weights, &source.origin);
     };
     model("backbone", &experiment.models.backbone);
     if let Some(denoiser) = &experiment.models.denoiser {
         model("denoiser", denoiser);
+    }
+    if let Some(encoder) = &experiment.models.encoder {
+        model("encoder", encoder);
     }
     missing
 }

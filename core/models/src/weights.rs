@@ -224,22 +224,6 @@ impl Weights {
         })
     }
 
-    /// Starting values that are no draws, of the parameters whose places `choose` picks.
-    pub(crate) fn initialise_only(
-        specs: &[ParameterSpec],
-        choose: impl Fn(usize) -> bool,
-        device: &Device,
-    ) -> Result<Vec<Option<Tensor>>> {
-        let values = |(index, spec): (usize, &ParameterSpec)| match choose(index) {
-            true => {
-                let values = spec.draw(0, index);
-                Ok(Some(Tensor::from_floats(&values, &spec.shape, device)?))
-            }
-            false => Ok(None),
-        };
-        specs.iter().enumerate().map(values).collect()
-    }
-
     /// The value of a parameter that the model declared.
     pub fn get(&self, id: ParameterId) -> &Tensor {
         &self.tensors[id.0]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use dtta::Document;
-use dtta_models::weights_beside;
+use dtta_models::ModelFiles;
 use dtta_plugin::{Environment, SlotSpec, Values};
 use dtta_tensor::{Device, Kind, Named, Storage, Tensor};
 use dtta_testkit::{Inputs, TensorSpec};
@@ -20,13 +20,12 @@ pub(super) fn of_experiment(file: &Path) -> Result<Inputs> {
     let document = Document::load(file, &[], &extensions.methods)?;
     let (base, experiment) = (document.base(), &document.experiment);
     let device = Device::cpu();
-    let files = |source: &dtta::ModelSource| {
-        let config = base.join(&source.config);
-        let weights = source.weights.as_ref().map(|path| base.join(path));
-        let weights = weights_beside(&config, weights.as_deref());
-        (config, weights)
+    let files = |source: &dtta::ModelSource| -> Result<_> {
+        let config = source.config_from(base)?;
+        let files = ModelFiles::find(&config, source.weights_from(base).as_deref())?;
+        Ok((config, files.weights))
     };
-    let (config, weights) = files(&experiment.models.backbone);
+    let (config, weights) = files(&experiment.models.backbone)?;
     let (backbone, theta) = extensions
         .models
         .load_backbone(&config, Some(&weights), &device)?;
@@ -34,7 +33,7 @@ pub(super) fn of_experiment(file: &Path) -> Result<Inputs> {
     let mut inputs = Inputs::default();
     let mut environment = Environment::new(device.clone());
     if let Some(source) = &experiment.models.denoiser {
-        let (config, weights) = files(source);
+        let (config, weights) = files(source)?;
         let (denoiser, phi) = extensions
             .models
             .load_denoiser(&config, Some(&weights), &device)?;

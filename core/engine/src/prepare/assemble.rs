@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use dtta_base::Issue;
 use dtta_data::View;
-use dtta_models::{Backbone, CLASS_EMBEDDINGS, Denoiser, Weights};
+use dtta_models::{Backbone, CLASS_EMBEDDINGS, Denoiser, Encoder, Weights};
 use dtta_plugin::{Plugin, SlotSpec};
 use serde_json::Value;
 
@@ -22,6 +22,8 @@ pub(crate) struct Parts<'a> {
     pub devices: &'a Devices,
     pub backbone: (Box<dyn Backbone>, Weights),
     pub denoiser: Option<(Box<dyn Denoiser>, Weights)>,
+    /// Goes with the denoiser, and is where it is.
+    pub encoder: Option<(Box<dyn Encoder>, Weights)>,
     pub head: Part,
     /// Goes with the denoiser.
     pub mapper: Option<Part>,
@@ -108,16 +110,32 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
     let method = parts.method.build(&setting);
     let method = method.map_err(|issues| refuse(within("/method", issues)))?;
     let [of_task, of_denoiser] = parts.views;
+    let latent = parts
+        .denoiser
+        .as_ref()
+        .map(|(denoiser, _)| denoiser.image_shape());
+    let seen = match (latent, &parts.encoder) {
+        (Some(latent), Some((encoder, _))) => {
+            let image = encoder.image_shape(latent).map_err(|error| {
+                let message = format!("does not make what the denoiser takes: {error}");
+                refuse(vec![Issue::new("/models/encoder", message)])
+            });
+            Some(image?)
+        }
+        (latent, _) => latent,
+    };
     let views = Views {
         task: ModelView {
+            encoder: None,
             steps: of_task,
             shape,
             device: task,
             pointer: "/models/backbone/preprocess",
         },
-        denoiser: parts.denoiser.as_ref().map(|(denoiser, _)| ModelView {
+        denoiser: seen.map(|shape| ModelView {
+            encoder: parts.encoder,
             steps: of_denoiser,
-            shape: denoiser.image_shape(),
+            shape,
             device: far,
             pointer: "/models/denoiser/preprocess",
         }),

@@ -1,12 +1,12 @@
 //! Opens the models and plugins that an experiment names, and writes down what they are.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dtta_base::{Issue, sha256, sha256_file};
 use dtta_data::View;
 use dtta_models::{
-    Backbone, Denoiser, ModelError, SomeClasses, SomeEmbeddings, Weights, weights_beside,
+    Backbone, Denoiser, ModelError, ModelFiles, SomeClasses, SomeEmbeddings, Weights,
 };
 use dtta_plugin::{Loading, Plugin, PluginError, Role};
 use dtta_tensor::Device;
@@ -67,6 +67,7 @@ pub(crate) fn open(
     let mut views = [view(source), View::default()];
     // A method that asks no denoiser runs without, whatever the experiment names.
     let mut denoiser: Option<(Box<dyn Denoiser>, Weights)> = None;
+    let mut encoder = None;
     let mut mapper = None;
     if method.needs_denoiser() {
         if let Some(source) = &experiment.models.denoiser {
@@ -82,6 +83,23 @@ pub(crate) fn open(
                 }
             });
             views[1] = view(source);
+        }
+        // A schedule may come from a file that is neither configuration nor weights.
+        if let Some((denoiser, _)) = &denoiser {
+            let schedule = json!(denoiser.schedule().config()).to_string();
+            let digest = sha256(schedule.as_bytes());
+            opener.digests.insert("denoiser/schedule".into(), digest);
+        }
+        if let Some(source) = &experiment.models.encoder {
+            let (config, weights) = opener.model("encoder", source, values)?;
+            encoder = Some(match weights {
+                Some(weights) => models.load_encoder(&config, Some(&weights), &devices.denoiser)?,
+                None => {
+                    let encoder = models.encoder(&config)?;
+                    let weights = Weights::initialise(encoder.parameters(), 0, &devices.denoiser)?;
+                    (encoder, weights)
+                }
+            });
         }
         if let Some(source) = &sources.mapper {
             mapper = Some(opener.part(Role::Mapper, "/plugins/mapper", source)?);
@@ -113,6 +131,7 @@ pub(crate) fn open(
         devices,
         backbone,
         denoiser,
+        encoder,
         head,
         mapper,
         objectives,
@@ -190,20 +209,24 @@ impl<'a> Opener<'a> {
         values: Values,
     ) -> Result<(PathBuf, Option<PathBuf>)> {
         let base = self.document.base();
-        let config = base.join(&source.config);
-        let weights = source.weights.as_ref().map(|path| base.join(path));
-        let weights = weights_beside(&config, weights.as_deref());
-        let mut digest = |what: &str, path: &Path| -> Result<()> {
-            let digest = sha256_file(path)?;
-            self.digests.insert(format!("{name}/{what}"), digest);
-            Ok(())
-        };
-        digest("configuration", &config)?;
-        if values == Values::DrawnIfMissing && !weights.exists() {
+        let config = source.config_from(base)?;
+        let found = ModelFiles::find(&config, source.weights_from(base).as_deref());
+        let is_there = |files: &ModelFiles| files.weights.exists();
+        if values == Values::DrawnIfMissing && !found.as_ref().is_ok_and(is_there) {
             return Ok((config, None));
         }
-        digest("weights", &weights)?;
-        Ok((config, Some(weights)))
+        let files = found?;
+        let shards = files.shards.iter().enumerate();
+        let shards = shards.map(|(n, path)| (format!("weights/{n}"), path));
+        let both = [
+            ("configuration".to_owned(), &files.config),
+            ("weights".to_owned(), &files.weights),
+        ];
+        for (what, path) in both.into_iter().chain(shards) {
+            let digest = sha256_file(path)?;
+            self.digests.insert(format!("{name}/{what}"), digest);
+        }
+        Ok((config, Some(files.weights)))
     }
 
     /// The plugin that `source`, at `pointer` of the experiment, names for a role; its configuration fits its schema.

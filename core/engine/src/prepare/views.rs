@@ -2,6 +2,7 @@
 
 use dtta_base::Issue;
 use dtta_data::Image;
+use dtta_models::{Encoder, Weights};
 use dtta_tensor::{Device, Tensor};
 
 use crate::document::Document;
@@ -10,8 +11,10 @@ use crate::error::{Error, Result};
 /// How one of the two models sees an image.
 pub(crate) struct ModelView {
     pub steps: dtta_data::View,
-    /// What it takes.
+    /// What these give: what it takes, or its encoder.
     pub shape: [usize; 3],
+    /// What makes latents of them.
+    pub encoder: Option<(Box<dyn Encoder>, Weights)>,
     pub device: Device,
     /// Where the experiment says it.
     pub pointer: &'static str,
@@ -90,7 +93,24 @@ impl ModelView {
             pixels.extend(seen.into_data());
         }
         let extents = [images.len(), channels, height, width];
-        Tensor::from_floats(&pixels, &extents, &self.device)
-            .map_err(|error| Unseen::Other(error.into()))
+        let pixels = Tensor::from_floats(&pixels, &extents, &self.device);
+        let seen = pixels
+            .map_err(Error::from)
+            .and_then(|pixels| self.encode(pixels));
+        seen.map_err(Unseen::Other)
+    }
+
+    /// Latents where there is an encoder: each image by itself, so that its latent does not depend on its neighbours.
+    fn encode(&self, pixels: Tensor) -> Result<Tensor> {
+        let Some((encoder, weights)) = &self.encoder else {
+            return Ok(pixels);
+        };
+        let latents = self
+            .device
+            .each(0..pixels.shape()[0], |row| -> Result<Tensor> {
+                Ok(encoder.encode(weights, &pixels.narrow(0, row, 1)?)?)
+            });
+        let latents = latents.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&latents.iter().collect::<Vec<_>>(), 0)?)
     }
 }
