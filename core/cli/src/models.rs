@@ -12,7 +12,7 @@ use comfy_table::{Table, presets};
 use dtta_base::{in_bytes, listed, write_json};
 use dtta_models::{
     Description, HubCache, HubModel, Interpolation, Model, ModelError, ModelFiles, Models,
-    Precision, Preprocessing, locate,
+    Precision, Preprocessing, Resized, locate,
 };
 use dtta_tensor::Device;
 use serde_json::{Value, json};
@@ -177,7 +177,7 @@ fn in_json(description: &Description) -> Value {
             "tensors": description.model.parameters().len(),
             "elements": elements(&description.model),
         },
-        "preprocessing": description.preprocessing.as_ref().map(preprocessing_in_json),
+        "preprocessing": description.preprocessing.as_ref().map(|preprocessing| json!(preprocessing)),
     });
     match &description.model {
         Model::Denoiser(denoiser) => {
@@ -226,16 +226,6 @@ fn interpolation(preprocessing: &Preprocessing) -> &'static str {
         Interpolation::Bilinear => "bilinear",
         Interpolation::Bicubic => "bicubic",
     }
-}
-
-fn preprocessing_in_json(preprocessing: &Preprocessing) -> Value {
-    json!({
-        "image": preprocessing.image,
-        "interpolation": interpolation(preprocessing),
-        "crop_fraction": preprocessing.crop_fraction,
-        "mean": preprocessing.mean,
-        "std": preprocessing.std,
-    })
 }
 
 fn in_words(description: &Description) {
@@ -319,10 +309,13 @@ fn in_words(description: &Description) {
 
 fn preprocessing_in_words(preprocessing: &Preprocessing) -> String {
     let [_, height, width] = preprocessing.image;
+    let resized = match preprocessing.resized {
+        Resized::Short(side) => format!("the shorter side {side}"),
+        Resized::To([height, width]) => format!("{height} × {width}"),
+    };
     format!(
-        "{height} × {width}, {}, crop {}, mean {:?}, standard deviation {:?}",
+        "resized to {resized} ({}), the centre of {height} × {width}, mean {:?}, standard deviation {:?}",
         interpolation(preprocessing),
-        preprocessing.crop_fraction,
         preprocessing.mean,
         preprocessing.std
     )

@@ -51,4 +51,6 @@ pub use crate::stream::{
     Benchmark, Condition, Domain, DomainConfig, Stream, StreamConfig, StreamItem,
 };
 pub use crate::target::{CLASS, Target, Targets};
-pub use crate::transform::{Augmentation, Standardize, Transform, View, augment, transform};
+pub use crate::transform::{
+    Augmentation, Filter, Standardize, Transform, View, augment, transform,
+};

@@ -1,6 +1,6 @@
-//! Parity with the fixtures of `tests/reference/corruptions.py`: scipy's filters, Pillow's resize and JPEG.
+//! Parity with the fixtures of `tests/reference/corruptions.py` and `backbones.py`: scipy's filters, Pillow's resize and JPEG.
 
-use dtta_data::{Corruption, Image, Severity, Transform, corrupt};
+use dtta_data::{Corruption, Filter, Image, Severity, Transform, corrupt};
 use safetensors::SafeTensors;
 
 const FIXTURES: &[u8] = include_bytes!("fixtures/corruptions.safetensors");
@@ -89,13 +89,46 @@ fn jpeg_is_close_to_a_real_codec() {
 #[test]
 fn resize_matches_pillow() {
     for (height, width) in [(13, 17), (40, 31), (28, 9)] {
-        let output = Transform::Resize { height, width }
-            .apply(fixture("grey"))
-            .unwrap();
+        let step = Transform::Resize {
+            height,
+            width,
+            filter: Filter::Bilinear,
+            as_bytes: false,
+        };
+        let output = step.apply(fixture("grey")).unwrap();
         let distance = largest(&distances(
             &output,
             &fixture(&format!("resize/{height}x{width}")),
         ));
         assert!(distance < 1e-6, "{height}x{width}: {distance}");
     }
+}
+
+/// Pillow's images are bytes; ours are the same bytes over 255, so nothing is lost in comparing them.
+#[test]
+fn images_of_bytes_are_resized_to_the_bytes_that_pillow_gives() {
+    let file = SafeTensors::deserialize(include_bytes!("fixtures/resize.safetensors")).unwrap();
+    let image = |name: &str| {
+        let view = file.tensor(name).unwrap();
+        let [channels, height, width] = view.shape().try_into().unwrap();
+        let values = view.data().iter().map(|byte| f32::from(*byte) / 255.0);
+        Image::new(channels, height, width, values.collect()).unwrap()
+    };
+    let mut cases = 0;
+    for (name, view) in file.iter().filter(|(name, _)| *name != "image") {
+        let filter = match name.split('.').next() {
+            Some("bilinear") => Filter::Bilinear,
+            _ => Filter::Bicubic,
+        };
+        let step = Transform::Resize {
+            height: view.shape()[1],
+            width: view.shape()[2],
+            filter,
+            as_bytes: true,
+        };
+        let output = step.apply(image("image")).unwrap();
+        assert_eq!(output, image(name), "{name}");
+        cases += 1;
+    }
+    assert_eq!(cases, 10);
 }

@@ -167,7 +167,7 @@ pub struct ModelSource {
     /// Where its files are to be had, for people; told where they are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// Steps from an image in [0, 1] to the model's input.
+    /// Steps from an image in [0, 1] to the model's input; where there are none, those of the library that published the backbone.
     #[serde(default)]
     pub preprocess: Vec<Transform>,
     /// After preprocessing, changes the contrast of each image by itself. Undoes shifts of brightness and contrast that a

@@ -1,6 +1,6 @@
 //! Models: denoisers, backbones and encoders, their parameters and their files.
 //!
-//! - A model ([`Dit`], [`UNet`], [`UVit`], [`ResNet`], [`EncoderDecoder`], [`AutoencoderKl`]) is a structure that *declares* parameters and computes with whatever [`Weights`] it is handed, so
+//! - A model ([`Dit`], [`UNet`], [`ResNet`], [`ConvNext`], [`AutoencoderKl`], …) is a structure that *declares* parameters and computes with whatever [`Weights`] it is handed, so
 //!   one structure serves many sets of weights.
 //! - [`Denoiser`], [`Backbone`] and [`Encoder`] are what the engine sees, and say what a model can do; [`Models`] makes them from files, by a table to
 //!   which an embedder adds its own [`Architecture`].
@@ -26,8 +26,11 @@
 mod autoencoder;
 mod backbone;
 mod checkpoint;
+mod convnext;
+mod convolution;
 mod denoiser;
 mod dit;
+mod efficientnet;
 mod encoder;
 mod encoder_decoder;
 mod error;
@@ -43,9 +46,11 @@ mod resnet;
 mod schedule;
 mod spatial;
 mod table;
+mod transformer;
 mod transformer2d;
 mod unet;
 mod uvit;
+mod vit;
 mod weights;
 
 pub use dtta_base::Issue;
@@ -53,17 +58,20 @@ pub use dtta_base::Issue;
 pub use autoencoder::{AutoencoderKl, AutoencoderKlConfig, EncoderBlock};
 pub use backbone::{Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS};
 pub use checkpoint::{Fit, Format, HubCache, HubModel, ModelFiles, locate};
+pub use convnext::{ConvNext, ConvNextConfig};
+pub use convolution::Padding;
 pub use denoiser::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_slots,
 };
 pub use dit::{Dit, DitActivation, DitConfig, Positions};
+pub use efficientnet::{EfficientNet, EfficientNetConfig, InvertedStage};
 pub use encoder::Encoder;
 pub use encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
 pub use error::{Called, Mismatches, ModelError, Result};
 pub use file::{Precision, read_tensors, write_tensors};
 pub use label_space::{SomeClasses, SomeEmbeddings};
 pub use layers::Activation;
-pub use published::{Interpolation, Preprocessing};
+pub use published::{Interpolation, Preprocessing, Resized};
 pub use residual::{BlockKind, Norm};
 pub use resnet::{ResNet, ResNetConfig, Stem};
 pub use schedule::{
@@ -72,10 +80,12 @@ pub use schedule::{
 };
 pub use spatial::{SPATIAL, SpatialConfig};
 pub use table::{Architecture, Description, FoundWeights, Listed, Model, Models, weights_beside};
+pub use transformer::MlpActivation;
 pub use transformer2d::{TOKENS, TokensConfig};
 pub use unet::{
     PerLevel, UNet, UNetBlock, UNetClassEmbedding, UNetConfig, UNetMidBlock, UNetResample,
     UNetTimeShift, UNetUpBlock,
 };
 pub use uvit::{UVit, UVitConfig};
+pub use vit::{Pool, Vit, VitConfig};
 pub use weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};

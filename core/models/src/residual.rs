@@ -12,7 +12,7 @@ use crate::fault::{Faults, MAX_EXTENT, list};
 use crate::layers::Conv;
 use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
 
-/// Epsilon of the normalisation layers.
+/// Epsilon of a residual network's normalisation layers.
 const EPSILON: f64 = 1e-5;
 
 /// What a stage is made of.
@@ -69,10 +69,12 @@ pub(crate) struct Normalised {
     norm: NormLayer,
 }
 
-struct NormLayer {
+/// A normalisation over the channels of `[B, C, H, W]`.
+pub(crate) struct NormLayer {
     scale: ParameterId,
     shift: ParameterId,
     kind: NormKind,
+    epsilon: f64,
 }
 
 enum NormKind {
@@ -172,7 +174,7 @@ impl Normalised {
         let [inputs, outputs] = channels;
         Self {
             conv: Conv::declare(d, names[0], inputs, outputs, window.0, window.1),
-            norm: d.within(names[1], |d| NormLayer::declare(d, outputs, norm)),
+            norm: d.within(names[1], |d| NormLayer::declare(d, outputs, norm, EPSILON)),
         }
     }
 
@@ -183,8 +185,9 @@ impl Normalised {
 }
 
 impl NormLayer {
-    fn declare(d: &mut Declaration, channels: usize, norm: Norm) -> Self {
+    pub fn declare(d: &mut Declaration, channels: usize, norm: Norm, epsilon: f64) -> Self {
         Self {
+            epsilon,
             scale: d.declare("weight", &[channels], Group::Norm, Init::Ones),
             shift: d.declare("bias", &[channels], Group::Norm, Init::Zeros),
             kind: match norm {
@@ -201,7 +204,7 @@ impl NormLayer {
         let (scale, shift) = (pass.weights.get(self.scale), pass.weights.get(self.shift));
         match self.kind {
             NormKind::Group { groups } => {
-                Ok(x.group_norm(groups, Some(scale), Some(shift), EPSILON)?)
+                Ok(x.group_norm(groups, Some(scale), Some(shift), self.epsilon)?)
             }
             NormKind::Batch { mean, variance } => {
                 let (m, v) = match pass.statistics {
@@ -222,7 +225,7 @@ impl NormLayer {
                         (m, v)
                     }
                 };
-                Ok(x.batch_norm(&m, &v, Some(scale), Some(shift), EPSILON)?)
+                Ok(x.batch_norm(&m, &v, Some(scale), Some(shift), self.epsilon)?)
             }
         }
     }

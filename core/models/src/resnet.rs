@@ -47,13 +47,17 @@ pub struct ResNetConfig {
     #[serde(default = "two_each")]
     #[schemars(length(min = 1, max = MAX_LEVELS), inner(range(min = 1, max = MAX_LAYERS)))]
     pub blocks: Vec<usize>,
-    /// Channels in each stage, before a bottleneck widens them. The stem has the first.
+    /// Channels in each stage, before a bottleneck widens them.
     #[serde(default = "doubling")]
     #[schemars(length(min = 1, max = MAX_LEVELS), inner(range(min = 1, max = MAX_EXTENT)))]
     pub widths: Vec<usize>,
     /// What comes before the first stage.
     #[serde(default)]
     pub stem: Stem,
+    /// Channels of the stem; those of the first stage where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_EXTENT))]
+    pub stem_width: Option<usize>,
     /// Which normalisation follows each convolution.
     #[serde(default)]
     pub norm: Norm,
@@ -73,7 +77,12 @@ impl ResNetConfig {
         faults.image(self.image, 1);
         faults.count("/classes", self.classes, MAX_EXTENT);
         faults.levels(&self.blocks, &self.widths);
-        faults.part("/norm", self.norm.check(&self.widths));
+        let mut widths = self.widths.clone();
+        if let Some(width) = self.stem_width {
+            faults.count("/stem_width", width, MAX_EXTENT);
+            widths.push(width);
+        }
+        faults.part("/norm", self.norm.check(&widths));
         faults
     }
 }
@@ -113,7 +122,7 @@ impl ResNet {
             Stem::Imagenet => (7, 2),
             Stem::Small => (3, 1),
         };
-        let mut channels = config.widths[0];
+        let mut channels = config.stem_width.unwrap_or(config.widths[0]);
         let stem = Normalised::declare(
             &mut d,
             ["conv1", "bn1"],

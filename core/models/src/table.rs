@@ -15,8 +15,10 @@ use serde_json::{Map, Value, json};
 use crate::autoencoder::AutoencoderKlConfig;
 use crate::backbone::Backbone;
 use crate::checkpoint::{self, Checkpoint, Fit, Format, ModelFiles, Wanted, config_of};
+use crate::convnext::ConvNextConfig;
 use crate::denoiser::Denoiser;
 use crate::dit::DitConfig;
+use crate::efficientnet::EfficientNetConfig;
 use crate::encoder::Encoder;
 use crate::encoder_decoder::EncoderDecoderConfig;
 use crate::error::{ModelError, Result};
@@ -24,6 +26,7 @@ use crate::published::{self, Names, Preprocessing};
 use crate::resnet::ResNetConfig;
 use crate::unet::UNetConfig;
 use crate::uvit::UVitConfig;
+use crate::vit::VitConfig;
 use crate::weights::{ParameterSpec, Weights};
 
 /// The configuration of one architecture. Its doc comment is the description in the schema of model files.
@@ -219,6 +222,9 @@ impl Models {
                 Row::denoiser::<UNetConfig>(),
                 Row::denoiser::<UVitConfig>(),
                 Row::backbone::<ResNetConfig>(),
+                Row::backbone::<ConvNextConfig>(),
+                Row::backbone::<VitConfig>(),
+                Row::backbone::<EfficientNetConfig>(),
                 Row::backbone::<EncoderDecoderConfig>(),
                 Row::encoder::<AutoencoderKlConfig>(),
             ],

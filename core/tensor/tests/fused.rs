@@ -234,6 +234,47 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_depthwise_conv2d_is_the_convolution_of_each_channel(
+        batch in 1usize..4, channels in 2usize..6,
+        height in 7usize..12, width in 7usize..40, kernel in 1usize..8, stride in 1usize..4, padding in 0usize..7,
+    ) {
+        let padding = padding.min(kernel - 1);
+        let options = ConvOptions { stride: [stride; 2], padding: [padding; 2], ..ConvOptions::default() };
+        let composed = |x: &[Tensor]| {
+            let each = |channel| {
+                let bias = x[2].narrow(0, channel, 1)?;
+                x[0].narrow(1, channel, 1)?.conv2d(&x[1].narrow(0, channel, 1)?, Some(&bias), options)
+            };
+            let each = (0..channels).map(each).collect::<Result<Vec<_>>>()?;
+            Tensor::cat(&each.iter().collect::<Vec<_>>(), 1)
+        };
+        expect_equal(
+            &|x| x[0].conv2d(&x[1], Some(&x[2]), ConvOptions { groups: channels, ..options }),
+            &composed,
+            &[vec![batch, channels, height, width], vec![channels, 1, kernel, kernel], vec![channels]],
+        );
+    }
+
+    #[test]
+    fn layer_norm_is_what_it_is_composed_of(rows in 1usize..70, width in 1usize..40, many in 1usize..3) {
+        let composed = |x: &[Tensor]| {
+            let extent = [1, 1, width as i64];
+            x[0].layer_norm(None, None, 1e-6)?.mul(&x[1].reshape(&extent)?)?.add(&x[2].reshape(&extent)?)
+        };
+        // So many rows that more than one thread has some.
+        let rows = rows * if many == 1 { 1 } else { 20 };
+        expect_equal(
+            &|x| x[0].layer_norm(Some(&x[1]), Some(&x[2]), 1e-6),
+            &composed,
+            &[vec![2, rows, width], vec![width], vec![width]],
+        );
+    }
+}
+
 #[test]
 fn sums_over_many_chunks_are_whole() {
     let shapes = [vec![3, 1000, 33], vec![17, 33], vec![17]];

@@ -6,6 +6,7 @@
 mod assemble;
 mod fit;
 mod open;
+mod published;
 mod views;
 
 use std::collections::BTreeMap;

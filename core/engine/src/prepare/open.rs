@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use dtta_base::{Issue, sha256, sha256_file};
 use dtta_data::View;
 use dtta_models::{
-    Backbone, Denoiser, ModelError, ModelFiles, SomeClasses, SomeEmbeddings, Weights,
+    Backbone, Denoiser, ModelError, ModelFiles, Preprocessing, SomeClasses, SomeEmbeddings, Weights,
 };
 use dtta_plugin::{Loading, Plugin, PluginError, Role};
 use dtta_tensor::Device;
 use serde_json::{Value, json};
 
 use super::assemble::{Part, Parts, assemble};
-use super::{Devices, Extensions};
+use super::{Devices, Extensions, published};
 use crate::adapter::Adapter;
 use crate::document::{Document, within};
 use crate::error::Result;
@@ -64,7 +64,8 @@ pub(crate) fn open(
             (backbone, weights)
         }
     };
-    let mut views = [view(source), View::default()];
+    let published = models.preprocessing(&config)?;
+    let mut views = [view(source, published.as_ref()), View::default()];
     // A method that asks no denoiser runs without, whatever the experiment names.
     let mut denoiser: Option<(Box<dyn Denoiser>, Weights)> = None;
     let mut encoder = None;
@@ -82,7 +83,7 @@ pub(crate) fn open(
                     (denoiser, weights)
                 }
             });
-            views[1] = view(source);
+            views[1] = view(source, None);
         }
         // A schedule may come from a file that is neither configuration nor weights.
         if let Some((denoiser, _)) = &denoiser {
@@ -152,9 +153,14 @@ pub(crate) fn open(
     })
 }
 
-fn view(source: &ModelSource) -> View {
+/// The experiment's steps, or where it has none those of the library that published the model.
+fn view(source: &ModelSource, published: Option<&Preprocessing>) -> View {
+    let steps = match (published, &source.preprocess[..]) {
+        (Some(published), []) => published::steps(published),
+        (_, steps) => steps.to_vec(),
+    };
     View {
-        steps: source.preprocess.clone(),
+        steps,
         standardize: source.standardize,
     }
 }

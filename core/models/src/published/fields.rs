@@ -77,6 +77,11 @@ impl Fields {
     /// The fields of an object within; empty where it is absent.
     pub fn object(&mut self, name: &str) -> Self {
         let fields = self.find(name).unwrap_or_default();
+        self.within(name, fields)
+    }
+
+    /// The fields of an object within, which was taken already.
+    pub fn within(&self, name: &str, fields: Map<String, Value>) -> Self {
         Self {
             library: self.library,
             rest: fields,

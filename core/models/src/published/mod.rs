@@ -5,7 +5,11 @@
 mod diffusers;
 mod facebook;
 mod fields;
+mod lite;
+mod timm;
+mod torchvision;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub(crate) use self::diffusers::with_scheduler;
@@ -46,24 +50,34 @@ pub(crate) struct Names {
     pub unused: fn(&str) -> bool,
 }
 
-/// How a library prepares images for a model.
-#[derive(Debug, Clone, PartialEq)]
+/// How a library prepares images for a model: it resizes them in 8 bits as Pillow does, keeps the centre and normalises.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Preprocessing {
-    /// Channels, height and width of what the model takes.
+    /// Channels, height and width of what the model takes: the centre that is kept.
     pub image: [usize; 3],
     /// How the image is enlarged or reduced.
     pub interpolation: Interpolation,
-    /// Extent of the model's input over that of the resized image: the image's short side becomes ⌊extent / fraction⌋ pixels, of which the
-    /// centre is kept.
-    pub crop_fraction: f64,
+    /// The extents before the centre is taken.
+    pub resized: Resized,
     /// Mean of each channel of images in [0, 1].
     pub mean: [f64; 3],
     /// Standard deviation of each channel of images in [0, 1].
     pub std: [f64; 3],
 }
 
+/// Which extents an image is resized to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resized {
+    /// The shorter side becomes this long; the longer one keeps the shape, rounded down.
+    Short(usize),
+    /// Height and width become these, whatever the shape was.
+    To([usize; 2]),
+}
+
 /// How pixels between pixels are computed, as Pillow does: with a window that grows with the reduction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Interpolation {
     /// Over a triangle.
     Bilinear,
@@ -95,7 +109,13 @@ struct Publisher {
     classes: &'static [&'static str],
 }
 
-const PUBLISHERS: &[Publisher] = &[diffusers::PUBLISHER, facebook::PUBLISHER];
+const PUBLISHERS: &[Publisher] = &[
+    diffusers::PUBLISHER,
+    facebook::PUBLISHER,
+    timm::PUBLISHER,
+    torchvision::PUBLISHER,
+    lite::PUBLISHER,
+];
 
 /// The libraries whose configurations are translated, each with the classes of models that it calls by these names.
 pub(crate) fn publishers() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
@@ -136,8 +156,8 @@ pub(crate) fn translate(document: &Map<String, Value>) -> Option<Result<Translat
         )]));
     };
     let mut fields = Fields::new(publisher.library, document.clone());
-    fields.skip(publisher.field);
     let translation = translate(&mut fields);
+    fields.skip(publisher.field);
     Some(fields.finish().and_then(|()| {
         translation.ok_or_else(|| vec![Issue::new("", "describes a model that dtta does not have")])
     }))

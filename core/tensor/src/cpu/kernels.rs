@@ -54,6 +54,22 @@ fn exp(x: f32) -> f32 {
     }
 }
 
+/// `e^-x²/2`, and the share `Φ(x)` of a normal distribution below `x` to 1e-7 (Abramowitz and Stegun 7.1.26).
+#[inline(always)]
+fn normal(x: f32) -> (f32, f32) {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let mut p = 1.061_405_4;
+    p = p * t - 1.453_152_1;
+    p = p * t + 1.421_413_8;
+    p = p * t - 0.284_496_72;
+    p = p * t + 0.254_829_6;
+    let density = exp(-(z * z));
+    // Half of the share beyond |x| on both sides.
+    let tail = 0.5 * p * t * density;
+    (density, if x < 0.0 { tail } else { 1.0 - tail })
+}
+
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
@@ -116,6 +132,23 @@ vectorised! {
             let square = x * x;
             let s = sigmoid(x * (SLOPE + CUBIC * square));
             *g *= s + x * (s * (1.0 - s)) * (SLOPE + 3.0 * CUBIC * square);
+        }
+    }
+
+    /// `out = x Φ(x)`.
+    fn gelu(x: &[f32], out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = x * normal(x).1;
+        }
+    }
+
+    /// `g ← g (Φ(x) + x φ(x))`.
+    fn gelu_backward(x: &[f32], g: &mut [f32]) {
+        // 1 / √(2π).
+        const UNIT: f32 = 0.398_942_3;
+        for (g, &x) in g.iter_mut().zip(x) {
+            let (density, share) = normal(x);
+            *g *= share + x * (UNIT * density);
         }
     }
 
@@ -203,6 +236,39 @@ vectorised! {
                 d_shift[i] += g[i];
                 d_scale[i] += g[i] * unit;
                 g[i] = rate * (g[i] * (1.0 + scale[i]) - along - unit * across);
+            }
+        }
+    }
+
+    /// `out = norm(x) weight + bias` for each row.
+    fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, out: &mut [f32]) {
+        let width = weight.len();
+        let bias = &bias[..width];
+        for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let (mean, rate) = moments(x, epsilon);
+            for i in 0..width {
+                out[i] = (x[i] - mean) * rate * weight[i] + bias[i];
+            }
+        }
+    }
+
+    /// `g` becomes the gradient of `x`; those of weight and bias are added up over the rows.
+    fn layer_norm_backward(
+        x: &[f32], weight: &[f32], epsilon: f32,
+        g: &mut [f32], d_weight: &mut [f32], d_bias: &mut [f32],
+    ) {
+        let width = weight.len();
+        let (d_weight, d_bias) = (&mut d_weight[..width], &mut d_bias[..width]);
+        for (x, g) in x.chunks_exact(width).zip(g.chunks_exact_mut(width)) {
+            let (mean, rate) = moments(x, epsilon);
+            let n = width as f32;
+            let along = sum(width, |i| g[i] * weight[i]) / n;
+            let across = sum(width, |i| g[i] * weight[i] * ((x[i] - mean) * rate)) / n;
+            for i in 0..width {
+                let unit = (x[i] - mean) * rate;
+                d_bias[i] += g[i];
+                d_weight[i] += g[i] * unit;
+                g[i] = rate * (g[i] * weight[i] - along - unit * across);
             }
         }
     }
@@ -327,6 +393,28 @@ mod tests {
             let error = (f64::from(exp(x)) - exact).abs() / unit;
             assert!(error <= 2.0, "exp({x}) is {error} units off");
             x += 0.003_7;
+        }
+    }
+
+    #[test]
+    fn the_normal_distribution_is_exact_to_single_precision() {
+        // Φ at some places, from tables of 10 digits.
+        for (x, share) in [
+            (0.0f32, 0.5f64),
+            (0.5, 0.691_462_461_3),
+            (1.0, 0.841_344_746_1),
+            (2.0, 0.977_249_868_1),
+            (3.5, 0.999_767_370_9),
+        ] {
+            for (x, share) in [(x, share), (-x, 1.0 - share)] {
+                let (density, found) = normal(x);
+                assert!((f64::from(found) - share).abs() < 2e-7, "{x}: {found}");
+                let expected = (-0.5 * f64::from(x).powi(2)).exp();
+                assert!(
+                    (f64::from(density) - expected).abs() < 2e-7,
+                    "{x}: {density}"
+                );
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 
 mod attention;
 mod convolution;
+mod depthwise;
 mod kernels;
 mod planes;
 mod tape;
@@ -22,6 +23,7 @@ use rayon::prelude::*;
 use crate::optimize::AdamStep;
 use attention::Heads;
 use convolution::Convolution;
+use depthwise::Depthwise;
 use planes::Planes;
 
 /// Attention over more tokens than this is left to the general matrix product.
@@ -36,6 +38,8 @@ const GRAIN: usize = 1 << 14;
 pub(crate) trait CpuOps: Backend {
     /// `gelu(x)`, tanh approximation.
     fn cpu_gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `gelu(x)`, exact.
+    fn cpu_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// `max(x, 0)`.
     fn cpu_relu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// `x sigmoid(x)`.
@@ -69,10 +73,24 @@ pub(crate) trait CpuOps: Backend {
         groups: usize,
         epsilon: f32,
     ) -> FloatTensor<Self>;
+    /// Layer normalisation over the last axis, weight and bias of its extent.
+    fn cpu_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self>;
     /// Self-attention: `[B, T, 3 D]` to `[B, T, D]`.
     fn cpu_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
     /// Convolution of `[B, C, H, W]` with `[O, C, h, w]`.
     fn cpu_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> FloatTensor<Self>;
+    /// Convolution of `[B, C, H, W]` with one window for each channel, `[C, 1, h, w]`.
+    fn cpu_depthwise(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         stride: [usize; 2],
@@ -95,6 +113,10 @@ pub(crate) trait CpuOps: Backend {
 impl CpuOps for Flex {
     fn cpu_gelu_tanh(x: FlexTensor) -> FlexTensor {
         map(&x, kernels::gelu_tanh)
+    }
+
+    fn cpu_gelu(x: FlexTensor) -> FlexTensor {
+        map(&x, kernels::gelu)
     }
 
     fn cpu_relu(x: FlexTensor) -> FlexTensor {
@@ -208,6 +230,27 @@ impl CpuOps for Flex {
         tensor(out, shape)
     }
 
+    fn cpu_layer_norm(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        epsilon: f32,
+    ) -> FlexTensor {
+        let (x, weight, bias) = (
+            x.to_contiguous(),
+            weight.to_contiguous(),
+            bias.to_contiguous(),
+        );
+        let (shape, width) = (extents(&x), last(&x));
+        let mut out = vec![0.0; x.layout().num_elements()];
+        let (from, weight, bias) = (values(&x), values(&weight), values(&bias));
+        each_row(&mut out, width, |first, rows| {
+            let from = &from[first * width..][..rows.len()];
+            kernels::layer_norm(from, weight, bias, epsilon, rows);
+        });
+        tensor(out, shape)
+    }
+
     fn cpu_attention(qkv: FlexTensor, heads: usize) -> FlexTensor {
         let qkv = qkv.to_contiguous();
         let [batch, tokens, width] = three(&qkv);
@@ -259,6 +302,19 @@ impl CpuOps for Flex {
         )
     }
 
+    fn cpu_depthwise(
+        x: FlexTensor,
+        weight: FlexTensor,
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> FlexTensor {
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let sizes = depthwise(&extents(&x), &extents(&weight), stride, padding);
+        let [height, width] = sizes.output();
+        let shape = vec![x.shape()[0], sizes.channels, height, width];
+        tensor(sizes.forward(values(&x), values(&weight)), shape)
+    }
+
     fn cpu_add_channels(x: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let bias = bias.to_contiguous();
         let row = values(&bias);
@@ -301,6 +357,17 @@ impl CpuOps for Flex {
         let x = x.to_contiguous();
         let finite = values(&x).par_chunks(GRAIN).all(kernels::is_finite);
         tensor(vec![f32::from(u8::from(finite))], vec![1])
+    }
+}
+
+/// Of `[B, C, H, W]` with `[C, 1, h, w]`.
+fn depthwise(x: &[usize], weight: &[usize], stride: [usize; 2], padding: [usize; 2]) -> Depthwise {
+    Depthwise {
+        channels: x[1],
+        input: [x[2], x[3]],
+        kernel: [weight[2], weight[3]],
+        stride,
+        padding,
     }
 }
 

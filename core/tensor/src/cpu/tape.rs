@@ -46,6 +46,7 @@ macro_rules! elementwise {
 }
 
 elementwise!(GeluTanh, kernels::gelu_tanh_backward);
+elementwise!(Gelu, kernels::gelu_backward);
 elementwise!(Relu, kernels::relu_backward);
 elementwise!(Silu, kernels::silu_backward);
 
@@ -233,6 +234,46 @@ impl Backward<Flex, 3> for GroupNorm {
 }
 
 #[derive(Debug)]
+struct LayerNorm {
+    epsilon: f32,
+}
+
+impl Backward<Flex, 3> for LayerNorm {
+    /// Input and weight.
+    type State = Kept<2>;
+
+    fn backward(self, ops: Ops<Kept<2>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let mut g = owned(grads.consume::<Flex>(&ops.node));
+        let ([x, weight], [to_x, to_weight, to_bias]) = (ops.state, ops.parents);
+        let width = last(&x);
+        let rows = (GRAIN / width).max(1) * width;
+        // Of each share of the rows, then added up in order.
+        let shares = values(&x).len().div_ceil(rows);
+        let mut d_weight = vec![0.0; shares * width];
+        let mut d_bias = vec![0.0; shares * width];
+        let parts = d_weight
+            .par_chunks_mut(width)
+            .zip(d_bias.par_chunks_mut(width));
+        values_mut(&mut g)
+            .par_chunks_mut(rows)
+            .zip(values(&x).par_chunks(rows))
+            .zip(parts)
+            .for_each(|((g, x), (d_weight, d_bias))| {
+                kernels::layer_norm_backward(x, values(&weight), self.epsilon, g, d_weight, d_bias);
+            });
+        for (parent, gradient) in [(to_weight, d_weight), (to_bias, d_bias)] {
+            if let Some(parent) = parent {
+                let each = tensor(gradient, vec![shares, width]);
+                grads.register::<Flex>(parent.id, column_sums(&each));
+            }
+        }
+        if let Some(parent) = to_x {
+            grads.register::<Flex>(parent.id, g);
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Attention {
     heads: usize,
 }
@@ -341,6 +382,31 @@ impl Backward<Flex, 2> for Conv2d {
 }
 
 #[derive(Debug)]
+struct DepthwiseConv2d {
+    stride: [usize; 2],
+    padding: [usize; 2],
+}
+
+impl Backward<Flex, 2> for DepthwiseConv2d {
+    /// Input, if the weight is tracked, and weight.
+    type State = (Vec<usize>, Option<FlexTensor>, FlexTensor);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let ((shape, x, weight), [to_x, to_weight]) = (ops.state, ops.parents);
+        let sizes = depthwise(&shape, &extents(&weight), self.stride, self.padding);
+        if let (Some(parent), Some(x)) = (to_weight, x) {
+            let gradient = sizes.weight_gradient(values(&x), values(&g));
+            grads.register::<Flex>(parent.id, tensor(gradient, extents(&weight)));
+        }
+        if let Some(parent) = to_x {
+            let gradient = sizes.input_gradient(values(&g), values(&weight));
+            grads.register::<Flex>(parent.id, tensor(gradient, shape));
+        }
+    }
+}
+
+#[derive(Debug)]
 struct AddChannels;
 
 impl Backward<Flex, 2> for AddChannels {
@@ -366,6 +432,11 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
     fn cpu_gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let from = x.primitive().clone();
         record!(GeluTanh, [x], [from.clone()], Flex::cpu_gelu_tanh(from))
+    }
+
+    fn cpu_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let from = x.primitive().clone();
+        record!(Gelu, [x], [from.clone()], Flex::cpu_gelu(from))
     }
 
     fn cpu_relu(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -467,6 +538,26 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         )
     }
 
+    fn cpu_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        let (from, by) = (
+            x.primitive().to_contiguous(),
+            weight.primitive().to_contiguous(),
+        );
+        let plus = bias.primitive().clone();
+        let state = [from.clone(), by.clone()];
+        record!(
+            LayerNorm { epsilon },
+            [x, weight, bias],
+            state,
+            Flex::cpu_layer_norm(from, by, plus, epsilon)
+        )
+    }
+
     fn cpu_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         let from = qkv.primitive().to_contiguous();
         record!(
@@ -493,6 +584,26 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
             [x, weight],
             state,
             Flex::cpu_conv2d(from, by, stride, padding)
+        )
+    }
+
+    fn cpu_depthwise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> FloatTensor<Self> {
+        let (from, by) = (
+            x.primitive().to_contiguous(),
+            weight.primitive().to_contiguous(),
+        );
+        let kept = weight.is_tracked().then(|| from.clone());
+        let state = (extents(&from), kept, by.clone());
+        record!(
+            DepthwiseConv2d { stride, padding },
+            [x, weight],
+            state,
+            Flex::cpu_depthwise(from, by, stride, padding)
         )
     }
 

@@ -200,10 +200,16 @@ impl Tensor {
             (x[axis + 2] + 2 * padding[axis] - reach) / stride[axis] + 1
         });
         tally::products(x[0] * w[0] * extents[0] * extents[1], w[1] * w[2] * w[3]);
-        if self.has_cpu_ops() && dilation == [1, 1] && groups == 1 {
+        // One window for each channel, and no window that padding covers.
+        let depthwise =
+            groups > 1 && [x[1], w[0]] == [groups; 2] && padding[0] < w[2] && padding[1] < w[3];
+        if self.has_cpu_ops() && dilation == [1, 1] && (groups == 1 || depthwise) {
             return guard(op, || {
                 let (x, weight) = (self.raw.clone(), weight.raw.clone());
-                let y = Dispatch::cpu_conv2d(x, weight, stride, padding);
+                let y = match depthwise {
+                    true => Dispatch::cpu_depthwise(x, weight, stride, padding),
+                    false => Dispatch::cpu_conv2d(x, weight, stride, padding),
+                };
                 self.like(match bias {
                     Some(bias) => Dispatch::cpu_add_channels(y, bias.raw.clone()),
                     None => y,
@@ -300,6 +306,18 @@ impl Tensor {
         let op = "layer_norm";
         self.expect_kind(op, "x", Kind::Float)?;
         let extent = self.shape()[self.shape().rank() - 1];
+        if let (Some(weight), Some(bias)) = (weight, bias)
+            && self.has_cpu_ops()
+        {
+            for (argument, tensor) in [("weight", weight), ("bias", bias)] {
+                tensor.expect_kind(op, argument, Kind::Float)?;
+                tensor.expect_shape(op, argument, &[extent])?;
+            }
+            return guard(op, || {
+                let (x, weight, bias) = (self.raw.clone(), weight.raw.clone(), bias.raw.clone());
+                self.like(Dispatch::cpu_layer_norm(x, weight, bias, epsilon as f32))
+            });
+        }
         let normalised = self.normalise(&[-1], epsilon)?;
         let mut extents = vec![1; self.shape().rank()];
         extents[self.shape().rank() - 1] = extent as i64;

@@ -75,8 +75,23 @@ impl Tensor {
         cos => Dispatch::float_cos;
         /// `1 / (1 + e^-x)`.
         sigmoid => Dispatch::sigmoid;
-        /// `x Φ(x)` with the exact error function (PyTorch's default).
-        gelu => Dispatch::gelu;
+    }
+
+    /// `x Φ(x)` with the exact error function (PyTorch's default).
+    ///
+    /// # Errors
+    /// [`TensorError::Kind`] unless the elements are floats.
+    pub fn gelu(&self) -> Result<Tensor> {
+        self.expect_kind("gelu", "x", Kind::Float)?;
+        let fused = self.has_cpu_ops();
+        guard("gelu", || {
+            let x = self.raw.clone();
+            self.like(if fused {
+                Dispatch::cpu_gelu(x)
+            } else {
+                Dispatch::gelu(x)
+            })
+        })
     }
 
     /// `max(x, 0)`; its gradient at 0 is 0.
