@@ -241,11 +241,11 @@ fn its_faults_and_its_role_are_told_as_those_of_the_others() {
         ),
         (
             json!({ "kind": "proportion", "image": [1, 2, 2] }),
-            "a backbone is needed here: `resnet`, `encoder_decoder` or `perceptron`",
+            "a backbone is needed here: `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder` or `perceptron`",
         ),
         (
             json!({ "kind": "none" }),
-            "/kind: is `none`; known: `dit`, `unet`, `uvit`, `resnet`, `encoder_decoder`, `autoencoder_kl`, `proportion`, `perceptron`",
+            "/kind: is `none`; known: `dit`, `unet`, `uvit`, `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder`, `autoencoder_kl`, `proportion`, `perceptron`",
         ),
     ] {
         let message = refused(document);
@@ -278,6 +278,6 @@ fn the_schema_has_a_condition_for_each() {
     let description = "One linear layer over all pixels.";
     assert_eq!(last["then"]["description"], description);
     let kinds = &schema["properties"]["kind"];
-    assert_eq!(kinds["enum"][7], "perceptron");
-    assert_eq!(kinds["enumDescriptions"][7], description);
+    assert_eq!(kinds["enum"][10], "perceptron");
+    assert_eq!(kinds["enumDescriptions"][10], description);
 }
