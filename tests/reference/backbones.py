@@ -3,7 +3,7 @@ are committed.
 
     python tests/reference/backbones.py
 
-Needs torch, torchvision, timm, safetensors, Pillow. It writes
+Needs torch, torchvision, timm, safetensors, Pillow before version 13. It writes
 
 - core/models/tests/fixtures/backbones/NAME/: config.json and model.safetensors as timm's `save_for_hf` writes them, of a small network with
   random values, and expected.safetensors with inputs, outputs and gradients;
@@ -25,6 +25,7 @@ import pathlib
 import shutil
 
 import numpy
+import PIL
 import timm
 import torch
 import torchvision
@@ -270,9 +271,11 @@ def structures():
     table = {"timm": {}, "torchvision": {}}
     with torch.device("meta"):
         for name in TIMM:
-            model = timm.create_model(name)
-            cfg = model.pretrained_cfg
-            kept = dict(input_size=cfg["input_size"], num_classes=cfg["num_classes"], interpolation=cfg["interpolation"])
+            cfg = timm.create_model(name).pretrained_cfg
+            # Some were published without a classifier.
+            classes = cfg["num_classes"] or 1000
+            model = timm.create_model(name, num_classes=classes)
+            kept = dict(input_size=cfg["input_size"], num_classes=classes, interpolation=cfg["interpolation"])
             kept |= dict(crop_pct=cfg["crop_pct"], crop_mode=cfg["crop_mode"], mean=cfg["mean"], std=cfg["std"])
             table["timm"][name] = {"tensors": digest(model), "pretrained_cfg": kept}
     for name in TV:
@@ -353,6 +356,8 @@ def preprocessing():
     save_file(tensors, OUT / "preprocessing.safetensors")
     (OUT / "preprocessing.json").write_text(json.dumps({"timm": cases}, indent=1) + "\n")
 
+    # Pillow 13 takes rows before columns for some extents, others of like shape not; before, columns always came first.
+    assert int(PIL.__version__.split(".")[0]) < 13, "resizing is compared with Pillow before version 13"
     image = Image.fromarray(picture(29, 41, 2))
     tensors = {"image": chw(image)}
     for name, kernel in [("bilinear", Image.BILINEAR), ("bicubic", Image.BICUBIC)]:

@@ -54,12 +54,12 @@ pub struct Work {
 }
 
 impl Work {
-    /// Seconds that a sample takes, about: its draws on all lanes, and for each step the task model forward and backward, which takes
+    /// Seconds that a sample takes, about: its draws, and for each step the task model forward and backward, which takes
     /// three times as long as forward alone; before and after, its predictions.
     pub fn seconds(&self) -> f64 {
         let draws = (self.steps * self.draws) as f64;
         let draw = self.draw.map_or(0.0, |draw| draw.seconds);
-        draws * draw / self.lanes as f64 + (3.0 * self.steps as f64 + 2.0) * self.task.seconds
+        draws * draw + (3.0 * self.steps as f64 + 2.0) * self.task.seconds
     }
 
     /// Bytes that are held at the most, about: weights, of the task model their gradients and the optimizer's two moments as well, and what

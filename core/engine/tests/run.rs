@@ -348,6 +348,22 @@ fn names_the_place_of_a_plugin_configuration_that_is_refused() {
 }
 
 #[test]
+fn a_limit_of_memory_changes_the_calls_and_not_the_results() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    fixture.run(&experiment, "free").unwrap();
+    experiment["method"]["max_memory"] = json!(1 << 24);
+    fixture.run(&experiment, "limited").unwrap();
+    close(&fixture.records("limited"), &fixture.records("free"), 1e-4);
+    experiment["method"]["max_memory"] = json!(1000);
+    let message = fixture.prepare(&experiment).err().unwrap().to_string();
+    assert!(
+        message.contains("/method/max_memory") && message.contains("one draw takes about"),
+        "{message}"
+    );
+}
+
+#[test]
 fn refuses_parts_that_do_not_fit() {
     let fixture = Fixture::new();
     let refusal = |pointer: &str, value: serde_json::Value| {

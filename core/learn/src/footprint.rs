@@ -52,7 +52,8 @@ impl Footprint {
 }
 
 impl Feedback {
-    /// What one draw takes, forward and backward, with an image and conditions of zeros.
+    /// What one draw takes, forward and backward, with an image and conditions of zeros: as many draws as the device works on at once are
+    /// made, each in a call of its own, and divided by their number.
     ///
     /// # Errors
     /// Whatever the denoiser refuses.
@@ -68,9 +69,10 @@ impl Feedback {
         let conditioning: Named = slots
             .map(|slot| Ok((slot.name.clone(), zeros(&slot.shape)?)))
             .collect::<Result<_>>()?;
-        let one = Self {
+        let together = device.lanes();
+        let calls = Self {
             draws: Draws {
-                count: 1,
+                count: together,
                 ..self.draws
             },
             micro_batch: 1,
@@ -82,6 +84,11 @@ impl Feedback {
             conditioning: &conditioning,
             step: 0,
         };
-        Footprint::of(|| one.evaluate(denoiser, weights, &[], &request).map(drop))
+        let all = Footprint::of(|| calls.evaluate(denoiser, weights, &[], &request).map(drop))?;
+        Ok(Footprint {
+            multiply_adds: all.multiply_adds / together as u64,
+            bytes: all.bytes / together as u64,
+            seconds: all.seconds / together as f64,
+        })
     }
 }

@@ -12,11 +12,9 @@ use crate::convolution::{Convolution, Form, Padding};
 use crate::denoiser::expect_images;
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, MAX_LEVELS};
-use crate::layers::Linear;
+use crate::layers::{Activation, LayerNorm, Linear};
 use crate::table::Architecture;
-use crate::transformer::{
-    INIT, LayerNorm, LayerScale, Mlp, MlpActivation, channels_first, channels_last,
-};
+use crate::transformer::{INIT, LayerScale, Mlp, channels_first, channels_last};
 use crate::weights::{Declaration, ParameterSpec, Weights};
 
 /// Pixels of a patch on each axis.
@@ -45,8 +43,8 @@ pub struct ConvNextConfig {
     #[schemars(length(min = 1, max = MAX_LEVELS), inner(range(min = 1, max = MAX_EXTENT)))]
     pub windows: Option<Vec<usize>>,
     /// Between the two linear layers of a block.
-    #[serde(default)]
-    pub activation: MlpActivation,
+    #[serde(default = "gelu")]
+    pub activation: Activation,
     /// Whether each block's branch has a learned scale for each channel.
     #[serde(default = "yes")]
     pub layer_scale: bool,
@@ -75,6 +73,10 @@ fn tiny_blocks() -> Vec<usize> {
 
 fn tiny_widths() -> Vec<usize> {
     vec![96, 192, 384, 768]
+}
+
+fn gelu() -> Activation {
+    Activation::Gelu
 }
 
 fn yes() -> bool {
@@ -269,6 +271,11 @@ impl ConvNext {
     }
 }
 
+/// Normalises the channels of `[B, C, H, W]`.
+fn over_channels(norm: &LayerNorm, weights: &Weights, x: &Tensor) -> Result<Tensor> {
+    channels_first(&norm.forward(weights, &channels_last(x)?)?)
+}
+
 impl Backbone for ConvNext {
     fn parameters(&self) -> &Arc<[ParameterSpec]> {
         &self.specs
@@ -286,10 +293,10 @@ impl Backbone for ConvNext {
     ) -> Result<Named> {
         expect_images("the batch of images", images, self.config.image)?;
         let (patches, norm) = &self.stem;
-        let mut x = norm.forward_channels(weights, &patches.forward(weights, images)?)?;
+        let mut x = over_channels(norm, weights, &patches.forward(weights, images)?)?;
         for stage in &self.stages {
             if let Some((norm, halve)) = &stage.halve {
-                x = halve.forward(weights, &norm.forward_channels(weights, &x)?)?;
+                x = halve.forward(weights, &over_channels(norm, weights, &x)?)?;
             }
             for block in &stage.blocks {
                 x = block.forward(weights, &x)?;

@@ -10,12 +10,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::denoiser::{
-    CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_images, expect_slots,
-    network_times, no_classes,
+    CLASS_EMBEDDING, ClassCondition, Denoiser, Slot, expect_images, expect_slots, network_times,
+    no_classes,
 };
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
-use crate::layers::{Linear, TimeCode};
+use crate::label_table::LabelTable;
+use crate::layers::{Activation, Linear, TimeCode};
 use crate::patches::{Grid, PatchEmbedding};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::spatial::{SpatialConfig, SpatialSlot};
@@ -39,18 +40,6 @@ pub enum Positions {
     Sincos,
     /// A table that starts so and is trained.
     Learned,
-}
-
-/// The activation of the feed-forward layers; the names are those of diffusers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
-pub enum DitActivation {
-    /// `x Φ(x)` with the tanh approximation of `Φ`, as in the reference.
-    #[default]
-    #[serde(rename = "gelu-approximate")]
-    GeluTanh,
-    /// `x Φ(x)` with the exact error function.
-    #[serde(rename = "gelu")]
-    Gelu,
 }
 
 /// A diffusion transformer: a denoiser. The `config.json` of diffusers' `DiTTransformer2DModel` is read directly. DiT-XL/2 is `image: [4, 32, 32], patch_size: 2, hidden_size: 1152, depth: 28, num_heads: 16,
@@ -101,14 +90,18 @@ pub struct DitConfig {
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub norm_eps: f64,
     /// The activation of the feed-forward layers.
-    #[serde(default)]
-    pub activation_fn: DitActivation,
+    #[serde(default = "gelu_tanh")]
+    pub activation_fn: Activation,
     /// The map that comes beside the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spatial: Option<SpatialConfig>,
     /// The noise schedule that it is trained with.
     #[serde(default)]
     pub schedule: ScheduleConfig,
+}
+
+fn gelu_tanh() -> Activation {
+    Activation::GeluTanh
 }
 
 fn four() -> f64 {
@@ -219,7 +212,7 @@ pub struct Dit {
     patches: PatchEmbedding,
     positions: ParameterId,
     timestep: [Linear; 2],
-    labels: Option<ParameterId>,
+    labels: Option<LabelTable>,
     spatial: Option<SpatialSlot>,
     blocks: Vec<Block>,
     last: FinalLayer,
@@ -229,7 +222,7 @@ struct Block {
     qkv: Linear,
     out: Linear,
     feed: [Linear; 2],
-    activation: DitActivation,
+    activation: Activation,
     feed_epsilon: f64,
     modulation: Linear,
 }
@@ -268,12 +261,12 @@ impl Dit {
                 Linear::declare(d, "mlp.2", hidden, hidden, init()),
             ]
         });
-        let rows = config.num_classes + usize::from(config.class_dropout_prob > 0.0);
         let labels = (config.num_classes > 0).then(|| {
-            d.declare(
+            LabelTable::declare(
+                &mut d,
                 "y_embedder.embedding_table.weight",
-                &[rows, hidden],
-                Group::Embedding,
+                (config.num_classes, hidden),
+                config.class_dropout_prob,
                 Init::Normal(0.02),
             )
         });
@@ -321,11 +314,6 @@ impl Dit {
     /// What the structure was made from.
     pub fn config(&self) -> &DitConfig {
         &self.config
-    }
-
-    /// The whole label table, `[classes (+ 1), D]`; none where pixels are told about instead.
-    fn label_table<'a>(&self, weights: &'a Weights) -> Option<&'a Tensor> {
-        self.labels.map(|labels| weights.get(labels))
     }
 
     /// `[B, D]`.
@@ -395,43 +383,30 @@ impl Denoiser for Dit {
     }
 
     fn class_condition(&self) -> Option<ClassCondition> {
-        self.labels.map(|_| ClassCondition {
-            classes: self.config.num_classes,
-            dropout_prob: self.config.class_dropout_prob,
-            null_label: (self.config.class_dropout_prob > 0.0).then_some(self.config.num_classes),
-        })
+        self.labels.as_ref().map(LabelTable::condition)
     }
 
     fn embed_classes(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
-        let table = self
-            .label_table(weights)
-            .ok_or_else(|| no_classes(&self.slots))?;
-        Ok(table.index_select(0, labels)?)
+        let table = self.labels.as_ref();
+        table
+            .ok_or_else(|| no_classes(&self.slots))?
+            .embed(weights, labels)
     }
 
     fn constants(&self, weights: &Weights) -> Result<Named> {
-        let mut constants = Named::new();
-        if let Some(table) = self.label_table(weights) {
-            constants.push(
-                CLASS_EMBEDDINGS,
-                table.narrow(0, 0, self.config.num_classes)?,
-            );
+        match (&self.labels, &self.spatial) {
+            (Some(labels), _) => labels.constants(weights),
+            (None, Some(spatial)) => Ok(spatial.constants(weights)),
+            (None, None) => Ok(Named::new()),
         }
-        let spatial = self.spatial.iter();
-        constants.extend(spatial.flat_map(|spatial| spatial.constants(weights)));
-        Ok(constants)
     }
 
     fn unconditional(&self, weights: &Weights) -> Result<Option<Named>> {
-        if let Some(spatial) = &self.config.spatial {
-            return SpatialSlot::nothing(spatial, self.config.image, weights);
+        match (&self.labels, &self.config.spatial) {
+            (Some(labels), _) => labels.nothing(weights),
+            (None, Some(spatial)) => SpatialSlot::nothing(spatial, self.config.image, weights),
+            (None, None) => Ok(None),
         }
-        let null = self.class_condition().and_then(|class| class.null_label);
-        let (Some(table), Some(row)) = (self.label_table(weights), null) else {
-            return Ok(None);
-        };
-        let row = table.narrow(0, row, 1)?;
-        Ok(Some(Named::one(CLASS_EMBEDDING, row)))
     }
 }
 
@@ -469,10 +444,7 @@ impl Block {
         let [first, second] = &self.feed;
         let normal = x.modulate(&shift_feed, &scale_feed, self.feed_epsilon)?;
         let inner = first.forward(weights, &normal)?;
-        let inner = match self.activation {
-            DitActivation::GeluTanh => inner.gelu_tanh()?,
-            DitActivation::Gelu => inner.gelu()?,
-        };
+        let inner = self.activation.of(&inner)?;
         let fed = second.forward(weights, &inner)?;
         Ok(x.gated_add(&fed, &gate_feed)?)
     }

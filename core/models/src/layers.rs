@@ -259,7 +259,7 @@ impl TimeCode {
     }
 }
 
-/// A function that is applied to each element; the names are those of diffusers' `get_activation`.
+/// A function that is applied to each element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
@@ -270,6 +270,8 @@ pub enum Activation {
     Mish,
     /// `x Φ(x)` with the exact error function.
     Gelu,
+    /// `x Φ(x)` with the tanh approximation of `Φ` (diffusers' `gelu-approximate`).
+    GeluTanh,
     /// `max(x, 0)`.
     Relu,
 }
@@ -279,6 +281,7 @@ impl Activation {
         Ok(match self {
             Self::Silu => x.silu()?,
             Self::Gelu => x.gelu()?,
+            Self::GeluTanh => x.gelu_tanh()?,
             Self::Relu => x.relu()?,
             // ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|), which does not overflow.
             Self::Mish => {

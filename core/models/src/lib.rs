@@ -38,6 +38,7 @@ mod fault;
 mod file;
 mod format;
 mod label_space;
+mod label_table;
 mod layers;
 mod patches;
 mod published;
@@ -63,7 +64,7 @@ pub use convolution::Padding;
 pub use denoiser::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_slots,
 };
-pub use dit::{Dit, DitActivation, DitConfig, Positions};
+pub use dit::{Dit, DitConfig, Positions};
 pub use efficientnet::{EfficientNet, EfficientNetConfig, InvertedStage};
 pub use encoder::Encoder;
 pub use encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
@@ -80,7 +81,6 @@ pub use schedule::{
 };
 pub use spatial::{SPATIAL, SpatialConfig};
 pub use table::{Architecture, Description, FoundWeights, Listed, Model, Models, weights_beside};
-pub use transformer::MlpActivation;
 pub use transformer2d::{TOKENS, TokensConfig};
 pub use unet::{
     PerLevel, UNet, UNetBlock, UNetClassEmbedding, UNetConfig, UNetMidBlock, UNetResample,

@@ -1,70 +1,16 @@
-//! What vision transformers and the networks after their pattern are made of: normalisation over the channels of each place, two linear
-//! layers with an activation between them, and a learned scale for each channel of a branch.
+//! What vision transformers and the networks after their pattern are made of: two linear layers with an activation between them, and a
+//! learned scale for each channel of a branch.
 
 use std::sync::Arc;
 
 use dtta_tensor::Tensor;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::layers::Activation;
 use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
 
 /// How linear layers start: timm's truncated normal distribution, without the truncation.
 pub(crate) const INIT: Init = Init::Normal(0.02);
-
-/// What stands between the two linear layers of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum MlpActivation {
-    /// `x Φ(x)`, exact.
-    #[default]
-    Gelu,
-    /// `x Φ(x)` with the tanh approximation of `Φ`.
-    GeluTanh,
-    /// `x sigmoid(x)`.
-    Silu,
-    /// `max(x, 0)`.
-    Relu,
-}
-
-impl MlpActivation {
-    pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Self::Gelu => x.gelu(),
-            Self::GeluTanh => x.gelu_tanh(),
-            Self::Silu => x.silu(),
-            Self::Relu => x.relu(),
-        }?)
-    }
-}
-
-/// Layer normalisation over the last axis, with scale and shift.
-pub(crate) struct LayerNorm {
-    scale: ParameterId,
-    shift: ParameterId,
-    epsilon: f64,
-}
-
-impl LayerNorm {
-    pub fn declare(d: &mut Declaration, name: &str, width: usize, epsilon: f64) -> Self {
-        d.within(name, |d| Self {
-            scale: d.declare("weight", &[width], Group::Norm, Init::Ones),
-            shift: d.declare("bias", &[width], Group::Norm, Init::Zeros),
-            epsilon,
-        })
-    }
-
-    pub fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
-        let (scale, shift) = (weights.get(self.scale), weights.get(self.shift));
-        Ok(x.layer_norm(Some(scale), Some(shift), self.epsilon)?)
-    }
-
-    /// Over the channels of `[B, C, H, W]`.
-    pub fn forward_channels(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
-        channels_first(&self.forward(weights, &channels_last(x)?)?)
-    }
-}
 
 /// `[B, C, H, W]` as `[B, H, W, C]`.
 pub(crate) fn channels_last(x: &Tensor) -> Result<Tensor> {
@@ -115,7 +61,7 @@ impl Pointwise {
 pub(crate) struct Mlp {
     widen: Pointwise,
     narrow: Pointwise,
-    activation: MlpActivation,
+    activation: Activation,
 }
 
 impl Mlp {
@@ -123,7 +69,7 @@ impl Mlp {
     pub fn declare(
         d: &mut Declaration,
         [width, hidden]: [usize; 2],
-        activation: MlpActivation,
+        activation: Activation,
         as_windows: bool,
     ) -> Self {
         d.within("mlp", |d| Self {
@@ -134,7 +80,7 @@ impl Mlp {
     }
 
     pub fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
-        let x = self.activation.apply(&self.widen.forward(weights, x)?)?;
+        let x = self.activation.of(&self.widen.forward(weights, x)?)?;
         self.narrow.forward(weights, &x)
     }
 }

@@ -18,16 +18,17 @@ pub use self::config::{
 use self::blocks::{Extents, Halving, Residual, ResidualStyle, SelfAttention};
 use self::config::Attends;
 use crate::denoiser::{
-    CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_images, expect_slots,
-    network_times, no_classes,
+    CLASS_EMBEDDING, ClassCondition, Denoiser, Slot, expect_images, expect_slots, network_times,
+    no_classes,
 };
 use crate::error::Result;
+use crate::label_table::LabelTable;
 use crate::layers::{BiasedConv, GroupNorm, Linear, TimeCode};
 use crate::schedule::NoiseSchedule;
 use crate::spatial::{SpatialConfig, SpatialSlot};
 use crate::table::Architecture;
 use crate::transformer2d::{TOKENS, TokensConfig, Transformer2d, TransformerShape};
-use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
+use crate::weights::{Declaration, Init, ParameterSpec, Weights};
 
 impl Architecture for UNetConfig {
     type Model = dyn Denoiser;
@@ -51,7 +52,7 @@ pub struct UNet {
     spatial: Option<SpatialSlot>,
     first: BiasedConv,
     time: [Linear; 2],
-    classes: Option<ParameterId>,
+    classes: Option<LabelTable>,
     down: Vec<Level>,
     middle: Vec<Step>,
     up: Vec<Level>,
@@ -116,12 +117,8 @@ impl UNet {
             ]
         });
         let classes = config.num_class_embeds.map(|classes| {
-            d.declare(
-                "class_embedding.weight",
-                &[classes, time_width],
-                Group::Embedding,
-                Init::Normal(1.0),
-            )
+            let name = "class_embedding.weight";
+            LabelTable::declare(&mut d, name, (classes, time_width), 0.0, Init::Normal(1.0))
         });
         // The way up takes the outputs of the way down from the last to the first.
         let mut kept = vec![channels[0]];
@@ -369,23 +366,21 @@ impl Denoiser for UNet {
     }
 
     fn class_condition(&self) -> Option<ClassCondition> {
-        self.config.num_class_embeds.map(|classes| ClassCondition {
-            classes,
-            dropout_prob: 0.0,
-            null_label: None,
-        })
+        self.classes.as_ref().map(LabelTable::condition)
     }
 
     fn embed_classes(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
-        let table = self.classes.ok_or_else(|| no_classes(&self.slots))?;
-        Ok(weights.get(table).index_select(0, labels)?)
+        let table = self.classes.as_ref();
+        table
+            .ok_or_else(|| no_classes(&self.slots))?
+            .embed(weights, labels)
     }
 
     fn constants(&self, weights: &Weights) -> Result<Named> {
         let spatial = self.spatial.as_ref();
         let mut constants = spatial.map_or_else(Named::new, |spatial| spatial.constants(weights));
-        if let Some(table) = self.classes {
-            constants.push(CLASS_EMBEDDINGS, weights.get(table).clone());
+        if let Some(table) = &self.classes {
+            constants.extend(table.constants(weights)?);
         }
         Ok(constants)
     }

@@ -9,11 +9,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::denoiser::{
-    CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_images, expect_slots,
-    network_times, no_classes,
+    CLASS_EMBEDDING, ClassCondition, Denoiser, Slot, expect_images, expect_slots, network_times,
+    no_classes,
 };
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
+use crate::label_table::LabelTable;
 use crate::layers::{BiasedConv, LayerNorm, Linear, LinearProjection, TimeCode};
 use crate::patches::{Grid, PatchEmbedding};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
@@ -154,7 +155,7 @@ pub struct UVit {
     specs: Arc<[ParameterSpec]>,
     patches: PatchEmbedding,
     time: Option<[Linear; 2]>,
-    labels: Option<ParameterId>,
+    labels: Option<LabelTable>,
     positions: ParameterId,
     before: Vec<Block>,
     middle: Block,
@@ -200,13 +201,12 @@ impl UVit {
                 ]
             })
         });
-        let rows = config.num_classes + usize::from(config.class_dropout_prob > 0.0);
         let labels = (config.num_classes > 0).then(|| {
-            let shape = [rows, width];
-            d.declare(
+            LabelTable::declare(
+                &mut d,
                 "label_emb.weight",
-                &shape,
-                Group::Embedding,
+                (config.num_classes, width),
+                config.class_dropout_prob,
                 Init::Normal(1.0),
             )
         });
@@ -345,33 +345,24 @@ impl Denoiser for UVit {
     }
 
     fn class_condition(&self) -> Option<ClassCondition> {
-        self.labels.map(|_| ClassCondition {
-            classes: self.config.num_classes,
-            dropout_prob: self.config.class_dropout_prob,
-            null_label: (self.config.class_dropout_prob > 0.0).then_some(self.config.num_classes),
-        })
+        self.labels.as_ref().map(LabelTable::condition)
     }
 
     fn embed_classes(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
-        let table = self.labels.ok_or_else(|| no_classes(&self.slots))?;
-        Ok(weights.get(table).index_select(0, labels)?)
+        let table = self.labels.as_ref();
+        table
+            .ok_or_else(|| no_classes(&self.slots))?
+            .embed(weights, labels)
     }
 
     fn constants(&self, weights: &Weights) -> Result<Named> {
-        let Some(table) = self.labels else {
-            return Ok(Named::new());
-        };
-        let table = weights.get(table).narrow(0, 0, self.config.num_classes)?;
-        Ok(Named::one(CLASS_EMBEDDINGS, table))
+        let table = self.labels.as_ref();
+        table.map_or_else(|| Ok(Named::new()), |table| table.constants(weights))
     }
 
     fn unconditional(&self, weights: &Weights) -> Result<Option<Named>> {
-        let null = self.class_condition().and_then(|class| class.null_label);
-        let (Some(table), Some(row)) = (self.labels, null) else {
-            return Ok(None);
-        };
-        let row = weights.get(table).narrow(0, row, 1)?;
-        Ok(Some(Named::one(CLASS_EMBEDDING, row)))
+        let table = self.labels.as_ref();
+        table.map_or(Ok(None), |table| table.nothing(weights))
     }
 }
 

@@ -12,9 +12,9 @@ use crate::convolution::{Convolution, Form};
 use crate::denoiser::expect_images;
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
-use crate::layers::Linear;
+use crate::layers::{Activation, LayerNorm, Linear};
 use crate::table::Architecture;
-use crate::transformer::{INIT, LayerNorm, LayerScale, Mlp, MlpActivation};
+use crate::transformer::{INIT, LayerScale, Mlp};
 use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
 
 /// Epsilon of the normalisation layers.
@@ -206,8 +206,7 @@ impl Block {
                 heads: config.heads,
             })
         };
-        let mlp =
-            |d: &mut Declaration| Mlp::declare(d, [width, hidden], MlpActivation::Gelu, false);
+        let mlp = |d: &mut Declaration| Mlp::declare(d, [width, hidden], Activation::Gelu, false);
         Self {
             attend: Branch::declare(d, config, 1, attention),
             feed: Branch::declare(d, config, 2, mlp),

@@ -315,7 +315,7 @@ pub fn write_samples(classes: &[&str], samples: Vec<Sample>, folder: &Path) {
 }
 
 /// Random weights beside a model's configuration. Zero-initialised layers are filled too: a DiT at rest gives no feedback.
-fn save(config: &Path, seed: u64) {
+pub fn save(config: &Path, seed: u64) {
     let device = Device::cpu();
     let models = Models::standard();
     let specs = match models.denoiser(config) {

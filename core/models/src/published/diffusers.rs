@@ -309,6 +309,10 @@ fn dit(fields: &mut Fields) -> Option<Translation> {
         fields.refuse("num_layers", &json!(depth), reason);
     }
     let activation = fields.take("activation_fn", "gelu-approximate".to_owned());
+    let function = match activation.as_str() {
+        "gelu" => "gelu",
+        _ => "gelu_tanh",
+    };
     if !["gelu", "gelu-approximate"].contains(&activation.as_str()) {
         let reason = "supported are \"gelu\" and \"gelu-approximate\"";
         fields.refuse("activation_fn", &json!(activation), reason);
@@ -325,7 +329,7 @@ fn dit(fields: &mut Fields) -> Option<Translation> {
         "freq_shift": 1.0,
         "learn_sigma": learn_sigma,
         "norm_eps": fields.take("norm_eps", 1e-5),
-        "activation_fn": activation,
+        "activation_fn": function,
         "schedule": schedule(fields),
     });
     fields.fixed("attention_bias", true);
