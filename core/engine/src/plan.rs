@@ -62,7 +62,7 @@ impl Work {
         draws * draw + (3.0 * self.steps as f64 + 2.0) * self.task.seconds
     }
 
-    /// Bytes that are held at the most, about: weights, of the task model their gradients and the optimizer's two moments as well, and what
+    /// Bytes that are held at the most: weights, of the task model their gradients and the optimizer's two moments as well, and what
     /// the draws that are worked on at once leave on their tapes.
     pub fn memory_bytes(&self) -> u64 {
         let weights = 4 * (4 * self.task_parameters + self.denoiser_parameters) as u64;

@@ -18,7 +18,7 @@ pub struct Footprint {
     /// Multiplications, each with its addition, in matrix products, convolutions and attention of the forward pass. A backward pass with
     /// respect to the condition takes as many once more, one with respect to the weights too twice as many.
     pub multiply_adds: u64,
-    /// Bytes of all results of the forward pass: about what is held until the backward pass is over.
+    /// Bytes of all results of the forward pass, a view counted as a copy: more than what is held until the backward pass is over.
     pub bytes: u64,
     /// Seconds, the shortest of a few tries.
     pub seconds: f64,

@@ -11,7 +11,7 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 pub struct Tally {
     /// Multiplications, each with its addition, in matrix products, convolutions and attention.
     pub multiply_adds: u64,
-    /// Bytes of results of operations, views among them: about what a tape keeps of them.
+    /// Bytes of results of operations, a view counted as a copy: more than what a tape keeps of them.
     pub bytes: u64,
 }
 
