@@ -8,12 +8,12 @@ use crate::memory::in_bytes;
 /// Shorthand used throughout.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong with a file or a document.
+/// What can go wrong with a file or a document. As everywhere in these crates, a cause is told by `source` alone: [`told`] has both.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read.
-    #[error("cannot read `{path}`: {source}", path = path.display())]
+    #[error("cannot read `{path}`", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -21,7 +21,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file could not be written.
-    #[error("cannot write `{path}`: {source}", path = path.display())]
+    #[error("cannot write `{path}`", path = path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum Error {
         found: &'static str,
     },
     /// A file is not JSON.
-    #[error("`{path}` is not JSON: {source}", path = path.display())]
+    #[error("`{path}` is not JSON", path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -78,6 +78,20 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// An error and its causes in one line, each told once: some errors of other crates repeat their cause.
+pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// One fault in a document.

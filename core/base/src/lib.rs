@@ -17,7 +17,7 @@ pub use digest::{Digest, sha256, sha256_file};
 pub use document::{
     Overrides, add_others, invalid, parse, parse_and_check, parse_by, read_document, read_json,
 };
-pub use error::{Error, Issue, Result, listed};
+pub use error::{Error, Issue, Result, listed, told};
 pub use fault::check;
 pub use file::{FolderLock, file_name, remove, replace, write_json, write_whole};
 pub use json::parse_json;

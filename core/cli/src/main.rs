@@ -16,7 +16,6 @@ mod run;
 mod say;
 mod stop;
 mod table;
-mod told;
 mod train;
 
 use std::io::Write as _;
@@ -165,7 +164,7 @@ fn main() -> ExitCode {
         Err(Failure::Misuse(error)) => (error, 2),
         Err(Failure::Failed(error)) => (error, 1),
     };
-    say!("error: {}", told::told(&error));
+    say!("error: {}", dtta_base::told(error.as_ref()));
     ExitCode::from(code)
 }
 

@@ -95,7 +95,7 @@ fn listing(listing: &Listing) -> Value {
             line["interface"] = json!(manifest.interface);
             line["roles"] = json!(manifest.roles);
         }
-        Err(error) => line["error"] = json!(error.to_string()),
+        Err(error) => line["error"] = json!(dtta_base::told(error)),
     }
     line
 }

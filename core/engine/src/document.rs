@@ -379,9 +379,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("broken.json");
         fs::write(&path, "{\n  \"name\": }").unwrap();
-        let error = Document::load(&path, &[], &Methods::standard())
-            .unwrap_err()
-            .to_string();
+        let error = Document::load(&path, &[], &Methods::standard()).unwrap_err();
+        let error = dtta_base::told(&error);
         assert!(
             error.contains("broken.json") && error.contains("line 2"),
             "{error}"

@@ -33,6 +33,7 @@ pub use diagnose::{
     Conclusion, DiagnoseOptions, Diagnosis, DomainDiagnosis, RangeConclusion, RangeDiagnosis,
 };
 pub use document::{Document, schema};
+pub use dtta_base::told;
 pub use dtta_data::{ColourMode, Image, View};
 pub use dtta_learn::{
     AdamConfig, Draws, Evaluation, Feedback, Footprint, Learner, LossKind, MAX_DRAWS, Movement,

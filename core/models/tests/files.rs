@@ -218,8 +218,8 @@ fn weights_of_another_format_are_named_for_what_they_are_with_what_to_do() {
     let load = |path: &Path| Weights::load(path, &specs(&[]), &Device::cpu()).unwrap_err();
     let error = load(&folder.path().join("absent"));
     assert!(error.to_string().contains("absent"), "{error}");
-    let error = load(folder.path());
-    assert!(error.to_string().contains("it is not a file"), "{error}");
+    let message = dtta_base::told(&load(folder.path()));
+    assert!(message.contains("it is not a file"), "{message}");
 }
 
 #[test]
@@ -533,7 +533,7 @@ fn a_configuration_that_is_no_json_names_line_and_column() {
     let path = folder.path().join("model.json");
     fs::write(&path, "{\n  \"kind\": \"dit\",,\n}").unwrap();
     let error = Models::standard().denoiser(&path).err().unwrap();
-    let message = error.to_string();
+    let message = dtta_base::told(&error);
     assert!(
         message.contains("model.json") && message.contains("line 2 column"),
         "{message}"

@@ -178,7 +178,7 @@ impl<'a> Walk<'a> {
             }
             return each;
         }
-        let reason = error.to_string();
+        let reason = dtta_base::told(&error);
         log::warn!(
             "skipped {} samples from `{}` on: {reason}",
             items.len(),

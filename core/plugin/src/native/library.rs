@@ -34,7 +34,7 @@ pub(crate) fn open(path: &Path) -> Result<Entry> {
     }
     // SAFETY: the user named this file as a plugin, which is trusted code: `plugins list` and the
     // documentation say so. It is never unloaded.
-    let library = unsafe { load(&canonical) }.map_err(|error| refuse(with_causes(&error)))?;
+    let library = unsafe { load(&canonical) }.map_err(|error| refuse(dtta_base::told(&error)))?;
     let library = ManuallyDrop::new(library);
     // SAFETY: a symbol of this name is an `Entry` by the interface's contract.
     let entry = unsafe { library.get::<Entry>(ENTRY_SYMBOL.as_bytes()) }.map_err(|_| {
@@ -43,17 +43,6 @@ pub(crate) fn open(path: &Path) -> Result<Entry> {
         ))
     })?;
     Ok(*entry)
-}
-
-/// What failed, and what the system says of it.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// # Safety
