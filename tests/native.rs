@@ -66,7 +66,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn a_library_that_ends_the_process_is_not_taken_for_checked() {
+fn a_library_that_ends_the_process_is_not_taken_for_checked_or_inspected() {
     for does in [
         "exit(0);",
         "_Exit(0);",
@@ -74,23 +74,71 @@ fn a_library_that_ends_the_process_is_not_taken_for_checked() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         library(folder.path(), opening(does));
-        let output = dtta(&["plugins", "check", "./libmargin.so"], folder.path())
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(1), "{does}: {output:?}");
-        assert!(
-            said(&output).contains("before everything was checked"),
-            "{does}: {output:?}"
-        );
+        for verb in ["check", "inspect"] {
+            let output = dtta(&["plugins", verb, "./libmargin.so"], folder.path())
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(1), "{does}: {output:?}");
+            assert!(
+                said(&output).contains("before everything was done"),
+                "{does}: {output:?}"
+            );
+        }
     }
     let folder = tempfile::tempdir().unwrap();
     library(folder.path(), opening("puts(\"hello\");"));
-    let output = dtta(&["plugins", "check", "./libmargin.so"], folder.path())
+    for (verb, word) in [
+        ("check", "\"plugin\": \"margin\""),
+        ("inspect", "\"loader\": \"native\""),
+    ] {
+        let output = dtta(&["plugins", verb, "./libmargin.so"], folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains(word),
+            "{output:?}"
+        );
+    }
+}
+
+/// The library, whose loss does something from its fifth call on: the first is the dry one, before the run.
+fn later(does: &str) -> impl Fn(String) -> String {
+    let code = format!("static volatile int calls; if (calls++ > 3) {{ {does} }} ");
+    move |source| {
+        let loss = "tensor logits = find(";
+        assert!(source.contains(loss));
+        let includes = "#include <stdio.h>\n#include <stdlib.h>\n";
+        format!(
+            "{includes}{}",
+            source.replace(loss, &format!("{code}{loss}"))
+        )
+    }
+}
+
+#[test]
+fn a_run_that_a_library_ends_is_not_taken_for_finished() {
+    let run = ["run", "experiment.json", "--device", "cpu", "--out", "out"];
+    let fixture = Fixture::new();
+    let made = library(fixture.path(), later("exit(0);"));
+    fixture.write(&experiment(&made));
+    let output = dtta(&run, fixture.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    for word in ["plugin `margin`, objective.loss", "--resume"] {
+        assert!(said(&output).contains(word), "{output:?}");
+    }
+    let described = fs::read_to_string(fixture.path().join("out/run.json")).unwrap();
+    let described: Value = serde_json::from_str(&described).unwrap();
+    assert_eq!(described["status"], "running", "as after a kill");
+    assert!(!fixture.path().join("out/summary.json").exists());
+    // As it is opened, before there is anything to name but the file.
+    library(fixture.path(), opening("exit(0);"));
+    let output = dtta(&[&run[..], &["--force"]].concat(), fixture.path())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(
-        String::from_utf8_lossy(&output.stdout).contains("\"plugin\": \"margin\""),
+        said(&output).contains("libmargin.so`, when it was opened"),
         "{output:?}"
     );
 }
@@ -150,16 +198,8 @@ fn signal(child: &Child) {
 #[test]
 fn a_second_interrupt_ends_a_run_whose_plugin_never_comes_back() {
     let fixture = Fixture::new();
-    let library = library(fixture.path(), |source| {
-        let loss = "tensor logits = find(";
-        assert!(source.contains(loss));
-        // The first call is the dry one, before the run.
-        let stuck = "static volatile int calls; if (calls++ > 3) { fclose(fopen(\"stuck\", \"w\")); for (;;) calls = 9; }";
-        format!(
-            "#include <stdio.h>\n{}",
-            source.replace(loss, &format!("{stuck} {loss}"))
-        )
-    });
+    let stuck = "fclose(fopen(\"stuck\", \"w\")); for (;;) calls = 9;";
+    let library = library(fixture.path(), later(stuck));
     fixture.write(&experiment(&library));
     let mut child = dtta(
         &["run", "experiment.json", "--device", "cpu", "--out", "out"],

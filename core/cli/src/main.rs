@@ -134,6 +134,7 @@ fn main() -> ExitCode {
     #[cfg(any(target_os = "linux", target_os = "macos"))]
     let_writes_beyond_the_limit_fail();
     let command = Command::parse();
+    let _at_work = stop::AtWork::begin();
     let level = match command.verbose {
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Info,

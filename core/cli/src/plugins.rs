@@ -1,5 +1,6 @@
 //! `dtta plugins`: making plugins, holding them to their contract, and what they say of themselves.
 
+mod alone;
 mod build;
 mod c;
 mod check;
@@ -37,10 +38,13 @@ enum Verb {
         #[arg(default_value = ".")]
         folder: PathBuf,
     },
-    /// Prints one plugin's roles, operations, configuration schemas and digest, as JSON. A shared library is opened for it.
+    /// Prints one plugin's roles, operations, configuration schemas and digest, as JSON. A shared library is opened for it, in a separate process.
     Inspect {
         /// A folder, a manifest, a component, a name, or `linked:NAME`.
         plugin: String,
+        /// Stay in this process.
+        #[arg(long, hide = true)]
+        here: bool,
     },
 }
 
@@ -67,19 +71,23 @@ pub fn plugins(arguments: &Arguments) -> Result<(), Failure> {
             let listed: Vec<_> = registry.list(folder).iter().map(listing).collect();
             print_json(&listed)
         }
-        Verb::Inspect { plugin } => {
-            let plugin = registry
-                .find(plugin, Path::new("."))
-                .map_err(Failure::misuse)?;
-            print_json(&json!({
-                "origin": plugin.origin(),
-                "loader": plugin.loader().to_string(),
-                "digest": plugin.digest(),
-                "operations": plugin.operations(),
-                "descriptor": plugin.descriptor(),
-            }))
+        Verb::Inspect { plugin, here } => {
+            alone::in_a_process_of_its_own(plugin, *here, || inspect(&registry, plugin))
         }
     }
+}
+
+fn inspect(registry: &Registry, plugin: &str) -> Result<(), Failure> {
+    let plugin = registry
+        .find(plugin, Path::new("."))
+        .map_err(Failure::misuse)?;
+    print_json(&json!({
+        "origin": plugin.origin(),
+        "loader": plugin.loader().to_string(),
+        "digest": plugin.digest(),
+        "operations": plugin.operations(),
+        "descriptor": plugin.descriptor(),
+    }))
 }
 
 fn listing(listing: &Listing) -> Value {

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::data::tell_left_out;
 use crate::experiment::Place;
 use crate::say::say;
-use crate::{Failure, print_json};
+use crate::{Failure, print_json, stop};
 
 /// What to train, and how.
 #[derive(Args)]
@@ -77,9 +77,10 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
         .unwrap_or_else(|| PathBuf::from("runs").join(format!("train-{name}")));
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
+            say!("stopped at once; what is checkpointed can be continued with `--resume`");
+            stop::now();
         }
-        say!("stopping after this step; press again to stop at once");
+        say!("stopping after this step; press Ctrl-C again to stop at once");
     })
     .map_err(Failure::failed)?;
     let options = RunOptions {

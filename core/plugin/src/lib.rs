@@ -48,6 +48,7 @@ mod registry;
 mod roles;
 mod saved;
 mod task;
+mod under_way;
 mod values;
 mod wasm;
 
@@ -63,5 +64,6 @@ pub use plugin::{LoaderKind, Plugin};
 pub use registry::{Listing, PLUGIN_PATH, Registry};
 pub use roles::{Head, Mapper, Metric, Objective};
 pub use task::{ColourScale, Picture, PixelError, Predicts, ScoreSpec};
+pub use under_way::under_way;
 pub use values::{ValueSpec, Values};
 pub use wasm::interrupt;

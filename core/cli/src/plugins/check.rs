@@ -1,17 +1,13 @@
-//! `dtta plugins check`: what the testkit holds every plugin to. A shared library is tried in a
-//! process of its own, which it may take down: however that ends, only the last word of the check
-//! itself counts as having been checked.
+//! `dtta plugins check`: what the testkit holds every plugin to.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, anyhow, bail};
-use dtta_plugin::{LoaderKind, Manifest, Role};
+use dtta_plugin::Role;
 use dtta_testkit::{Inputs, Kit, Refusal};
 use serde_json::Value;
 
-use super::{registry, setting};
+use super::{alone, registry, setting};
 use crate::say::say;
 use crate::{Failure, print_json};
 
@@ -38,23 +34,7 @@ pub struct Arguments {
 
 /// Checks a plugin; a report for people goes to stderr, one for scripts to stdout.
 pub fn check(arguments: &Arguments) -> Result<(), Failure> {
-    if !arguments.here && is_native(&arguments.plugin) {
-        return in_a_child();
-    }
-    let outcome = check_here(arguments);
-    if arguments.here {
-        print(LAST_WORD)?;
-    }
-    outcome
-}
-
-/// What a check in a process of its own says last, on stdout, whatever came of it.
-const LAST_WORD: &str = "everything was checked";
-
-fn print(line: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    let written = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-    written.map_err(Failure::failed)
+    alone::in_a_process_of_its_own(&arguments.plugin, arguments.here, || check_here(arguments))
 }
 
 fn check_here(arguments: &Arguments) -> Result<(), Failure> {
@@ -84,48 +64,6 @@ fn check_here(arguments: &Arguments) -> Result<(), Failure> {
         Ok(())
     } else {
         Err(Failure::failed(anyhow!("the plugin fails a check")))
-    }
-}
-
-/// Whether the reference leads to a shared library, as its name or its manifest says. Opens nothing.
-fn is_native(reference: &str) -> bool {
-    let Ok(path) = registry().locate(reference, Path::new(".")) else {
-        return false; // linked, or nowhere: that is told when it is loaded
-    };
-    let artifact = Manifest::read(&path)
-        .ok()
-        .and_then(|manifest| manifest.artifact);
-    LoaderKind::of_file(artifact.as_deref().map_or(&path, Path::new)) == LoaderKind::Native
-}
-
-/// The same command in a process of its own.
-fn in_a_child() -> Result<(), Failure> {
-    let program = std::env::current_exe()
-        .context("cannot find the path of the running program")
-        .map_err(Failure::failed)?;
-    let output = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .arg("--here")
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start a process for the plugin")
-        .map_err(Failure::failed)?;
-    // What a library prints of its own accord may come later than the last word.
-    let said = String::from_utf8_lossy(&output.stdout);
-    let is_checked = said.lines().any(|line| line == LAST_WORD);
-    let report: Vec<&str> = said.lines().filter(|line| *line != LAST_WORD).collect();
-    if !report.is_empty() {
-        print(&report.join("\n"))?;
-    }
-    match output.status.code() {
-        Some(0) if is_checked => Ok(()),
-        Some(2) if is_checked => Err(Failure::Misuse(anyhow!("the plugin was not checked"))),
-        Some(_) if is_checked => Err(Failure::failed(anyhow!("the plugin fails a check"))),
-        _ => Err(Failure::failed(anyhow!(
-            "the plugin took its process down before everything was checked: {}",
-            output.status
-        ))),
     }
 }
 

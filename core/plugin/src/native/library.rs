@@ -9,6 +9,7 @@ use dtta_abi::{ENTRY_SYMBOL, Entry};
 use libloading::Library;
 
 use crate::error::{PluginError, Result};
+use crate::under_way::{Entered, Errand};
 
 /// Opens a library and finds its entry. Runs the library's initialisers.
 ///
@@ -32,6 +33,7 @@ pub(crate) fn open(path: &Path) -> Result<Entry> {
     if is_cut_off(&bytes) {
         return Err(refuse("it is truncated".into()));
     }
+    let _entered = Entered::new(Errand::Opening(path.into()));
     // SAFETY: the user named this file as a plugin, which is trusted code: `plugins list` and the
     // documentation say so. It is never unloaded.
     let library = unsafe { load(&canonical) }.map_err(|error| refuse(dtta_base::told(&error)))?;

@@ -14,6 +14,7 @@ use dtta_abi::{Bytes, Entry, PluginTable, Sink, Status};
 
 use crate::error::{PluginError, Result};
 use crate::manifest::{INTERFACE_VERSION, Manifest, Role, join};
+use crate::under_way::{Entered, Errand};
 use host_table::HOST;
 use role::RoleTable;
 
@@ -35,7 +36,8 @@ impl NativePlugin {
     /// description that is none.
     pub(crate) fn load(origin: &Path, entry: Entry) -> Result<(Self, Manifest)> {
         let mut table = PluginTable::empty();
-        let (status, error) = listen(|error| {
+        let opening = || Errand::Opening(origin.into());
+        let (status, error) = listen(opening(), |error| {
             // SAFETY: the host table is static, `table` has its header set, and both it and
             // the sink outlive the call.
             unsafe { entry(&raw const HOST, &raw mut table, error) }
@@ -68,7 +70,7 @@ impl NativePlugin {
             .describe
             .ok_or_else(|| refuse("it has no `describe`".into()))?;
         let mut text = Vec::new();
-        let (status, error) = listen(|error| {
+        let (status, error) = listen(opening(), |error| {
             let sink = sink(&mut text);
             // SAFETY: both sinks outlive the call.
             unsafe { describe(&raw const sink, error) }
@@ -133,9 +135,10 @@ struct Written {
 }
 
 /// Calls a plugin with an error sink.
-fn listen(call: impl FnOnce(*const Sink) -> Status) -> (Status, Written) {
+fn listen(errand: Errand, call: impl FnOnce(*const Sink) -> Status) -> (Status, Written) {
     let mut written = Vec::new();
     let status = {
+        let _entered = Entered::new(errand);
         let sink = sink(&mut written);
         call(&raw const sink)
     };

@@ -18,6 +18,7 @@ use crate::error::{Place, PluginError, Result};
 use crate::manifest::Role;
 use crate::roles::{Head, Mapper, Objective, scores};
 use crate::saved::Accumulator;
+use crate::under_way::{Entered, Errand};
 use crate::values::{self, ValueSpec, Values};
 
 /// What the tables of all roles have in common.
@@ -197,7 +198,9 @@ impl<T: RoleTable> NativeRole<T> {
         self.context.session.enter(phase);
         let lent = lend(&mut self.context.session).map_err(|error| failed(&error, place))?;
         let call = (&raw mut *self.context).cast::<Call>();
-        let (status, error) = listen(|error| run(call, lent, error));
+        let (status, error) = listen(Errand::Calling(place.clone()), |error| {
+            run(call, lent, error)
+        });
         self.answer(place, status, error)
     }
 
@@ -209,7 +212,7 @@ impl<T: RoleTable> NativeRole<T> {
     ) -> Result<Vec<u8>> {
         let (instance, table) = (self.live()?, self.table);
         let mut bytes = Vec::new();
-        let (status, error) = listen(|error| {
+        let (status, error) = listen(Errand::Calling(place.clone()), |error| {
             let document = sink(&mut bytes);
             run(table, instance.as_ptr(), &raw const document, error)
         });
@@ -295,6 +298,7 @@ impl<T: RoleTable> NativeRole<T> {
 
     fn destroy(&mut self) {
         if let Some(instance) = self.instance.take() {
+            let _entered = Entered::new(Errand::Calling(self.place("destroy")));
             // SAFETY: created by this table, and taken, so not used again.
             unsafe { self.table.destroy(instance.as_ptr()) };
         }
@@ -439,7 +443,7 @@ impl Accumulator for NativeMetric {
     fn restore(&mut self, saved: &[u8]) -> Result<()> {
         let place = self.place("merge");
         let (instance, table) = (self.live()?, self.table);
-        let (status, error) = listen(|error| {
+        let (status, error) = listen(Errand::Calling(place.clone()), |error| {
             // SAFETY: the instance was created by this table; bytes and sink outlive the call.
             unsafe { (table.merge)(instance.as_ptr(), Bytes::new(saved), error) }
         });
