@@ -229,6 +229,38 @@ fn a_stopped_run_continues_to_the_records_of_an_unbroken_one() {
 }
 
 #[test]
+fn a_run_goes_on_with_other_budgets_unless_they_decide_what_is_skipped() {
+    let fixture = Fixture::new();
+    let experiment = Fixture::experiment();
+    fixture.run(&experiment, "whole").unwrap();
+    let mut larger = experiment.clone();
+    larger["plugins"]["limits"] = json!({"bytes": 1_u64 << 40, "log_lines": 7});
+    fixture
+        .run_until(&experiment, "parts", false, 2)
+        .unwrap_err();
+    fixture
+        .run_until(&larger, "parts", true, usize::MAX)
+        .unwrap();
+    assert_eq!(fixture.records("whole"), fixture.records("parts"));
+
+    let skipping = |mut experiment: serde_json::Value| {
+        experiment["plugins"]["on_failure"] = json!("skip");
+        experiment
+    };
+    let (small, large) = (skipping(experiment), skipping(larger));
+    fixture.run_until(&small, "skips", false, 2).unwrap_err();
+    let error = fixture
+        .run_until(&large, "skips", true, usize::MAX)
+        .unwrap_err();
+    assert!(error.to_string().contains("at `/plugins/limits"), "{error}");
+    let mut patient = small.clone();
+    patient["plugins"]["limits"] = json!({"compile_seconds": 60, "log_lines": 7});
+    fixture
+        .run_until(&patient, "skips", true, usize::MAX)
+        .unwrap();
+}
+
+#[test]
 fn refuses_to_mix_two_runs_in_one_folder() {
     let fixture = Fixture::new();
     fixture.run(&Fixture::experiment(), "run").unwrap();

@@ -297,6 +297,28 @@ fn the_worst_that_may_be_compiled_is_compiled_in_seconds() {
 }
 
 #[test]
+fn a_call_that_makes_do_without_what_a_budget_refused_has_failed() {
+    let environment = |handles| Environment {
+        limits: Limits {
+            handles,
+            ..Limits::default()
+        },
+        ..Environment::default()
+    };
+    let leave = |handles| {
+        let mut mapper = mapper(&environment(handles));
+        mapper.condition(&inputs(ask::LEAVE_9900), &mut Values::none())
+    };
+    leave(9_900 + 16).unwrap();
+    let error = leave(9_900 + 10).unwrap_err();
+    assert_eq!(error.code(), "budget-exceeded");
+    assert!(
+        error.to_string().contains("`plugins.limits.handles`"),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_largest_component_is_compiled_or_left_alone_in_time() {
     let body =
         "(local.set 1 (i32.add (i32.mul (local.get 0) (local.get 1)) (i32.load (local.get 1)))) "

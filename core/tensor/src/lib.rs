@@ -44,7 +44,7 @@ pub use named::Named;
 pub use ops::{ConvOptions, PoolOptions};
 pub use optimize::AdamStep;
 pub use session::{
-    Handle, Limits, Logged, Phase, SHOWN_CHARACTERS, Session, Storage, Usage, Value,
+    Exceeded, Handle, Limits, Logged, Phase, SHOWN_CHARACTERS, Session, Storage, Usage, Value,
 };
 pub use shape::{MAX_RANK, Shape};
 pub use table::{Attribute, OPS, OpCode, OpSpec, Outputs, Parameter, ParameterType, dispatch};

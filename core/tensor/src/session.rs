@@ -100,8 +100,45 @@ pub struct Usage {
     pub log_lines: u64,
     /// Requests refused because a budget was spent.
     pub refusals: u64,
+    /// The budget that the first of them would have exceeded.
+    pub exceeded: Option<Exceeded>,
     /// Handles still alive when the call ended, beside its results: released by the host.
     pub unreleased: u64,
+}
+
+/// A budget that a request would have exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exceeded {
+    /// Which one, as experiments name it.
+    pub resource: &'static str,
+    /// The limit.
+    pub limit: u64,
+    /// What the call would have used.
+    pub needed: u64,
+}
+
+impl Usage {
+    /// Counts a refusal.
+    fn refuse(&mut self, exceeded: Exceeded) -> TensorError {
+        self.refusals += 1;
+        self.exceeded.get_or_insert(exceeded);
+        exceeded.into()
+    }
+}
+
+impl From<Exceeded> for TensorError {
+    fn from(exceeded: Exceeded) -> Self {
+        let Exceeded {
+            resource,
+            limit,
+            needed,
+        } = exceeded;
+        Self::Budget {
+            resource,
+            limit,
+            needed,
+        }
+    }
 }
 
 /// What becomes of a line that a plugin logs.
@@ -360,11 +397,22 @@ impl Session {
     }
 
     fn refusal(&mut self, resource: &'static str, limit: u64, needed: u64) -> TensorError {
-        self.usage.refusals += 1;
-        TensorError::Budget {
+        self.usage.refuse(Exceeded {
             resource,
             limit,
             needed,
+        })
+    }
+
+    /// Whether the call kept to its budgets. One that was refused anything for them has failed, even where the plugin made do without it: else
+    /// results would depend on the budgets.
+    ///
+    /// # Errors
+    /// [`TensorError::Budget`] for the first that it would have exceeded.
+    pub fn kept_to_budgets(&self) -> Result<()> {
+        match self.usage.exceeded {
+            Some(exceeded) => Err(exceeded.into()),
+            None => Ok(()),
         }
     }
 
@@ -507,12 +555,11 @@ fn charge(usage: &mut Usage, limits: &Limits, cost: Cost) -> Result<()> {
         ("work", limits.work, work),
     ] {
         if needed > limit {
-            usage.refusals += 1;
-            return Err(TensorError::Budget {
+            return Err(usage.refuse(Exceeded {
                 resource,
                 limit,
                 needed,
-            });
+            }));
         }
     }
     (usage.bytes, usage.work) = (bytes, work);
@@ -647,12 +694,16 @@ mod tests {
             let full = [Attribute::Ints(vec![50_000]), Attribute::Float(0.0)];
             session.op(OpCode::Full, &[], &full).unwrap_err();
         };
+        session.kept_to_budgets().unwrap();
         ask(&mut session);
         assert!(!session.is_spent());
+        let error = session.kept_to_budgets().unwrap_err();
+        assert_eq!(error.code(), "budget-exceeded");
         (0..20).for_each(|_| ask(&mut session));
         assert!(session.is_spent());
         session.enter(Phase::Forward);
         assert!(!session.is_spent());
+        session.kept_to_budgets().unwrap();
     }
 
     #[test]

@@ -7,13 +7,13 @@ use dtta_base::sha256;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::experiment::Experiment;
+use crate::experiment::{Experiment, FailurePolicy, LimitsConfig};
 use crate::record::RunDescription;
 
 /// What must be the same for two runs to be one, beside the experiment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// SHA-256 of the experiment as it was run.
+    /// SHA-256 of the experiment as it was run, but for budgets that no result depends on.
     pub experiment: String,
     /// SHA-256 of weights, model configurations, data and plugins, by what they are.
     pub digests: BTreeMap<String, String>,
@@ -35,7 +35,7 @@ impl Identity {
             ("burn", dtta_tensor::BURN_VERSION),
         ];
         Self {
-            experiment: sha256(&serde_json::to_vec(experiment).unwrap_or_default()),
+            experiment: sha256(&serde_json::to_vec(&computed(experiment)).unwrap_or_default()),
             digests,
             device,
             versions: versions
@@ -79,11 +79,44 @@ impl Identity {
     }
 }
 
+/// The experiment as far as results depend on it. A plugin that reaches a budget has failed, whatever it makes of the refusal. Under the
+/// policy `fail` that ends the run and leaves no trace in its records, so a run may go on with other budgets, and shards may have their own.
+/// Under `skip` the batch is recorded as skipped: there the budgets of calls decide what is. Those of compiling and logging never do.
+fn computed(experiment: &Experiment) -> Experiment {
+    let ordinary = LimitsConfig::default();
+    let mut computed = experiment.clone();
+    let plugins = &mut computed.plugins;
+    plugins.limits = match plugins.on_failure {
+        FailurePolicy::Fail => ordinary,
+        FailurePolicy::Skip => {
+            let LimitsConfig {
+                operations,
+                handles,
+                bytes,
+                work,
+                instructions,
+                memory_bytes,
+                ..
+            } = plugins.limits;
+            LimitsConfig {
+                operations,
+                handles,
+                bytes,
+                work,
+                instructions,
+                memory_bytes,
+                ..ordinary
+            }
+        }
+    };
+    computed
+}
+
 impl RunDescription {
     /// The first thing in which two runs differ, in words: what this one has, and what the other.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
         let documents = [&self.experiment, &other.experiment]
-            .map(|experiment| serde_json::to_value(experiment).unwrap_or_default());
+            .map(|experiment| serde_json::to_value(computed(experiment)).unwrap_or_default());
         let [own, others] = &documents;
         let pointer = first_difference(own, others);
         let of_experiment = pointer.map(|pointer| {

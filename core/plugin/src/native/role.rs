@@ -201,7 +201,9 @@ impl<T: RoleTable> NativeRole<T> {
         let (status, error) = listen(Errand::Calling(place.clone()), |error| {
             run(call, lent, error)
         });
-        self.answer(place, status, error)
+        self.answer(place, status, error)?;
+        let kept = self.context.session.kept_to_budgets();
+        kept.map_err(|error| failed(&error, place))
     }
 
     /// A function that needs no call context and writes bytes.

@@ -98,8 +98,13 @@ impl Guest {
         let answer =
             refill(&mut self.store, self.instructions).and_then(|()| run(&mut self.store, lent));
         let result = match answer {
-            Ok(Ok(answer)) => keep(&mut self.store.data_mut().session, answer)
-                .map_err(|error| failed(&error, place)),
+            Ok(Ok(answer)) => {
+                let session = &mut self.store.data_mut().session;
+                let kept = session
+                    .kept_to_budgets()
+                    .and_then(|()| keep(session, answer));
+                kept.map_err(|error| failed(&error, place))
+            }
             Ok(Err(Error { code, message })) => Err(PluginError::Failed {
                 place: place.clone(),
                 code,
