@@ -255,8 +255,8 @@ pub struct LimitsConfig {
     /// Functions in a component.
     #[schemars(range(min = 1))]
     pub component_functions: u64,
-    /// For each function of a component its parameters and locals, times the places where its control flow parts or meets, summed up:
-    /// what a compiler's time and memory go with.
+    /// Microseconds that compiling a component may take on one core, as estimated before it is compiled from what each function is made of:
+    /// parameters and locals, places where control flow parts or meets, loops, instructions. One function may have 1/16 of it.
     #[schemars(range(min = 1))]
     pub component_complexity: u64,
     /// Seconds that compiling a component may take; the result is kept for later runs.

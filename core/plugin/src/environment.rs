@@ -18,8 +18,8 @@ pub struct Compiling {
     pub component_code_bytes: u64,
     /// Functions in it.
     pub component_functions: u64,
-    /// For each function its parameters and locals, times the places where its control flow parts or meets, summed up. Each may cost
-    /// the compiler a value of its own.
+    /// Microseconds that compiling it may take on one core, as estimated from what each function is made of: variables, places where control
+    /// flow parts or meets, loops, instructions.
     pub component_complexity: u64,
     /// Seconds to wait for the compiler. One that takes longer is left alone: it goes on in a thread of this process, with the
     /// memory that it holds, until it is done or the process ends.
@@ -32,7 +32,7 @@ impl Default for Compiling {
             component_bytes: 16 << 20,
             component_code_bytes: 1 << 20,
             component_functions: 10_000,
-            component_complexity: 600_000,
+            component_complexity: 1_600_000,
             compile_seconds: 30,
         }
     }
