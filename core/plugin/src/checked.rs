@@ -1,12 +1,13 @@
 //! Roles whose answers are held to what was promised: a mapper's to the slots that the denoiser published, a head's predictions to
-//! what its descriptor says. A wrong name or shape is then the plugin's error, told once and here, and not a puzzle further on.
+//! what its descriptor says, an objective's to a loss for each image. A wrong name or shape is then the plugin's error, told once and
+//! here, and not a puzzle further on; and so is an answer that no gradient passes through, which would change nothing without a word.
 
-use dtta_tensor::{Named, Tensor, Usage};
+use dtta_tensor::{Named, Tensor, TensorError, Usage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Place, PluginError, Result};
 use crate::manifest::Role;
-use crate::roles::{Head, Mapper};
+use crate::roles::{Head, Mapper, Objective};
 use crate::task::{Predicts, batch};
 use crate::values::{ValueSpec, Values};
 
@@ -114,25 +115,30 @@ impl Mapper for CheckedMapper {
 
     fn condition(&mut self, outputs: &Named, values: &mut Values) -> Result<Named> {
         let answer = self.mapper.condition(outputs, values)?;
-        let problem = misfit(&self.slots, &answer, batch(outputs));
+        let problem = misfit(&self.slots, &answer, batch(outputs))
+            .or_else(|| cut_off(outputs, answer.tensors()));
         fitting(answer, problem, &self.place).inspect_err(|_| values.updates.clear())
     }
 }
 
-/// A head that predicts what its descriptor says.
+/// A head that predicts what its descriptor says, if it says that.
 pub(crate) struct CheckedHead {
     head: Box<dyn Head>,
-    predicts: Predicts,
-    place: Place,
+    predicts: Option<Predicts>,
+    plugin: String,
 }
 
 impl CheckedHead {
-    pub(crate) fn new(head: Box<dyn Head>, predicts: Predicts, plugin: &str) -> Self {
+    pub(crate) fn new(head: Box<dyn Head>, predicts: Option<Predicts>, plugin: &str) -> Self {
         Self {
             head,
             predicts,
-            place: Place::new(plugin, Role::Head, "predict"),
+            plugin: plugin.into(),
         }
+    }
+
+    fn place(&self, function: &'static str) -> Place {
+        Place::new(&self.plugin, Role::Head, function)
     }
 }
 
@@ -146,18 +152,82 @@ impl Head for CheckedHead {
     }
 
     fn forward(&mut self, inputs: &Named, values: &mut Values) -> Result<Named> {
-        self.head.forward(inputs, values)
+        let answer = self.head.forward(inputs, values)?;
+        let problem = cut_off(inputs, answer.tensors());
+        fitting(answer, problem, &self.place("forward")).inspect_err(|_| values.updates.clear())
     }
 
     fn predict(&mut self, outputs: &Named) -> Result<Named> {
         let answer = self.head.predict(outputs)?;
-        let problem = self.predicts.misfit(&answer, batch(outputs));
-        fitting(answer, problem, &self.place)
+        let predicts = self.predicts.as_ref();
+        let problem = predicts.and_then(|predicts| predicts.misfit(&answer, batch(outputs)));
+        fitting(answer, problem, &self.place("predict"))
     }
 }
 
+/// An objective whose loss can be minimised: a number for the batch or one for each image, none of them NaN or infinite, that depends on
+/// the task outputs.
+pub(crate) struct CheckedObjective {
+    objective: Box<dyn Objective>,
+    place: Place,
+}
+
+impl CheckedObjective {
+    pub(crate) fn new(objective: Box<dyn Objective>, plugin: &str) -> Self {
+        Self {
+            objective,
+            place: Place::new(plugin, Role::Objective, "loss"),
+        }
+    }
+
+    fn problem(outputs: &Named, loss: &Tensor) -> Result<Option<String>, TensorError> {
+        let shape = loss.shape();
+        let images = batch(outputs);
+        if shape.rank() != 1 || images.is_some_and(|images| shape[0] != 1 && shape[0] != images) {
+            let expected = match images {
+                Some(images) if images != 1 => format!("[1] or [{images}]"),
+                _ => "[1]".into(),
+            };
+            return Ok(Some(format!(
+                "its loss has shape {shape}, expected {expected}"
+            )));
+        }
+        if !loss.is_finite()? {
+            return Ok(Some("its loss is NaN or infinite".into()));
+        }
+        Ok(cut_off(outputs, [loss]))
+    }
+}
+
+impl Objective for CheckedObjective {
+    fn usage(&self) -> Usage {
+        self.objective.usage()
+    }
+
+    fn loss(&mut self, outputs: &Named) -> Result<Tensor> {
+        let loss = self.objective.loss(outputs)?;
+        let problem = Self::problem(outputs, &loss).map_err(|error| PluginError::Failed {
+            place: self.place.clone(),
+            code: error.code().into(),
+            message: error.to_string(),
+        })?;
+        fitting(loss, problem, &self.place)
+    }
+}
+
+/// What is wrong with an answer that no gradient passes through, where some arrives.
+fn cut_off<'a>(inputs: &Named, answer: impl IntoIterator<Item = &'a Tensor>) -> Option<String> {
+    let is_cut =
+        inputs.tensors().any(Tensor::is_tracked) && !answer.into_iter().any(Tensor::is_tracked);
+    is_cut.then(|| {
+        "nothing that it returned depends on its inputs through the tape, so that nothing would be adapted; is a tensor detached, or \
+         made of `argmax` or of numbers that were read?"
+            .into()
+    })
+}
+
 /// The answer, unless it has a problem.
-fn fitting(answer: Named, problem: Option<String>, place: &Place) -> Result<Named> {
+fn fitting<T>(answer: T, problem: Option<String>, place: &Place) -> Result<T> {
     match problem {
         None => Ok(answer),
         Some(problem) => Err(PluginError::Output {
@@ -230,6 +300,52 @@ mod tests {
         );
         let problem = misfit(&slots, &named(&[("shared", &[7, 9])]), Some(7)).unwrap();
         assert!(problem.contains("[2, any]"), "{problem}");
+    }
+
+    /// A loss as it is given.
+    struct Given(Tensor);
+
+    impl Objective for Given {
+        fn loss(&mut self, _outputs: &Named) -> Result<Tensor> {
+            Ok(self.0.clone())
+        }
+
+        fn usage(&self) -> Usage {
+            Usage::default()
+        }
+    }
+
+    #[test]
+    fn a_loss_that_cannot_be_minimised_is_the_objectives_error() {
+        let made = |numbers: &[f32], shape: &[usize]| {
+            Tensor::from_floats(numbers, shape, &Device::cpu()).unwrap()
+        };
+        let leaf = made(&[1.0, 2.0, 3.0], &[3]).to_leaf().unwrap();
+        let outputs = Named::one("logits", leaf.clone());
+        let loss = |loss: Tensor, outputs: &Named| {
+            let loss = CheckedObjective::new(Box::new(Given(loss)), "given").loss(outputs);
+            loss.map(drop).map_err(|error| error.to_string())
+        };
+        loss(leaf.clone(), &outputs).unwrap();
+        loss(leaf.mean(&[], false).unwrap(), &outputs).unwrap();
+        let zero = leaf.affine(0.0, 0.0).unwrap();
+        let untracked = || made(&[1.0, 2.0, 3.0], &[3]);
+        for (wrong, word) in [
+            (
+                leaf.reshape(&[3, 1]).unwrap(),
+                "[3, 1], expected [1] or [3]",
+            ),
+            (zero.div(&zero).unwrap(), "NaN or infinite"),
+            (untracked(), "depends on its inputs through the tape"),
+        ] {
+            let error = loss(wrong, &outputs).unwrap_err();
+            assert!(
+                error.starts_with("plugin `given`, objective.loss: ") && error.contains(word),
+                "{error}"
+            );
+        }
+        // Where nothing is adapted, nothing has to be tracked.
+        loss(untracked(), &Named::one("logits", untracked())).unwrap();
     }
 
     /// Answers with what it is given, and changes a buffer.

@@ -8,7 +8,7 @@ use dtta_base::{Issue, sha256};
 use serde_json::{Value, json};
 
 use crate::artifact;
-use crate::checked::{CheckedHead, CheckedMapper, SlotSpec};
+use crate::checked::{CheckedHead, CheckedMapper, CheckedObjective, SlotSpec};
 use crate::environment::{Environment, Loading};
 use crate::error::{PluginError, Result};
 use crate::manifest::{Manifest, Role, digest_of, join};
@@ -359,10 +359,8 @@ impl Plugin {
             WasmHead,
             NativeHead(config, String::new(), environment)
         );
-        Ok(match self.predicts() {
-            Some(predicts) => Box::new(CheckedHead::new(head, predicts.clone(), self.name())),
-            None => head,
-        })
+        let predicts = self.predicts().cloned();
+        Ok(Box::new(CheckedHead::new(head, predicts, self.name())))
     }
 
     /// Makes its mapper, for a denoiser that publishes these slots. What it answers with is held to them: it fills each, with a
@@ -386,7 +384,7 @@ impl Plugin {
         Ok(Box::new(CheckedMapper::new(mapper, slots, self.name())))
     }
 
-    /// Makes its objective. A config of null means none: `{}`.
+    /// Makes its objective. Its loss is held to be one that can be minimised: finite, and dependent on the outputs where those are tracked. A config of null means none: `{}`.
     ///
     /// # Errors
     /// As [`head`](Self::head).
@@ -397,11 +395,12 @@ impl Plugin {
     ) -> Result<Box<dyn Objective>> {
         let config = self.configure(Role::Objective, config)?;
         let environment = environment.clone();
-        Ok(make!(
+        let objective: Box<dyn Objective> = make!(
             self,
             WasmObjective,
             NativeObjective(config, String::new(), environment)
-        ))
+        );
+        Ok(Box::new(CheckedObjective::new(objective, self.name())))
     }
 
     /// Makes an empty accumulator of its metric. A config of null means none: `{}`.

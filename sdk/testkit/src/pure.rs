@@ -62,16 +62,6 @@ impl Called {
         let mut objective = plugin.objective(config, environment).map_err(text)?;
         let leaves = leaves(inputs.named(&inputs.outputs)?)?;
         let loss = objective.loss(&leaves).map_err(text)?;
-        let batch = leaves
-            .tensors()
-            .next()
-            .map_or(1, |tensor| tensor.shape()[0]);
-        if *loss.shape() != [1] && *loss.shape() != [batch] {
-            return Err(format!(
-                "its loss has shape {}, expected [1] or [{batch}]",
-                loss.shape()
-            ));
-        }
         let outputs = Named::one("loss", loss);
         Ok(Self {
             leaves,

@@ -69,22 +69,19 @@ fn observed(outputs: &[Tensor], operands: &[Option<Tensor>]) -> Vec<Vec<u64>> {
     all
 }
 
-fn directly(code: OpCode, case: &Case) -> Vec<Vec<u64>> {
-    let operands = operands(case);
+fn dispatched(code: OpCode, case: &Case, operands: &[Option<Tensor>]) -> Vec<Tensor> {
     let tensors: Vec<Option<&Tensor>> = operands.iter().map(Option::as_ref).collect();
-    let outputs = match dispatch(
-        code,
-        &tensors,
-        &case.attributes,
-        &Device::cpu(),
-        &mut |_| Ok(()),
-    )
-    .unwrap()
-    {
+    let attributes = &case.attributes;
+    let outputs = dispatch(code, &tensors, attributes, &Device::cpu(), &mut |_| Ok(()));
+    match outputs.unwrap() {
         Outputs::One(only) => vec![only],
         Outputs::Two(first, second) => vec![first, second],
-    };
-    observed(&outputs, &operands)
+    }
+}
+
+fn directly(code: OpCode, case: &Case) -> Vec<Vec<u64>> {
+    let operands = operands(case);
+    observed(&dispatched(code, case, &operands), &operands)
 }
 
 fn config(code: OpCode, case: &Case) -> Value {
@@ -108,7 +105,17 @@ fn through(plugin: &Plugin, code: OpCode, case: &Case) -> Vec<Vec<u64>> {
     let mut head = plugin
         .head(&config(code, case), &Environment::default())
         .unwrap();
-    let operands = operands(case);
+    let mut operands = operands(case);
+    // A head that no gradient passes through is refused where one arrives.
+    if !dispatched(code, case, &operands)
+        .iter()
+        .any(Tensor::is_tracked)
+    {
+        operands = operands
+            .iter()
+            .map(|operand| operand.as_ref().map(Tensor::detach))
+            .collect();
+    }
     let named = operands.iter().enumerate();
     let named: Named = named
         .filter_map(|(place, operand)| Some((place.to_string(), operand.clone()?)))
