@@ -43,6 +43,17 @@ fn a_bundled_plugin_is_found_by_its_bare_name() {
     assert_eq!(code, Some(0));
     let inspected: Value = serde_json::from_str(&printed).unwrap();
     assert_eq!(inspected["loader"], "linked");
+    // A path is looked for where it leads, and the bundled one's name is told.
+    let (code, said, _) = dtta(
+        &["plugins", "inspect", "../plugins/classification"],
+        fixture.path(),
+    );
+    assert_eq!(code, Some(2), "{said}");
+    assert!(!said.contains("linked:"), "{said}");
+    assert!(
+        said.contains("`classification` without a path is linked into this program"),
+        "{said}"
+    );
     // What lies beside the experiment comes first.
     let own = fixture.path().join("plugins/classification/dist");
     fs::create_dir_all(&own).unwrap();

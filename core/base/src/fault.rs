@@ -40,6 +40,7 @@ pub(crate) fn faults(value: &Value, schema: &Value) -> (Vec<Issue>, Vec<String>)
         }
     };
     let mut faults = Faults {
+        document: value,
         schema: &schema,
         issues: Vec::new(),
         unknown: Vec::new(),
@@ -124,6 +125,7 @@ impl<'i> Keyword<'i> for NumberFormat {
 }
 
 struct Faults<'a> {
+    document: &'a Value,
     schema: &'a Value,
     issues: Vec<Issue>,
     unknown: Vec<String>,
@@ -153,6 +155,24 @@ impl Faults<'_> {
                     self.add(pointer, message);
                 }
             }
+            // Where an object has no fields at all: each that is there is told.
+            Kind::FalseSchema => match self.document.pointer(&at) {
+                Some(Value::Object(fields)) => {
+                    let known = asked.get("properties").and_then(Value::as_object);
+                    let is_unknown =
+                        |name: &&String| known.is_none_or(|known| !known.contains_key(*name));
+                    for name in fields.keys().filter(is_unknown) {
+                        let message = self.unknown(asked, holder, name);
+                        let pointer = format!("{at}/{}", escaped(name));
+                        self.unknown.push(pointer.clone());
+                        self.add(pointer, message);
+                    }
+                }
+                _ => self.add(
+                    at,
+                    format!("is {}, and nothing is allowed here", shown(found)),
+                ),
+            },
             Kind::Required { property } => {
                 let name = property.as_str().unwrap_or_default();
                 let field = &asked["properties"][name];
@@ -464,6 +484,29 @@ mod tests {
         let issues = parse::<Document>(document).unwrap_err();
         assert_eq!(issues.len(), 1, "{issues:?}");
         format!("{}: {}", issues[0].pointer, issues[0].message)
+    }
+
+    #[test]
+    fn what_has_no_fields_names_each_that_it_is_given() {
+        #[derive(Debug, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        let schema = schema_of::<Nothing>("nothing");
+        let told = |value: Value| {
+            let issues = check(&json!(value), &schema);
+            let told = issues
+                .iter()
+                .map(|issue| format!("{}: {}", issue.pointer, issue.message));
+            told.collect::<Vec<_>>()
+        };
+        assert!(told(json!({})).is_empty());
+        assert_eq!(
+            told(json!({"a": 1, "b/c": {}})),
+            [
+                "/a: is not a field here; there are none",
+                "/b~1c: is not a field here; there are none",
+            ]
+        );
     }
 
     #[test]

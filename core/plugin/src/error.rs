@@ -73,6 +73,15 @@ pub enum PluginError {
         /// What is wrong.
         message: String,
     },
+    /// A component that exports no `describe` and has no manifest.
+    #[error(
+        "`{path}` exports no plugin: there is neither a `describe` in it, which a plugin in Rust gets from `export_plugin! {{ … }}`, nor a `plugin.json` beside it",
+        path = path.display()
+    )]
+    Undescribed {
+        /// The component.
+        path: PathBuf,
+    },
     /// An artifact that is not the one that the manifest names.
     #[error(
         "`{path}` has sha256 {found}, but the manifest says {expected}: it was changed or only half updated; build or fetch the plugin again"
@@ -229,6 +238,7 @@ impl PluginError {
             Self::Unbuilt { .. } => "unbuilt",
             Self::Read { .. } => "read",
             Self::Manifest { .. } => "manifest",
+            Self::Undescribed { .. } => "manifest",
             Self::Digest { .. } => "digest",
             Self::Pin { .. } => "pin",
             Self::Artifact { .. } => "artifact",

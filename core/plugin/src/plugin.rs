@@ -170,12 +170,7 @@ impl Plugin {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let mut component = wasm::load(&stem, path, &bytes, &loading.compiling)?;
         if !component.describes {
-            let message =
-                "the component has neither a `plugin.json` beside it nor a `describe`".into();
-            return Err(PluginError::Manifest {
-                path: path.into(),
-                message,
-            });
+            return Err(PluginError::Undescribed { path: path.into() });
         }
         let role = component.roles.first().copied().unwrap_or(Role::Head);
         let manifest = Manifest::parse(&wasm::describe(&component, role)?, path)?;

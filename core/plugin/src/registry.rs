@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -124,8 +125,18 @@ impl Registry {
         if let Some(path) = unbuilt {
             return Err(PluginError::Unbuilt { path });
         }
-        searched.extend(self.linked.keys().map(|name| format!("`{LINKED}{name}`")));
-        Err(not_found(reference, searched))
+        if !is_path(reference) {
+            searched.extend(self.linked.keys().map(|name| format!("`{LINKED}{name}`")));
+        }
+        let mut error = not_found(reference, searched);
+        let name = Path::new(reference).file_name().and_then(OsStr::to_str);
+        if let (PluginError::NotFound { searched, .. }, Some(name)) = (&mut error, name)
+            && is_path(reference)
+            && self.linked.contains_key(name)
+        {
+            *searched += &format!("; `{name}` without a path is linked into this program");
+        }
+        Err(error)
     }
 
     /// Every plugin that a name could mean for an experiment in `base_dir`.

@@ -526,7 +526,7 @@ fn refuses_files_that_are_no_component() {
     let whole = support::mapper_component();
     for (bytes, reason) in [
         (&whole[..whole.len() / 2], "truncated or damaged"),
-        (&whole[..8], "neither"),
+        (&whole[..8], "`export_plugin! { … }`"),
         (&whole[..6], "does not start as WebAssembly"),
         (&[0x55; 4096], "does not start as WebAssembly"),
         (&wat::parse_str("(module)").unwrap(), "core module"),

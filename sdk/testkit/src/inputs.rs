@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dtta_base::TargetType;
 use dtta_plugin::SlotSpec;
 use dtta_tensor::{Device, Named, Tensor};
 use serde::{Deserialize, Serialize};
@@ -163,6 +164,18 @@ impl Inputs {
             ("a segmenter of 5 classes", segmenter),
             ("a depth predictor", depth_predictor),
         ]
+    }
+
+    /// Whether a target has the type: class indices, label maps or number maps of so many channels.
+    pub(crate) fn has_target(&self, target: &TargetType) -> bool {
+        self.targets.values().any(|spec| {
+            let (rank, is_whole) = (spec.shape.len(), spec.below.is_some());
+            match target {
+                TargetType::ClassIndex {} => is_whole && rank == 1,
+                TargetType::LabelMap { .. } => is_whole && rank == 3,
+                TargetType::NumberMap { channels, .. } => !is_whole && rank == 3 && *channels == 1,
+            }
+        })
     }
 
     /// The tensors of one argument. `seed` tells several of one kind apart.

@@ -133,7 +133,7 @@ impl Kit {
             );
             let candidates = match &self.inputs {
                 Some(inputs) => vec![("what was given", inputs.clone())],
-                None => Inputs::examples(),
+                None => self.examples(role),
             };
             // The first example that the role takes.
             let mut refused = Vec::new();
@@ -160,6 +160,21 @@ impl Kit {
             });
         }
         report
+    }
+
+    /// The examples that a role may be made for, those first whose target has the type that the plugin says it predicts. A head is tried on no
+    /// others: there its mistakes would be told as what does not fit there.
+    fn examples(&self, role: Role) -> Vec<(&'static str, Inputs)> {
+        let Some(predicts) = self.plugin.predicts() else {
+            return Inputs::examples();
+        };
+        let (mut fitting, others): (Vec<_>, Vec<_>) = Inputs::examples()
+            .into_iter()
+            .partition(|(_, inputs)| inputs.has_target(&predicts.target));
+        if fitting.is_empty() || role != Role::Head {
+            fitting.extend(others);
+        }
+        fitting
     }
 
     fn description(&self) -> Result<(), String> {

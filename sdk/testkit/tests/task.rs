@@ -191,7 +191,12 @@ mod boasting {
         }
 
         fn predict(&self, outputs: &Named, _session: &Session) -> Result<Named> {
-            Ok(Named::one("labels", outputs.get("logits")?.argmax(1)?))
+            let logits = outputs.get("logits")?;
+            let name = match logits.shape()?.len() {
+                2 => "labels",
+                _ => "classes",
+            };
+            Ok(Named::one(name, logits.argmax(1)?))
         }
     }
 
@@ -252,6 +257,53 @@ fn a_head_that_predicts_something_else_is_told_so() {
         ),
         "{error}"
     );
+}
+
+/// A classifier's head that takes an axis which images of classes do not have.
+mod mistaken {
+    use dtta_sdk::prelude::*;
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Config {}
+
+    pub struct Mistaken;
+
+    impl Head for Mistaken {
+        type Config = Config;
+        const PREDICTS: Option<Predicts> = Some(Predicts::class_index("class"));
+
+        fn create(_config: Config) -> Result<Self> {
+            Ok(Self)
+        }
+
+        fn forward(&self, inputs: &Named, _session: &Session) -> Result<Named> {
+            Ok(Named::one(
+                "probabilities",
+                inputs.get("logits")?.softmax(2)?,
+            ))
+        }
+
+        fn predict(&self, outputs: &Named, _session: &Session) -> Result<Named> {
+            Ok(Named::one(
+                "class",
+                outputs.get("probabilities")?.argmax(-1)?,
+            ))
+        }
+    }
+
+    export_plugin! { head: Mistaken }
+}
+
+#[test]
+fn a_mistake_in_a_head_is_told_on_an_example_of_its_task() {
+    let report: Report = Kit::linked("mistaken", mistaken::plugin_entry).check();
+    let text = report.to_string();
+    assert!(
+        text.contains("axis 2 is not an axis of shape [3, 5]"),
+        "{text}"
+    );
+    assert!(!text.contains("segmenter"), "{text}");
 }
 
 #[test]
