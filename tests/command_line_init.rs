@@ -31,11 +31,19 @@ fn dtta(arguments: &[&str], folder: &Path) -> Output {
 /// `dtta init mine` with the shipped classifier, this denoiser and this data, and what it says.
 fn init(folder: &Path, denoiser: &str, data: &str, more: &[&str]) -> (Option<i32>, String) {
     let backbone = example("fashion/models/classifier.json");
+    init_with(folder, [&backbone, denoiser, data], more)
+}
+
+fn init_with(
+    folder: &Path,
+    [backbone, denoiser, data]: [&str; 3],
+    more: &[&str],
+) -> (Option<i32>, String) {
     let mut arguments = vec![
         "init",
         "mine",
         "--backbone",
-        &backbone,
+        backbone,
         "--denoiser",
         denoiser,
         "--data",
@@ -69,6 +77,13 @@ fn an_experiment_of_two_models_and_their_data_runs_and_has_its_schema_beside_it(
     assert_eq!(experiment["name"], "mine");
     let schema = read(mine.join("experiment.schema.json"));
     assert_eq!(schema["title"], "dtta experiment");
+    assert_eq!(experiment["plugins"].get("metric"), None);
+    let said = rehearse(folder.path());
+    assert!(said.contains("500 samples in 5 domains"), "{said}");
+}
+
+/// A dry run of what was written, which succeeds.
+fn rehearse(folder: &Path) -> String {
     let arguments = [
         "run",
         "mine/experiment.json",
@@ -76,10 +91,91 @@ fn an_experiment_of_two_models_and_their_data_runs_and_has_its_schema_beside_it(
         "cpu",
         "--dry-run",
     ];
-    let output = dtta(&arguments, folder.path());
+    let output = dtta(&arguments, folder);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("500 samples in 5 domains"), "{said}");
+    said
+}
+
+#[test]
+fn an_experiment_of_a_classifier_of_pixels_runs() {
+    let [segmenter, denoiser, data] = [
+        "models/segmenter.json",
+        "models/mask-denoiser.json",
+        "data/test-sample.safetensors",
+    ]
+    .map(|file| example(&format!("doom/{file}")));
+    let folder = tempfile::tempdir().unwrap();
+    let (code, said) = init_with(folder.path(), [&segmenter, &denoiser, &data], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let experiment = read(folder.path().join("mine/experiment.json"));
+    assert_eq!(experiment["plugins"]["metric"]["config"]["classes"], 6);
+    rehearse(folder.path());
+
+    // From folders, whose images and maps are brought to the extents of the model.
+    let folder = tempfile::tempdir().unwrap();
+    let refused = init_with(folder.path(), [&segmenter, &denoiser, "."], &[]);
+    assert_eq!(refused.0, Some(2), "{}", refused.1);
+    assert!(refused.1.contains("has no `images`"), "{}", refused.1);
+    for (part, colour, channels) in [
+        ("images", png::ColorType::Rgb, 3),
+        ("labels", png::ColorType::Grayscale, 1),
+    ] {
+        fs::create_dir_all(folder.path().join("data").join(part)).unwrap();
+        for image in 0..4_u8 {
+            let name = folder.path().join(format!("data/{part}/{image}.png"));
+            let mut encoder = png::Encoder::new(fs::File::create(name).unwrap(), 100, 60);
+            encoder.set_color(colour);
+            let mut writer = encoder.write_header().unwrap();
+            writer
+                .write_image_data(&vec![image; 100 * 60 * channels])
+                .unwrap();
+        }
+    }
+    let (code, said) = init_with(folder.path(), [&segmenter, &denoiser, "data"], &[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("`classes.json`"), "{said}");
+    let classes = json!(["wall", "floor", "ceiling", "sky", "character", "thing"]);
+    let file = folder.path().join("data/classes.json");
+    fs::write(file, classes.to_string()).unwrap();
+    let (code, said) = init_with(folder.path(), [&segmenter, &denoiser, "data"], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let said = rehearse(folder.path());
+    assert!(said.contains("20 samples in 5 domains"), "{said}");
+}
+
+#[test]
+fn an_experiment_of_a_predictor_of_depth_runs_once_its_range_is_given() {
+    let [depth, denoiser, data] = [
+        "models/depth.json",
+        "models/depth-denoiser.json",
+        "data/test-sample.safetensors",
+    ]
+    .map(|file| example(&format!("doom/{file}")));
+    let folder = tempfile::tempdir().unwrap();
+    let range = r#"depth={"range": {"scale": "log", "maximum": 127}}"#;
+    for (data, more, word) in [
+        (&*data, [].as_slice(), "--head 'depth={\"range\""),
+        (
+            ".",
+            &["--head", range],
+            "which distance a number stands for",
+        ),
+    ] {
+        let (code, said) = init_with(folder.path(), [&depth, &denoiser, data], more);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(word), "{said}");
+        assert!(!folder.path().join("mine").exists(), "{said}");
+    }
+    let models = [&*depth, &denoiser, &data];
+    let (code, said) = init_with(folder.path(), models, &["--head", range]);
+    assert_eq!(code, Some(0), "{said}");
+    let experiment = read(folder.path().join("mine/experiment.json"));
+    for role in ["head", "mapper", "metric"] {
+        let given = &experiment["plugins"][role]["config"]["range"]["maximum"];
+        assert_eq!(*given, 127, "{role}");
+    }
+    rehearse(folder.path());
 }
 
 #[test]

@@ -21,31 +21,33 @@ use crate::say::say;
 pub struct Arguments {
     /// The folder to write `experiment.json` and its schema into; made if it is not there.
     folder: PathBuf,
-    /// The classifier's configuration, its weights beside it.
+    /// The configuration of a classifier of images or pixels, or of a predictor of depth; its weights beside it.
     #[arg(long, value_name = "CONFIG")]
     backbone: PathBuf,
     /// The diffusion model's configuration, its weights beside it.
     #[arg(long, value_name = "CONFIG")]
     denoiser: PathBuf,
-    /// A folder with a folder of images for each class, or a file of `dtta data pack`.
+    /// A file of `dtta data pack`, or a folder: for a classifier of images with a folder for each class, for one of pixels with the folders
+    /// `images` and `labels` and the class names in `classes.json`.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// The head: a plugin's name or path, with its configuration if it needs one.
-    #[arg(long, value_name = "PLUGIN[=JSON]", default_value = CLASSIFICATION)]
-    head: String,
-    /// The mapper: a plugin's name or path, with its configuration if it needs one; `classification` if absent, for a
-    /// denoiser that is conditioned on a class.
+    /// The head: a plugin's name or path, with its configuration if it needs one; the bundled one of the backbone's task if absent.
+    #[arg(long, value_name = "PLUGIN[=JSON]")]
+    head: Option<String>,
+    /// The mapper, likewise.
     #[arg(long, value_name = "PLUGIN[=JSON]")]
     mapper: Option<String>,
+    /// The metric, likewise.
+    #[arg(long, value_name = "PLUGIN[=JSON]")]
+    metric: Option<String>,
 }
 
-const CLASSIFICATION: &str = "classification";
 const EXPERIMENT: &str = "experiment.json";
 const SCHEMA: &str = "experiment.schema.json";
+/// The list of class names in a folder of images and label maps.
+const CLASSES: &str = "classes.json";
 /// Samples of each domain at most.
 const SAMPLES: usize = 100;
-/// Images that are adapted together.
-const BATCH: usize = 10;
 
 /// Writes the experiment, after everything that it names was opened and one image predicted.
 pub fn init(arguments: &Arguments) -> Result<(), Failure> {
@@ -93,33 +95,15 @@ fn experiment(
     denoiser: &dyn Denoiser,
 ) -> Result<Value> {
     let spec = backbone.spec();
-    ensure!(
-        !spec.per_pixel,
-        "`{}` answers for each pixel, and `init` writes experiments for classifiers; start from examples/doom instead",
-        arguments.backbone.display()
-    );
-    let mapper = match &arguments.mapper {
-        Some(mapper) => mapper,
-        None if denoiser.class_condition().is_some() => CLASSIFICATION,
-        None => {
-            let slots = denoiser.slots().iter();
-            let slots: Vec<String> = slots.map(|slot| format!("`{}`", slot.name)).collect();
-            bail!(
-                "`{}` is not conditioned on a class, but has the slots {}; name a plugin that fills them by `--mapper`",
-                arguments.denoiser.display(),
-                slots.join(", ")
-            )
-        }
-    };
+    let task = Task::of(spec.per_pixel, spec.outputs);
     let folder = &arguments.folder;
-    let dataset = dataset(&arguments.data, folder, spec.image)?;
+    let dataset = task.dataset(&arguments.data, folder, spec.image)?;
     let opened: DatasetConfig = serde_json::from_value(dataset.clone())?;
     let opened = Dataset::open(&opened, folder)?;
     let image = opened.sample(0)?.image.shape();
     let model = |config: &Path, shape: [usize; 3]| -> Result<Value> {
-        Ok(json!({"config": from(folder, config)?, "preprocess": steps(image, shape)}))
+        Ok(json!({"config": from(folder, config)?, "preprocess": task.steps(image, shape)}))
     };
-    let plugin = |text: &str| plugin(text, folder);
     let all = denoiser.schedule().range(None).map_err(Error::msg)?;
     let (span, whole) = (all.high - all.low, all.whole);
     let range = [0.3, 0.7].map(|part| all.low + part * span);
@@ -148,30 +132,181 @@ fn experiment(
             "backbone": model(&arguments.backbone, spec.image)?,
             "denoiser": model(&arguments.denoiser, denoiser.image_shape())?,
         },
-        "plugins": {"head": plugin(&arguments.head)?, "mapper": plugin(mapper)?},
+        "plugins": task.plugins(arguments, spec.outputs, denoiser)?,
         "method": {
             "kind": "diffusion", "steps": 4, "draws": 12, "micro_batch": 60,
             "timesteps": {"sampler": "stratified", "range": range},
             "optimizer": {"kind": "adam", "learning_rate": 2e-4, "epsilon": 5e-5},
         },
-        "adaptation": {"mode": {"kind": "online"}, "batch": BATCH},
+        "adaptation": {"mode": {"kind": "online"}, "batch": task.batch()},
         "output": {"pictures": 2},
     }))
 }
 
-/// A file of packed samples, or a folder whose images are brought to the backbone's extents.
-fn dataset(data: &Path, folder: &Path, [channels, height, width]: [usize; 3]) -> Result<Value> {
-    let path = from(folder, data)?;
-    if data.is_file() {
-        return Ok(json!({"kind": "packed", "path": path}));
+/// What a backbone answers with, and what goes with that.
+#[derive(Clone, Copy, PartialEq)]
+enum Task {
+    /// Logits of classes for each image.
+    Classes,
+    /// Logits of classes for each pixel.
+    Labels,
+    /// A number for each pixel.
+    Depth,
+}
+
+impl Task {
+    fn of(per_pixel: bool, outputs: usize) -> Self {
+        match (per_pixel, outputs) {
+            (false, _) => Self::Classes,
+            (true, 1) => Self::Depth,
+            (true, _) => Self::Labels,
+        }
     }
-    let channels = match channels {
-        1 => ColourMode::Grayscale,
-        _ => ColourMode::Rgb,
-    };
-    Ok(json!({
-        "kind": "folder", "path": path, "channels": channels, "transforms": covering(height, width),
-    }))
+
+    /// The bundled plugin for it.
+    fn plugin(self) -> &'static str {
+        match self {
+            Self::Classes => "classification",
+            Self::Labels => "segmentation",
+            Self::Depth => "depth",
+        }
+    }
+
+    /// Images that are adapted together.
+    fn batch(self) -> usize {
+        match self {
+            Self::Classes => 10,
+            Self::Labels | Self::Depth => 2,
+        }
+    }
+
+    /// A file of packed samples or a folder, whose images and maps are brought to the backbone's extents unless preprocessing can do that.
+    fn dataset(
+        self,
+        data: &Path,
+        folder: &Path,
+        [channels, height, width]: [usize; 3],
+    ) -> Result<Value> {
+        let path = from(folder, data)?;
+        let transforms = covering(height, width);
+        let channels = match channels {
+            1 => ColourMode::Grayscale,
+            _ => ColourMode::Rgb,
+        };
+        if data.is_file() {
+            let packed = json!({"kind": "packed", "path": path});
+            let opened: DatasetConfig = serde_json::from_value(packed.clone())?;
+            let [_, found @ ..] = Dataset::open(&opened, folder)?.sample(0)?.image.shape();
+            return Ok(match self {
+                Self::Labels | Self::Depth if found != [height, width] => {
+                    json!({"kind": "packed", "path": path, "transforms": transforms})
+                }
+                _ => packed,
+            });
+        }
+        match self {
+            Self::Classes => Ok(json!({
+                "kind": "folder", "path": path, "channels": channels, "transforms": transforms,
+            })),
+            Self::Labels => {
+                for part in ["images", "labels", CLASSES] {
+                    ensure!(
+                        data.join(part).exists(),
+                        "`{}` has no `{part}`; for a classifier of pixels it holds the folders `images` and `labels`, with PNG maps of the same names, and \
+                         the list of class names in `{CLASSES}`",
+                        data.display()
+                    );
+                }
+                Ok(json!({
+                    "kind": "paired", "images": path.join("images"), "channels": channels,
+                    "targets": {"labels": {"kind": "label_map", "path": path.join("labels")}}, "classes": path.join(CLASSES),
+                    "transforms": transforms,
+                }))
+            }
+            Self::Depth => bail!(
+                "`{}` is a folder, and its files do not say which distance a number stands for; give a file of `dtta data pack`, whose dataset \
+                 has a target `depth` of kind `number_map` with its `scale`",
+                data.display()
+            ),
+        }
+    }
+
+    /// From an image of the dataset to what a model sees. What a map tells about has to stay where it is in the image.
+    fn steps(self, image: [usize; 3], model: [usize; 3]) -> Vec<Value> {
+        let [_, height, width] = model;
+        let mut steps = Vec::new();
+        match (image[0], model[0]) {
+            (from, to) if from == to => {}
+            (_, 1) => steps.push(json!({"kind": "grayscale"})),
+            _ => steps.push(json!({"kind": "rgb"})),
+        }
+        if image[1..] != model[1..] {
+            match self {
+                Self::Classes => steps.extend(covering(height, width)),
+                Self::Labels | Self::Depth => {
+                    steps.push(json!({"kind": "resize", "height": height, "width": width}));
+                }
+            }
+        }
+        steps.push(json!({"kind": "normalise", "mean": [0.5], "std": [0.5]}));
+        steps
+    }
+
+    /// Head, mapper and metric: those that are named, or else the bundled ones.
+    fn plugins(
+        self,
+        arguments: &Arguments,
+        outputs: usize,
+        denoiser: &dyn Denoiser,
+    ) -> Result<Value> {
+        let named = |text: &Option<String>| {
+            let text = text.as_deref();
+            text.map(|text| plugin(text, &arguments.folder)).transpose()
+        };
+        let bundled = |config: Value| json!({"use": self.plugin(), "config": config});
+        let head = match (named(&arguments.head)?, self) {
+            (Some(head), _) => head,
+            (None, Self::Classes | Self::Labels) => bundled(json!({})),
+            (None, Self::Depth) => bail!(
+                "`{}` answers with one number for each pixel, and its file does not say which distance that stands for; give its range, such \
+                 as --head 'depth={{\"range\": {{\"scale\": \"log\", \"maximum\": 80}}}}'",
+                arguments.backbone.display()
+            ),
+        };
+        // What the head says of its numbers holds for those who read them.
+        let own = head["use"] == self.plugin();
+        let range = json!({"range": head["config"]["range"]});
+        let fits = match self {
+            Self::Classes => denoiser.class_condition().is_some(),
+            Self::Labels | Self::Depth => denoiser.spatial().is_some(),
+        };
+        let mapper = match (named(&arguments.mapper)?, self) {
+            (Some(mapper), _) => mapper,
+            (None, Self::Classes | Self::Labels) if fits => bundled(json!({})),
+            (None, Self::Depth) if fits && own => bundled(range.clone()),
+            (None, _) => {
+                let slots = denoiser.slots().iter();
+                let slots: Vec<String> = slots.map(|slot| format!("`{}`", slot.name)).collect();
+                bail!(
+                    "there is no bundled mapper from what `{}` answers with to the slots of `{}`: {}; name a plugin that fills them by `--mapper`",
+                    arguments.backbone.display(),
+                    arguments.denoiser.display(),
+                    slots.join(", ")
+                )
+            }
+        };
+        let mut plugins = json!({"head": head, "mapper": mapper});
+        let metric = match (named(&arguments.metric)?, self) {
+            (Some(metric), _) => Some(metric),
+            (None, Self::Labels) if own => Some(bundled(json!({"classes": outputs}))),
+            (None, Self::Depth) if own => Some(bundled(range)),
+            (None, _) => None,
+        };
+        if let Some(metric) = metric {
+            plugins["metric"] = metric;
+        }
+        Ok(plugins)
+    }
 }
 
 /// To these extents, whatever the image's: as much of its middle as they show.
@@ -180,21 +315,6 @@ fn covering(height: usize, width: usize) -> [Value; 2] {
         json!({"kind": "resize_short", "side": height.max(width)}),
         json!({"kind": "centre_crop", "height": height, "width": width}),
     ]
-}
-
-/// From an image of the dataset to what a model sees.
-fn steps(image: [usize; 3], model: [usize; 3]) -> Vec<Value> {
-    let mut steps = Vec::new();
-    match (image[0], model[0]) {
-        (from, to) if from == to => {}
-        (_, 1) => steps.push(json!({"kind": "grayscale"})),
-        _ => steps.push(json!({"kind": "rgb"})),
-    }
-    if image[1..] != model[1..] {
-        steps.extend(covering(model[1], model[2]));
-    }
-    steps.push(json!({"kind": "normalise", "mean": [0.5], "std": [0.5]}));
-    steps
 }
 
 /// `PLUGIN` or `PLUGIN=JSON`: a name stays, a path starts at the folder.
