@@ -95,7 +95,7 @@ impl NumberFormat {
         match number.as_i128() {
             Some(number) => (!(least..=most).contains(&number)).then_some(expected),
             None => {
-                // A fraction or an exponent. That a number is no whole one, `type` says.
+                // A fraction or an exponent. `type` tells that a number is not an integer.
                 let whole = wide as i128;
                 if wide.fract() != 0.0 {
                     None

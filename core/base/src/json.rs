@@ -1,4 +1,4 @@
-//! The text of a JSON document, read strictly: a byte-order mark is no fault, a field that is given twice is one. Of two values a parser
+//! The text of a JSON document, read strictly: a byte-order mark is skipped, a field that is given twice is a fault. Of two values a parser
 //! would take the last, and nobody would hear of the first.
 
 use std::cell::RefCell;

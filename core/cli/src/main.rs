@@ -1,5 +1,5 @@
 //! The `dtta` command. Words for people go to stderr, machine output to files or to stdout as
-//! JSON. A message that cannot be written is no failure; machine output that cannot is one.
+//! JSON. A message that cannot be written is not a failure; machine output that cannot be is.
 //! Exit codes: 0 done, 1 a run failed, 2 misuse or bad input, 3 done, but samples were skipped.
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
@@ -169,7 +169,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Writes a document to stdout. A reader that went away is no failure.
+/// Writes a document to stdout. A reader that went away is not a failure.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
     match writeln!(std::io::stdout().lock(), "{text}") {

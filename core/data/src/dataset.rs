@@ -184,7 +184,7 @@ impl Dataset {
         &self.target_types
     }
 
-    /// What its folders hold besides, and why it was not taken; nothing for datasets that are no folders.
+    /// What its folders hold besides, and why it was not taken; nothing for datasets that are not folders.
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
     }

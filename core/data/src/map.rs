@@ -216,7 +216,7 @@ fn check(channels: usize, height: usize, width: usize, values: usize) -> Result<
     })
 }
 
-/// A plane of other extents whose value at (row, column) is the old one's at `source(row, column)`; `outside` where that is none.
+/// A plane of other extents whose value at (row, column) is the old one's at `source(row, column)`; `outside` where that does not exist.
 fn rearranged<T: Copy>(
     plane: &[T],
     [height, width]: [usize; 2],

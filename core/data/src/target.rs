@@ -152,7 +152,7 @@ impl Targets {
         self.0.retain(|name, _| keep(name));
     }
 
-    /// Every map with other extents, its value at (row, column) the old one's at `source(row, column)`; unknown where that is none or
+    /// Every map with other extents, its value at (row, column) the old one's at `source(row, column)`; unknown where that does not exist or
     /// lies outside.
     pub(crate) fn rearranged(
         mut self,

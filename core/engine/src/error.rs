@@ -35,7 +35,7 @@ pub enum Error {
         /// What was needed.
         expected: String,
     },
-    /// A number came out that is none.
+    /// A result is NaN or infinite.
     #[error(
         "{what} is NaN or infinite; lower the learning rate, or check the sample and the model"
     )]
@@ -113,7 +113,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a policy may leave the batch out: a plugin failed, or a number came out that is none. An interrupted plugin is no failure.
+    /// Whether a policy may leave the batch out: a plugin failed, or a result is NaN or infinite. An interrupted plugin has not failed.
     pub(crate) fn is_of_the_batch(&self) -> bool {
         match self {
             Self::Plugin(error) => !error.is_interrupt(),

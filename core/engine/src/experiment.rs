@@ -209,7 +209,7 @@ pub struct PluginsConfig {
     /// How predictions are scored; top-1 accuracy, confidence and calibration error if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<PluginSource>,
-    /// What to do when a plugin fails on a sample, or a number comes out that is none.
+    /// What to do when a plugin fails on a sample, or a loss, weight or prediction is NaN or infinite.
     #[serde(default)]
     pub on_failure: FailurePolicy,
     /// What one call of a plugin may use, and what a component may be made of. Messages name the limit that was reached.

@@ -88,7 +88,7 @@ pub struct Summary {
     pub domains: Vec<DomainSummary>,
     /// Scores averaged over shifted domains; over all where none is shifted.
     pub mean: Pair,
-    /// Samples left out because a plugin failed or a number was none. Records say why.
+    /// Samples left out because a plugin failed or a number was NaN or infinite. Records say why.
     pub skipped: usize,
     /// Wall time per sample.
     pub seconds_per_sample: f64,

@@ -42,7 +42,7 @@ pub(crate) fn plain_file(path: &Path) -> Result<u64> {
         true => Ok(metadata.len()),
         false => Err(PluginError::Artifact {
             path: path.into(),
-            reason: "it is no plain file".into(),
+            reason: "it is not a regular file".into(),
         }),
     }
 }

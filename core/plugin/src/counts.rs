@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 pub struct Layout(Vec<String>);
 
 impl Layout {
-    /// A saved accumulator as its layout and its numbers; nothing if it is no JSON, or has a number that is not whole.
+    /// A saved accumulator as its layout and its numbers; nothing if it is not JSON, or has a number that is not whole.
     pub fn split(saved: &[u8]) -> Option<(Self, Vec<i128>)> {
         let text = str::from_utf8(saved).ok()?;
         serde_json::from_str::<IgnoredAny>(text).ok()?;

@@ -104,7 +104,7 @@ pub enum PluginError {
         /// What it has.
         found: String,
     },
-    /// An artifact that is none: no plain file, or not in the plugin's folder.
+    /// An artifact that cannot be one: not a regular file, or not in the plugin's folder.
     #[error("`{path}` cannot be a plugin's artifact: {reason}")]
     Artifact {
         /// What was named.
@@ -271,7 +271,7 @@ impl PluginError {
     }
 
     /// Whether the plugin failed while it was running, rather than when it was found, loaded or configured. An
-    /// [interrupt](Self::is_interrupt) is no failure.
+    /// [interrupt](Self::is_interrupt) is not a failure.
     pub fn is_at_run_time(&self) -> bool {
         let is_running = |place: &Place| place.function != "create";
         !self.is_interrupt() && self.place().is_some_and(is_running)

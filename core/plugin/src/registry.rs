@@ -109,10 +109,10 @@ impl Registry {
             match found {
                 Some(found) => return Ok(found),
                 None if path.is_file() => {
-                    searched.push(format!("`{}` (a file, but no plugin)", path.display()));
+                    searched.push(format!("`{}` (a file, but not a plugin)", path.display()));
                 }
                 None if path.exists() && !path.is_dir() => {
-                    searched.push(format!("`{}` (no plain file)", path.display()));
+                    searched.push(format!("`{}` (not a regular file)", path.display()));
                 }
                 None => {
                     if is_source(&path) {

@@ -104,7 +104,9 @@ fn a_file_that_is_no_plugin_does_not_stand_for_one_of_its_name() {
     let error = registry.find("notes", folder.path()).unwrap_err();
     assert_eq!(error.code(), "not-found");
     assert!(
-        error.to_string().contains("notes` (a file, but no plugin)"),
+        error
+            .to_string()
+            .contains("notes` (a file, but not a plugin)"),
         "{error}"
     );
     // A path is meant as it is.
@@ -196,14 +198,17 @@ fn an_artifact_is_a_plain_file() {
     for artifact in ["pipe.wasm", "folder.so"] {
         let error = Plugin::from_manifest(&naming(folder.path(), artifact)).unwrap_err();
         assert_eq!(error.code(), "artifact", "{error}");
-        assert!(error.to_string().contains("no plain file"), "{error}");
+        assert!(error.to_string().contains("not a regular file"), "{error}");
         let error = Plugin::from_file(&folder.path().join(artifact)).unwrap_err();
         assert_eq!(error.code(), "artifact", "{error}");
     }
     let error = Registry::default()
         .find("./pipe.wasm", folder.path())
         .unwrap_err();
-    assert!(error.to_string().contains("(no plain file)"), "{error}");
+    assert!(
+        error.to_string().contains("(not a regular file)"),
+        "{error}"
+    );
     for device in ["/dev/zero", "/dev/null"] {
         let error = Plugin::from_file(Path::new(device)).unwrap_err();
         assert_eq!(error.code(), "artifact", "{error}");

@@ -28,7 +28,7 @@ pub enum TensorError {
         /// What it should have been.
         expected: String,
     },
-    /// A list of extents that is no shape: rank outside 1 to 6, or too many elements.
+    /// A list of extents that is not a shape: rank outside 1 to 6, or too many elements.
     #[error("`{op}`: extents {extents:?} are not a shape, expected {expected}")]
     Extents {
         /// Operation name.

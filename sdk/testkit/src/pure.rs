@@ -182,7 +182,7 @@ fn released(call: &dyn Fn() -> Result<Called, String>) -> Result<(), String> {
     match call()?.usage.unreleased {
         0 => Ok(()),
         left => Err(format!(
-            "{left} handles were left to the host; drop tensors that are no results"
+            "{left} handles were left to the host; drop tensors that are not results"
         )),
     }
 }

@@ -87,7 +87,7 @@ impl Kept {
                 });
                 let (layout, numbers) = split.ok_or_else(|| crate::Error::Outputs {
                     role: "metric",
-                    found: "a saved accumulator that is no JSON of whole numbers of 64 bits".into(),
+                    found: "a saved accumulator that is not JSON of 64-bit integers".into(),
                     expected: "its descriptor says `additive`".into(),
                 })?;
                 let group = match alike.iter().position(|group| group.layout == layout) {

@@ -33,7 +33,7 @@ impl NativePlugin {
     ///
     /// # Errors
     /// [`PluginError::Interface`] for another version, [`PluginError::Manifest`] for a
-    /// description that is none.
+    /// description that is not one.
     pub(crate) fn load(origin: &Path, entry: Entry) -> Result<(Self, Manifest)> {
         let mut table = PluginTable::empty();
         let opening = || Errand::Opening(origin.into());
