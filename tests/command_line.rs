@@ -393,6 +393,17 @@ fn refuses_a_missing_file_by_name() {
 }
 
 #[test]
+fn refuses_a_plugin_that_is_not_there_by_pointer() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["plugins"]["mapper"]["use"] = json!("nowhere");
+    let said = refused(&fixture, &experiment);
+    for word in ["experiment.json", "/plugins/mapper/use", "`nowhere`"] {
+        assert!(said.contains(word), "`{word}` is not in {said}");
+    }
+}
+
+#[test]
 fn refuses_truncated_weights() {
     let fixture = Fixture::new();
     let path = fixture.path().join("denoiser.safetensors");

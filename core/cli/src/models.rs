@@ -216,7 +216,7 @@ fn in_json(description: &Description) -> Value {
                 }).collect::<Vec<_>>(),
             })
         }
-        Err(error) => json!({"error": error.to_string()}),
+        Err(error) => json!({"error": dtta_base::told(error)}),
     };
     told
 }
@@ -298,7 +298,7 @@ fn in_words(description: &Description) {
                 row("unused", listed(&weights.fit.unused, LISTED));
             }
         }
-        Err(error) => row("weights", format!("none: {error}")),
+        Err(error) => row("weights", format!("none: {}", dtta_base::told(error))),
     }
     say!("{table}");
     if description.library.is_some() {

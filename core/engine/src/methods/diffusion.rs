@@ -177,7 +177,8 @@ impl Diffusion {
         let range = schedule.range(config.timesteps.range);
         let range = range.map_err(|problem| refuse("/timesteps/range", problem))?;
         let unconditional = denoiser.unconditional(weights);
-        let unconditional = unconditional.map_err(|error| refuse("/gate", error.to_string()))?;
+        let unconditional =
+            unconditional.map_err(|error| refuse("/gate", dtta_base::told(&error)))?;
         if config.gate.is_some() && unconditional.is_none() {
             let message = "the denoiser was never trained without a condition, so it cannot tell what a prediction explains";
             return Err(refuse("/gate", message.into()));
@@ -309,7 +310,7 @@ fn fitting(
         None => Device::cpu(),
     };
     let one = feedback.footprint(denoiser, weights, &device);
-    let one = one.map_err(|error| error.to_string())?;
+    let one = one.map_err(|error| dtta_base::told(&error))?;
     let rows = limit / one.bytes.max(1);
     // Several small calls at once rather than one large one, where a device works on several.
     let each = rows / device.lanes() as u64;

@@ -117,7 +117,8 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
     let seen = match (latent, &parts.encoder) {
         (Some(latent), Some((encoder, _))) => {
             let image = encoder.image_shape(latent).map_err(|error| {
-                let message = format!("does not make what the denoiser takes: {error}");
+                let told = dtta_base::told(&error);
+                let message = format!("does not make what the denoiser takes: {told}");
                 refuse(vec![Issue::new("/models/encoder", message)])
             });
             Some(image?)

@@ -108,7 +108,8 @@ pub(crate) fn open(
     }
     if let Some(space) = &experiment.models.label_space {
         let classes = space.classes();
-        let refuse = |error: ModelError| document.refusal("/models/label_space", error.to_string());
+        let refuse =
+            |error: ModelError| document.refusal("/models/label_space", dtta_base::told(&error));
         let (model, weights): (Box<dyn Backbone>, Weights) = backbone;
         let model = SomeClasses::of(model, &classes).map_err(refuse)?;
         backbone = (Box::new(model), weights);
@@ -247,6 +248,10 @@ impl<'a> Opener<'a> {
             PluginError::Pin { found, .. } => {
                 let message = format!("the plugin's digest is {found}");
                 self.document.refusal(&format!("{pointer}/sha256"), message)
+            }
+            PluginError::NotFound { .. } | PluginError::Unbuilt { .. } => {
+                let pointer = format!("{pointer}/use");
+                self.document.refusal(&pointer, error.to_string())
             }
             error => error.into(),
         })?;

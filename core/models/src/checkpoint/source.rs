@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(values, [1.0; 10_000]);
         let other = File::options().write(true).open(&path).unwrap();
         other.set_len(100).unwrap();
-        let error = checkpoint.floats("a", &mut values).unwrap_err().to_string();
+        let error = dtta_base::told(&checkpoint.floats("a", &mut values).unwrap_err());
         assert!(
             error.contains("weights.safetensors") && error.contains("cut to 100 bytes"),
             "{error}"

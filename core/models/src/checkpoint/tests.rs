@@ -52,7 +52,7 @@ fn refusal(path: &Path) -> String {
     let error = Checkpoint::open(path)
         .err()
         .unwrap_or_else(|| panic!("{} was read", path.display()));
-    let message = error.to_string();
+    let message = dtta_base::told(&error);
     let name = path.file_name().unwrap().to_str().unwrap();
     assert!(message.contains(name), "{message}");
     message
@@ -223,10 +223,7 @@ fn a_damaged_or_shortened_archive_is_refused_wherever_the_damage_is() {
     fs::write(&path, damaged).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
     let mut values = vec![0.0; plain.len()];
-    let message = checkpoint
-        .floats("plain", &mut values)
-        .unwrap_err()
-        .to_string();
+    let message = dtta_base::told(&checkpoint.floats("plain", &mut values).unwrap_err());
     assert!(
         message.contains("weights.pt") && message.contains("the file is damaged"),
         "{message}"
