@@ -6,6 +6,7 @@
 mod check;
 mod dependencies;
 mod libtorch;
+mod llvm;
 mod options;
 mod process;
 mod schema;
@@ -43,6 +44,8 @@ enum Task {
     Schema(schema::Arguments),
     /// Installs LibTorch from its Python package, for builds with `--features libtorch`.
     Libtorch(libtorch::Arguments),
+    /// Prepares builds with `--features cuda` that link to an installed LLVM instead of downloading one.
+    Llvm(llvm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Dependencies => dependencies::check(&root),
         Task::Schema(arguments) => schema::run(&root, &arguments),
         Task::Libtorch(arguments) => libtorch::run(&arguments),
+        Task::Llvm(arguments) => llvm::run(&root, &arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
