@@ -155,7 +155,7 @@ const ROWS: [Row; 5] = [
 #[cfg(not(feature = "cuda"))]
 const CUDA: Option<Make> = None;
 #[cfg(feature = "cuda")]
-const CUDA: Option<Make> = Some(|index| Ok(burn::tensor::Device::cuda(index.unwrap_or(0))));
+const CUDA: Option<Make> = Some(cuda);
 
 #[cfg(not(feature = "wgpu"))]
 const WGPU: Option<Make> = None;
@@ -175,6 +175,17 @@ const LIBTORCH_CPU: Option<Make> = Some(libtorch_cpu);
 const LIBTORCH_CUDA: Option<Make> = None;
 #[cfg(feature = "libtorch")]
 const LIBTORCH_CUDA: Option<Make> = Some(libtorch_cuda);
+
+#[cfg(feature = "cuda")]
+fn cuda(index: Option<usize>) -> Result<burn::tensor::Device, String> {
+    let index = index.unwrap_or(0);
+    // None where the driver is not installed, which nothing but this question survives.
+    let found = burn::tensor::Device::enumerate(burn::tensor::DeviceType::Cuda).len();
+    if index >= found {
+        return Err(format!("NVIDIA's driver shows {found} devices"));
+    }
+    Ok(burn::tensor::Device::cuda(index))
+}
 
 #[cfg(feature = "libtorch")]
 #[expect(
@@ -288,6 +299,14 @@ mod tests {
             let error = "libtorch:cuda:1".parse::<Device>().unwrap_err();
             assert!(error.to_string().contains("--features libtorch"), "{error}");
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_cuda_device_that_is_not_there_is_refused_and_auto_goes_on() {
+        let error = "cuda:99".parse::<Device>().unwrap_err();
+        assert!(error.to_string().contains("driver shows"), "{error}");
+        "auto".parse::<Device>().unwrap();
     }
 
     #[test]
