@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use dtta_base::expect_memory;
 use dtta_models::{Denoiser, ParameterId, Space, Weights};
-use dtta_tensor::{Named, Tensor};
+use dtta_tensor::{Named, Precision, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -199,22 +199,31 @@ impl Feedback {
             .try_map(|slot| slot.detach().to_device(device)?.to_leaf())?;
         let per_draw = self.distances(denoiser, &weights, &leaves, request, &rows)?;
         let losses = per_draw.to_floats()?;
+        let scale = loss_scale(&weights, request.images);
         let gradients = per_draw
             .sum(&[], false)?
-            .affine(1.0 / self.draws.count as f64, 0.0)?
+            .affine(scale / self.draws.count as f64, 0.0)?
             .backward()?;
+        let unscaled = |gradient: Option<Tensor>| -> Result<_> {
+            let gradient = gradient.map(|gradient| gradient.affine(1.0 / scale, 0.0));
+            Ok(gradient.transpose()?)
+        };
         Ok(Part {
             rows,
             losses,
-            slots: leaves.tensors().map(|leaf| gradients.of(leaf)).collect(),
+            slots: leaves
+                .tensors()
+                .map(|leaf| unscaled(gradients.of(leaf)))
+                .collect::<Result<_>>()?,
             denoiser: adapted
                 .iter()
-                .map(|&id| gradients.of(weights.get(id)))
-                .collect(),
+                .map(|&id| unscaled(gradients.of(weights.get(id))))
+                .collect::<Result<_>>()?,
         })
     }
 
-    /// How far answers are from what they should be in each row, under the conditioning of each image.
+    /// How far answers are from what they should be in each row, under the conditioning of each image. Only what the denoiser is given
+    /// and what it answers is rounded to the precision of its weights.
     fn distances(
         &self,
         denoiser: &dyn Denoiser,
@@ -235,8 +244,14 @@ impl Feedback {
         let noise = self.noise(request, rows.clone(), &x0)?;
         let schedule = denoiser.schedule();
         let mixed = schedule.mix(&x0, &noise, &times)?;
-        let conditioning = conditioning.try_map(|slot| slot.index_select(0, &owners))?;
-        let predicted = denoiser.predict(weights, &mixed.noisy, &times, &conditioning)?;
+        let precision = weights.precision();
+        let noisy = mixed.noisy.to_precision(precision)?;
+        let conditioning = conditioning.try_map(|slot| {
+            let slot = slot.index_select(0, &owners)?;
+            slot.to_precision(precision)
+        })?;
+        let predicted = denoiser.predict(weights, &noisy, &times, &conditioning)?;
+        let predicted = predicted.to_precision(Precision::F32)?;
 
         let mut error = predicted.sub(&mixed.target)?;
         if let Some(space) = self.space {
@@ -262,6 +277,18 @@ impl Feedback {
                 .noise(request.ids[image], request.step, draw, noise);
         }
         Ok(Tensor::from_floats(&noise, &shape, x0.device())?)
+    }
+}
+
+/// What the loss is multiplied by on its way back. The error's gradient, 2 / n of it for n elements, is below what `f16` tells from 0; a
+/// power of two moves it up and changes no bit of what the other precisions hold.
+fn loss_scale(weights: &Weights, images: &Tensor) -> f64 {
+    match weights.precision() {
+        Precision::F32 | Precision::Bf16 => 1.0,
+        Precision::F16 => {
+            let elements: usize = images.shape()[1..].iter().product();
+            elements.next_power_of_two() as f64
+        }
     }
 }
 

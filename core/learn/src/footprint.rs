@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dtta_models::{Denoiser, Weights};
-use dtta_tensor::{Device, Named, Tally, Tensor};
+use dtta_tensor::{Device, Named, Precision, Tally, Tensor};
 
 use crate::draws::Draws;
 use crate::error::Result;
@@ -63,6 +63,8 @@ impl Feedback {
         weights: &Weights,
         device: &Device,
     ) -> Result<Footprint> {
+        // Images and conditions are in f32, whatever the weights are.
+        let device = &device.with_precision(Precision::F32)?;
         let zeros = |extents: &[usize]| Tensor::full(&[&[1], extents].concat(), 0.0, device);
         let images = zeros(&denoiser.image_shape())?;
         let slots = denoiser.slots().iter();

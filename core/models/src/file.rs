@@ -4,45 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dtta_base::expect_memory;
-use dtta_tensor::{Device, Tensor};
+use dtta_tensor::{Device, Precision, Tensor};
 use half::{bf16, f16};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoint, Stored};
 use crate::error::{Called, Mismatches, ModelError, Result};
 use crate::weights::Weights;
-
-/// How wide the numbers in a file are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// 32 bits: what the models compute with.
-    #[default]
-    F32,
-    /// 16 bits, 11 of them significant, up to 65504.
-    F16,
-    /// 16 bits, 8 of them significant, with the range of f32.
-    Bf16,
-}
-
-impl Precision {
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-        }
-    }
-
-    fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-}
 
 impl Weights {
     /// Writes a safetensors file, whole or not at all. The same values, precision and metadata give the same bytes.
@@ -154,6 +122,15 @@ fn write(
     })
 }
 
+/// Its name in safetensors files.
+fn dtype(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "F32",
+        Precision::F16 => "F16",
+        Precision::Bf16 => "BF16",
+    }
+}
+
 fn narrow(name: &str, values: &[f32], precision: Precision) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(values.len() * precision.bytes());
     for &value in values {
@@ -177,7 +154,7 @@ fn narrow(name: &str, values: &[f32], precision: Precision) -> Result<Vec<u8>> {
             return Err(ModelError::Precision {
                 name: name.into(),
                 value,
-                precision: precision.name(),
+                precision: dtype(precision),
             });
         }
     }
@@ -198,7 +175,7 @@ fn header(
     let mut start = 0;
     for (name, tensor) in named {
         let end = start + tensor.shape().elements() * precision.bytes();
-        let entry = json!({ "dtype": precision.name(), "shape": tensor.shape().to_vec(), "data_offsets": [start, end] });
+        let entry = json!({ "dtype": dtype(precision), "shape": tensor.shape().to_vec(), "data_offsets": [start, end] });
         entries.insert((*name).into(), entry);
         start = end;
     }

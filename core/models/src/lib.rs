@@ -55,6 +55,7 @@ mod vit;
 mod weights;
 
 pub use dtta_base::Issue;
+pub use dtta_tensor::Precision;
 
 pub use autoencoder::{AutoencoderKl, AutoencoderKlConfig, EncoderBlock};
 pub use backbone::{Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS};
@@ -69,7 +70,7 @@ pub use efficientnet::{EfficientNet, EfficientNetConfig, InvertedStage};
 pub use encoder::Encoder;
 pub use encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
 pub use error::{Called, Mismatches, ModelError, Result};
-pub use file::{Precision, read_tensors, write_tensors};
+pub use file::{read_tensors, write_tensors};
 pub use label_space::{SomeClasses, SomeEmbeddings};
 pub use layers::Activation;
 pub use published::{Interpolation, Preprocessing, Resized};

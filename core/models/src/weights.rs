@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dtta_base::expect_memory;
-use dtta_tensor::{Device, Shape, Tensor};
+use dtta_tensor::{Device, Precision, Shape, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -324,6 +324,12 @@ impl Weights {
             specs: self.specs.clone(),
             tensors,
         })
+    }
+
+    /// What they are rounded to, and so what a model computes in with them.
+    pub fn precision(&self) -> Precision {
+        let first = self.tensors.first();
+        first.map_or(Precision::F32, |tensor| tensor.device().precision())
     }
 
     /// Number of parameters.

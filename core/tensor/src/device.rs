@@ -7,15 +7,56 @@ use std::str::FromStr;
 
 use burn::backend::{Dispatch, DispatchDevice, get_or_init_device_settings};
 use burn::tensor::{BoolDType, FloatDType, IntDType};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TensorError};
 use crate::tensor::guard;
 
-/// Where tensors live and which backend computes with them.
+/// How wide floating point numbers are, in a file or where they are computed with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, 11 of them significant, up to 65504.
+    F16,
+    /// 16 bits, 8 of them significant, with the range of f32.
+    Bf16,
+}
+
+impl Precision {
+    /// Its name: `f32`, `bf16`, `f16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// Of one number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Where tensors live, which backend computes with them, and in which precision.
 #[derive(Clone, PartialEq)]
 pub struct Device {
     name: String,
     inner: DispatchDevice,
+    precision: Precision,
 }
 
 impl Device {
@@ -25,6 +66,7 @@ impl Device {
         Self {
             name: "cpu".into(),
             inner: device.as_dispatch().clone(),
+            precision: Precision::F32,
         }
     }
 
@@ -39,6 +81,31 @@ impl Device {
     /// Its name, with an index where there may be several: `cpu`, `libtorch:cuda:0`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it computes with: `f32`, unless it was [asked](Self::with_precision) for another.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The same device, whose floats are of `precision`. Only LibTorch has half precision: its sums, products and norms add up in
+    /// 32 bits, which other backends do not promise.
+    ///
+    /// # Errors
+    /// [`TensorError::Device`] for a precision that it does not have.
+    pub fn with_precision(&self, precision: Precision) -> Result<Self> {
+        if precision != Precision::F32 && !self.has_torch_ops() {
+            return Err(TensorError::Device {
+                name: self.name.clone(),
+                reason: format!(
+                    "it computes in f32 only; {precision} is there on libtorch:cuda and libtorch:cpu"
+                ),
+            });
+        }
+        Ok(Self {
+            precision,
+            ..self.clone()
+        })
     }
 
     /// Waits until everything that was asked of the device is done.
@@ -62,8 +129,26 @@ impl Device {
         matches!(self.inner, DispatchDevice::Flex(_)) && self.float() == FloatDType::F32
     }
 
+    /// Whether the fused operations of LibTorch are there.
+    pub(crate) fn has_torch_ops(&self) -> bool {
+        #[cfg(feature = "libtorch")]
+        let has = matches!(self.inner, DispatchDevice::LibTorch(_));
+        #[cfg(not(feature = "libtorch"))]
+        let has = false;
+        has
+    }
+
+    /// Whether `other` is the same, whatever the precision.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        self.inner == other.inner
+    }
+
     pub(crate) fn float(&self) -> FloatDType {
-        get_or_init_device_settings::<Dispatch>(&self.inner).float_dtype
+        match self.precision {
+            Precision::F32 => get_or_init_device_settings::<Dispatch>(&self.inner).float_dtype,
+            Precision::Bf16 => FloatDType::BF16,
+            Precision::F16 => FloatDType::F16,
+        }
     }
 
     pub(crate) fn int(&self) -> IntDType {
@@ -226,6 +311,7 @@ impl Row {
         Ok(Device {
             name: index.map_or_else(|| self.name.into(), |n| format!("{}:{n}", self.name)),
             inner: made.as_dispatch().clone(),
+            precision: Precision::F32,
         })
     }
 

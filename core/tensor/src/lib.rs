@@ -28,6 +28,7 @@ mod cpu;
 mod device;
 mod error;
 mod lanes;
+mod libtorch;
 mod named;
 mod ops;
 mod optimize;
@@ -38,7 +39,7 @@ mod tally;
 mod tensor;
 
 pub use cost::Cost;
-pub use device::Device;
+pub use device::{Device, Precision};
 pub use error::{Result, TensorError};
 pub use named::Named;
 pub use ops::{ConvOptions, PoolOptions};

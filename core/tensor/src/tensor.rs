@@ -12,7 +12,7 @@ use burn::backend::{AutodiffBackend, Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{Scalar, TensorData};
 
 use crate::cpu::CpuOps;
-use crate::device::Device;
+use crate::device::{Device, Precision};
 use crate::error::{Result, TensorError};
 use crate::shape::Shape;
 use crate::tally;
@@ -53,7 +53,11 @@ pub struct Gradients(<Dispatch as AutodiffBackend>::Gradients);
 impl Tensor {
     pub(crate) fn wrap(raw: DispatchTensor, kind: Kind, device: &Device) -> Self {
         let shape = Shape::unchecked(&raw.shape());
-        tally::result(shape.elements() * size_of::<f32>());
+        let bytes = match kind {
+            Kind::Float => device.precision().bytes(),
+            Kind::Int | Kind::Bool => size_of::<f32>(),
+        };
+        tally::result(shape.elements() * bytes);
         Self {
             raw,
             kind,
@@ -286,13 +290,39 @@ impl Tensor {
         })
     }
 
-    /// The same values on `device`, untracked. Shares the storage if they are there already.
+    /// The same values, rounded to `precision`. The tape records it: a gradient has the precision of what it is a gradient of.
+    ///
+    /// # Errors
+    /// [`TensorError::Kind`] unless the elements are floats, [`TensorError::Device`] for a precision that the device does not have.
+    pub fn to_precision(&self, precision: Precision) -> Result<Self> {
+        let op = "to-precision";
+        self.expect_kind(op, "x", Kind::Float)?;
+        let device = self.device.with_precision(precision)?;
+        if device == self.device {
+            return Ok(self.clone());
+        }
+        guard(op, || {
+            let raw = Dispatch::float_cast(self.raw.clone(), device.float());
+            Self::wrap(raw, Kind::Float, &device)
+        })
+    }
+
+    /// The same values on `device` and in its precision, untracked. Shares the storage if they are there already.
     ///
     /// # Errors
     /// [`TensorError::Backend`] if the transfer fails.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         if self.device == *device {
             return Ok(self.detach());
+        }
+        if self.device.is_beside(device) {
+            return match self.kind {
+                Kind::Float => self.detach().to_precision(device.precision()),
+                Kind::Int | Kind::Bool => Ok(Self {
+                    device: device.clone(),
+                    ..self.clone()
+                }),
+            };
         }
         let shape = self.shape;
         match self.kind {
@@ -305,6 +335,11 @@ impl Tensor {
     /// Whether the fused operations of the embedded CPU backend take this tensor.
     pub(crate) fn has_cpu_ops(&self) -> bool {
         self.kind == Kind::Float && self.device.has_cpu_ops()
+    }
+
+    /// Whether the fused operations of LibTorch take this tensor.
+    pub(crate) fn has_torch_ops(&self) -> bool {
+        self.kind == Kind::Float && self.device.has_torch_ops()
     }
 
     fn untracked_raw(&self) -> DispatchTensor {
@@ -335,6 +370,20 @@ impl Tensor {
             argument,
             found: self.kind,
             expected,
+        })
+    }
+
+    /// LibTorch would widen the narrower operand, and say nothing.
+    pub(crate) fn expect_precision(&self, op: &'static str, other: &Tensor) -> Result<()> {
+        let [found, expected] = [self, other].map(|x| x.device.precision());
+        if found == expected || self.kind != Kind::Float {
+            return Ok(());
+        }
+        Err(TensorError::Argument {
+            op,
+            argument: "precision",
+            value: found.to_string(),
+            expected: format!("{expected}, as of the other operand"),
         })
     }
 

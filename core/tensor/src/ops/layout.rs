@@ -253,6 +253,7 @@ impl Tensor {
         let mut total = first.shape().to_vec();
         for part in rest {
             part.expect_kind(op, "part", first.kind)?;
+            part.expect_precision(op, first)?;
             let mut expected = first.shape().to_vec();
             if part.shape().rank() == expected.len() {
                 expected[axis] = part.shape()[axis];

@@ -7,6 +7,7 @@ use burn::backend::ops::{
 
 use crate::cpu::CpuOps;
 use crate::error::{Result, TensorError};
+use crate::libtorch::TorchOps;
 use crate::tally;
 use crate::tensor::{Kind, Tensor, guard};
 
@@ -96,7 +97,7 @@ impl Tensor {
             return Err(self.shape_error(op, "x", format!("last extent {inputs}")));
         }
         if let Some(bias) = bias
-            && self.has_cpu_ops()
+            && (self.has_cpu_ops() || self.has_torch_ops())
         {
             self.expect_kind(op, "x", Kind::Float)?;
             weight.expect_kind(op, "weight", Kind::Float)?;
@@ -105,7 +106,10 @@ impl Tensor {
             tally::products(shape.elements() / inputs * outputs, inputs);
             return guard(op, || {
                 let (x, weight, bias) = (self.raw.clone(), weight.raw.clone(), bias.raw.clone());
-                self.like(Dispatch::cpu_linear(x, weight, bias))
+                self.like(match self.has_torch_ops() {
+                    true => Dispatch::torch_linear(x, weight, bias),
+                    false => Dispatch::cpu_linear(x, weight, bias),
+                })
             });
         }
         // One flat product is faster than a batch of small ones.
@@ -127,13 +131,13 @@ impl Tensor {
     pub fn softmax(&self, axis: i64) -> Result<Tensor> {
         self.expect_kind("softmax", "x", Kind::Float)?;
         let axis = self.shape().axis("softmax", axis)?;
-        let fused = self.has_cpu_ops() && axis + 1 == self.shape().rank();
+        let last = axis + 1 == self.shape().rank();
+        let x = self.raw.clone();
         guard("softmax", || {
-            let x = self.raw.clone();
-            self.like(if fused {
-                Dispatch::cpu_softmax(x)
-            } else {
-                Dispatch::softmax(x, axis)
+            self.like(match () {
+                () if self.has_cpu_ops() && last => Dispatch::cpu_softmax(x),
+                () if self.has_torch_ops() => Dispatch::torch_softmax(x, axis),
+                () => Dispatch::softmax(x, axis),
             })
         })
     }
@@ -307,18 +311,27 @@ impl Tensor {
         self.expect_kind(op, "x", Kind::Float)?;
         let extent = self.shape()[self.shape().rank() - 1];
         if let (Some(weight), Some(bias)) = (weight, bias)
-            && self.has_cpu_ops()
+            && (self.has_cpu_ops() || self.has_torch_ops())
         {
             for (argument, tensor) in [("weight", weight), ("bias", bias)] {
                 tensor.expect_kind(op, argument, Kind::Float)?;
                 tensor.expect_shape(op, argument, &[extent])?;
+                tensor.expect_precision(op, self)?;
             }
             return guard(op, || {
                 let (x, weight, bias) = (self.raw.clone(), weight.raw.clone(), bias.raw.clone());
-                self.like(Dispatch::cpu_layer_norm(x, weight, bias, epsilon as f32))
+                self.like(match self.has_torch_ops() {
+                    true => Dispatch::torch_layer_norm(x, weight, bias, epsilon),
+                    false => Dispatch::cpu_layer_norm(x, weight, bias, epsilon as f32),
+                })
             });
         }
-        let normalised = self.normalise(&[-1], epsilon)?;
+        let normalised = match self.has_torch_ops() {
+            true => guard(op, || {
+                self.like(Dispatch::torch_norm(self.raw.clone(), epsilon))
+            })?,
+            false => self.normalise(&[-1], epsilon)?,
+        };
         let mut extents = vec![1; self.shape().rank()];
         extents[self.shape().rank() - 1] = extent as i64;
         normalised.scale_and_shift(op, weight, bias, extent, &extents)
@@ -365,6 +378,19 @@ impl Tensor {
                     groups,
                     epsilon as f32,
                 ))
+            });
+        }
+        if let (Some(weight), Some(bias)) = (weight, bias)
+            && self.has_torch_ops()
+        {
+            for (argument, tensor) in [("weight", weight), ("bias", bias)] {
+                tensor.expect_kind(op, argument, Kind::Float)?;
+                tensor.expect_shape(op, argument, &[shape[1]])?;
+                tensor.expect_precision(op, self)?;
+            }
+            return guard(op, || {
+                let (x, weight, bias) = (self.raw.clone(), weight.raw.clone(), bias.raw.clone());
+                self.like(Dispatch::torch_group_norm(x, weight, bias, groups, epsilon))
             });
         }
         let extents: Vec<i64> = shape.iter().map(|&e| e as i64).collect();

@@ -7,6 +7,7 @@ use burn::tensor::Scalar;
 
 use crate::cpu::CpuOps;
 use crate::error::{Result, TensorError};
+use crate::libtorch::TorchOps;
 use crate::tensor::{Kind, Tensor, guard};
 
 /// A method for a function of one float tensor.
@@ -36,6 +37,7 @@ macro_rules! arithmetic {
             self.shape().broadcast(op, &rhs.shape())?;
             self.expect_numeric(op)?;
             rhs.expect_kind(op, "rhs", self.kind)?;
+            rhs.expect_precision(op, self)?;
             guard(op, || self.like(match self.kind {
                 Kind::Float => $float(self.raw.clone(), rhs.raw.clone()),
                 _ => $int(self.raw.clone(), rhs.raw.clone()),
@@ -83,13 +85,12 @@ impl Tensor {
     /// [`TensorError::Kind`] unless the elements are floats.
     pub fn gelu(&self) -> Result<Tensor> {
         self.expect_kind("gelu", "x", Kind::Float)?;
-        let fused = self.has_cpu_ops();
+        let x = self.raw.clone();
         guard("gelu", || {
-            let x = self.raw.clone();
-            self.like(if fused {
-                Dispatch::cpu_gelu(x)
-            } else {
-                Dispatch::gelu(x)
+            self.like(match () {
+                () if self.has_cpu_ops() => Dispatch::cpu_gelu(x),
+                () if self.has_torch_ops() => Dispatch::torch_gelu(x),
+                () => Dispatch::gelu(x),
             })
         })
     }
@@ -100,13 +101,12 @@ impl Tensor {
     /// [`TensorError::Kind`] unless the elements are floats.
     pub fn relu(&self) -> Result<Tensor> {
         self.expect_kind("relu", "x", Kind::Float)?;
-        let fused = self.has_cpu_ops();
+        let x = self.raw.clone();
         guard("relu", || {
-            let x = self.raw.clone();
-            self.like(if fused {
-                Dispatch::cpu_relu(x)
-            } else {
-                Dispatch::relu(x)
+            self.like(match () {
+                () if self.has_cpu_ops() => Dispatch::cpu_relu(x),
+                () if self.has_torch_ops() => Dispatch::torch_relu(x),
+                () => Dispatch::relu(x),
             })
         })
     }
@@ -120,6 +120,9 @@ impl Tensor {
         if self.has_cpu_ops() {
             return guard("silu", || self.like(Dispatch::cpu_silu(self.raw.clone())));
         }
+        if self.has_torch_ops() {
+            return guard("silu", || self.like(Dispatch::torch_silu(self.raw.clone())));
+        }
         self.mul(&self.sigmoid()?)
     }
 
@@ -132,6 +135,11 @@ impl Tensor {
         if self.has_cpu_ops() {
             return guard("gelu_tanh", || {
                 self.like(Dispatch::cpu_gelu_tanh(self.raw.clone()))
+            });
+        }
+        if self.has_torch_ops() {
+            return guard("gelu_tanh", || {
+                self.like(Dispatch::torch_gelu_tanh(self.raw.clone()))
             });
         }
         // 0.5 x (1 + tanh u) = x sigmoid(2 u),  u = sqrt(2/pi) (x + 0.044715 x^3)

@@ -1,10 +1,11 @@
 //! The parts of a diffusion transformer's block that are more than one elementwise operation. On
-//! the embedded CPU backend each is one fused operation, elsewhere it is composed.
+//! the embedded CPU backend and on LibTorch each is one fused operation, elsewhere it is composed.
 
 use burn::backend::Dispatch;
 
 use crate::cpu::{CpuOps, MAX_TOKENS};
 use crate::error::{Result, TensorError};
+use crate::libtorch::TorchOps;
 use crate::tally;
 use crate::tensor::{Kind, Tensor, guard};
 
@@ -25,6 +26,12 @@ impl Tensor {
                 self.like(Dispatch::cpu_modulate(x, shift, scale, epsilon as f32))
             });
         }
+        if self.has_torch_ops() {
+            return guard(op, || {
+                let (x, shift, scale) = (self.raw.clone(), shift.raw.clone(), scale.raw.clone());
+                self.like(Dispatch::torch_modulate(x, shift, scale, epsilon))
+            });
+        }
         self.layer_norm(None, None, epsilon)?
             .mul(&scale.affine(1.0, 1.0)?)?
             .add(shift)
@@ -39,11 +46,18 @@ impl Tensor {
         self.expect_sequence(op)?;
         y.expect_kind(op, "y", Kind::Float)?;
         y.expect_shape(op, "y", &self.shape())?;
+        y.expect_precision(op, self)?;
         self.expect_per_image(op, "gate", gate)?;
         if self.has_cpu_ops() {
             return guard(op, || {
                 let (x, y, gate) = (self.raw.clone(), y.raw.clone(), gate.raw.clone());
                 self.like(Dispatch::cpu_gated_add(x, y, gate))
+            });
+        }
+        if self.has_torch_ops() {
+            return guard(op, || {
+                let (x, y, gate) = (self.raw.clone(), y.raw.clone(), gate.raw.clone());
+                self.like(Dispatch::torch_gated_add(x, y, gate))
             });
         }
         self.add(&gate.mul(y)?)
@@ -72,6 +86,12 @@ impl Tensor {
                 self.like(Dispatch::cpu_attention(self.raw.clone(), heads))
             });
         }
+        if self.has_torch_ops() {
+            tally::products(2 * batch * tokens * tokens, width / 3);
+            return guard(op, || {
+                self.like(Dispatch::torch_attention(self.raw.clone(), heads))
+            });
+        }
         let extent = width / 3 / heads;
         // [B, T, 3 D] to three of [B, heads, T, D / heads].
         let qkv = self
@@ -95,6 +115,7 @@ impl Tensor {
 
     fn expect_per_image(&self, op: &'static str, argument: &'static str, x: &Tensor) -> Result<()> {
         x.expect_kind(op, argument, Kind::Float)?;
+        x.expect_precision(op, self)?;
         x.expect_shape(op, argument, &[self.shape()[0], 1, self.shape()[2]])
     }
 }
