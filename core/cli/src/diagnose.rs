@@ -4,6 +4,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use comfy_table::{CellAlignment, Table, presets};
 use dtta::{Conclusion, DiagnoseOptions, Diagnosis, MAX_DRAWS, RangeConclusion};
+use dtta_tensor::Precision;
 use indicatif::ProgressBar;
 
 use crate::Failure;
@@ -43,10 +44,26 @@ toward_truth         share of samples whose first gradient points from the predi
 const LEGEND_OF_CLASSES: &str =
     "classifier_accuracy  share of samples whose loss is lowest given their own class";
 
+const LEGEND_OF_ROUNDING: &str = "\
+cosine               between the first gradient and that of the denoiser in f32
+relative_error       length of the difference of both gradients, relative to that in f32";
+
+/// The override by which a denoiser computes in `f32`.
+const EXACT: &str = "models.denoiser_precision=f32";
+
 /// Prints a table for people with what follows from it, and the same as JSON if that is asked for.
 pub fn diagnose(arguments: &Arguments) -> Result<(), Failure> {
     let mut prepared = arguments.opening.prepare()?;
     say!("note: `diagnose` reads labels and adapts nothing");
+    let rounded = prepared.experiment().models.denoiser_precision != Precision::F32;
+    let exact = match rounded {
+        true => {
+            let mut exact = arguments.opening.prepare_with(&[EXACT])?;
+            let weights = exact.denoiser_weights().map_err(crate::run::refused)?;
+            Some(weights.clone())
+        }
+        false => None,
+    };
     let options = DiagnoseOptions {
         samples: arguments.samples,
         draws: arguments.draws,
@@ -57,13 +74,17 @@ pub fn diagnose(arguments: &Arguments) -> Result<(), Failure> {
             .collect(),
     };
     let bar = ProgressBar::new(prepared.stream().domains().len() as u64);
-    let diagnosis = prepared.diagnose(&options, &mut |done, _| bar.set_position(done as u64));
+    let mut progress = |done, _| bar.set_position(done as u64);
+    let diagnosis = prepared.diagnose(&options, exact.as_ref(), &mut progress);
     bar.finish_and_clear();
     let diagnosis = diagnosis.map_err(crate::run::refused)?;
     let classified = classified(&diagnosis);
-    say!("{}\n\n{LEGEND}", table(&diagnosis, classified));
+    say!("{}\n\n{LEGEND}", table(&diagnosis, classified, rounded));
     if classified {
         say!("{LEGEND_OF_CLASSES}");
+    }
+    if rounded {
+        say!("{LEGEND_OF_ROUNDING}");
     }
     say!("\n{}", in_words(&diagnosis.conclusion));
     match arguments.json {
@@ -78,7 +99,7 @@ fn classified(diagnosis: &Diagnosis) -> bool {
     ranges.any(|range| range.classifier_accuracy.is_some())
 }
 
-fn table(diagnosis: &Diagnosis, classified: bool) -> Table {
+fn table(diagnosis: &Diagnosis, classified: bool, rounded: bool) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     let mut header = vec![
@@ -91,6 +112,9 @@ fn table(diagnosis: &Diagnosis, classified: bool) -> Table {
         "toward_truth",
     ];
     header.extend(classified.then_some("classifier_accuracy"));
+    if rounded {
+        header.extend(["cosine", "relative_error"]);
+    }
     table.set_header(header);
     for domain in &diagnosis.domains {
         for (n, range) in domain.ranges.iter().enumerate() {
@@ -113,6 +137,10 @@ fn table(diagnosis: &Diagnosis, classified: bool) -> Table {
                 percent(range.toward_truth),
             ];
             cells.extend(range.classifier_accuracy.map(percent));
+            if let Some(rounding) = range.rounding {
+                cells.push(format!("{:.5}", rounding.cosine));
+                cells.push(format!("{:.1e}", rounding.relative_error));
+            }
             table.add_row(cells);
         }
     }

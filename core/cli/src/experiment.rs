@@ -69,9 +69,10 @@ pub fn extensions() -> Extensions {
 }
 
 impl Opening {
-    /// The experiment with its overrides, and nothing else opened.
-    fn document(&self, extensions: &Extensions) -> Result<Document, Failure> {
+    /// The experiment with its overrides and those of `set`, and nothing else opened.
+    fn document(&self, extensions: &Extensions, set: &[&str]) -> Result<Document, Failure> {
         let mut overrides = self.set.clone();
+        overrides.extend(set.iter().map(|set| (*set).to_owned()));
         overrides.extend(self.seed.map(|seed| format!("seed={seed}")));
         let document = Document::load(&self.experiment, &overrides, &extensions.methods);
         document.map_err(Failure::misuse)
@@ -80,19 +81,24 @@ impl Opening {
     /// What its run takes, whether its files are there or not.
     pub fn plan(&self) -> Result<Plan, Failure> {
         let extensions = extensions();
-        let document = self.document(&extensions)?;
+        let document = self.document(&extensions, &[])?;
         Plan::of(&document, &extensions, self.places.devices()?).map_err(Failure::misuse)
     }
 
     /// Opens everything that the experiment names.
     pub fn prepare(&self) -> Result<Prepared, Failure> {
-        let extensions = extensions();
-        let document = self.document(&extensions)?;
-        let devices = self.places.devices()?;
-        let prepared = Prepared::new(document, &extensions, devices).map_err(Failure::misuse)?;
+        let prepared = self.prepare_with(&[])?;
         for dataset in prepared.stream().datasets() {
             tell_left_out(dataset.location(), dataset.left_out());
         }
         Ok(prepared)
+    }
+
+    /// The same with further overrides, and nothing said.
+    pub fn prepare_with(&self, set: &[&str]) -> Result<Prepared, Failure> {
+        let extensions = extensions();
+        let document = self.document(&extensions, set)?;
+        let devices = self.places.devices()?;
+        Prepared::new(document, &extensions, devices).map_err(Failure::misuse)
     }
 }

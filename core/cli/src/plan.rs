@@ -36,8 +36,9 @@ fn of(work: &Work, random: bool) -> Vec<String> {
     let mut sample = format!("each sample: {} steps", work.steps);
     if let Some(draw) = &work.draw {
         lines.push(format!(
-            "denoiser: {} parameters, {} for each draw, backward included",
+            "denoiser: {} parameters in {}, {} for each draw, backward included",
             count(work.denoiser_parameters as f64),
+            work.denoiser_precision,
             measured(draw)
         ));
         sample += &format!(

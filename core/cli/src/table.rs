@@ -4,6 +4,7 @@ use crate::say::say;
 use comfy_table::{CellAlignment, Table, presets};
 use dtta::{Intervals, Pair, Scores, Summary};
 use dtta_plugin::ScoreSpec;
+use dtta_tensor::Precision;
 
 /// Everything that is printed when a run is over.
 pub fn print(summary: &Summary) {
@@ -21,8 +22,12 @@ pub fn print(summary: &Summary) {
     let memory = summary.peak_memory_bytes.map_or("unknown".into(), |bytes| {
         format!("{:.0} MiB", bytes as f64 / 1_048_576.0)
     });
+    let precision = match protocol.denoiser_precision {
+        Precision::F32 => String::new(),
+        precision => format!(", denoiser in {precision}"),
+    };
     say!(
-        "{:.1} draws/s, peak memory {memory}, {}, {}, batch {}, seed {}",
+        "{:.1} draws/s, peak memory {memory}, {}, {}, batch {}, seed {}{precision}",
         summary.draws_per_second,
         protocol.adaptation.mode,
         protocol.in_words,

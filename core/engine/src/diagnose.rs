@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use dtta_base::TargetType;
 use dtta_learn::{Draws, Evaluation, Feedback, Request, TimestepSampler};
-use dtta_models::{NoiseSchedule, ParameterId, TimeRange};
+use dtta_models::{NoiseSchedule, ParameterId, TimeRange, Weights};
 use dtta_tensor::{Named, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -77,13 +77,34 @@ pub struct RangeDiagnosis {
     /// Of classification: share of samples whose loss is lowest under their own class (Diffusion Classifier, Li et al. 2023).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classifier_accuracy: Option<f64>,
+    /// How far the first gradient at the slots is from that of a denoiser in `f32`, where it computes in another precision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
+}
+
+/// What a narrower precision does to a gradient, over all slots and samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rounding {
+    /// The cosine of the angle between both gradients.
+    pub cosine: f64,
+    /// The length of their difference, relative to the gradient in `f32`.
+    pub relative_error: f64,
 }
 
 /// By image and range of timesteps: whether the first gradient points toward the truth, in each domain that the image was seen in.
 type Images = BTreeMap<String, Vec<Vec<bool>>>;
 
 impl Prepared {
-    /// Looks at the first samples of each domain. `progress` hears of domains done, of how many.
+    /// φ of the denoiser as it was loaded.
+    ///
+    /// # Errors
+    /// [`Error::NoDenoiser`](crate::Error::NoDenoiser).
+    pub fn denoiser_weights(&mut self) -> Result<&Weights> {
+        self.adapter.tools().denoiser_weights()
+    }
+
+    /// Looks at the first samples of each domain. `progress` hears of domains done, of how many. `exact` is φ in `f32`, for a denoiser that
+    /// computes in another precision: to tell what rounding does to its gradient.
     ///
     /// # Errors
     /// [`Error::Base`](crate::Error::Base) for samples without truth, fewer than two samples, or a range outside of the schedule; whatever a model or
@@ -91,6 +112,7 @@ impl Prepared {
     pub fn diagnose(
         &mut self,
         options: &DiagnoseOptions,
+        exact: Option<&Weights>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Diagnosis> {
         let Some(feedback) = self.adapter.method().feedback() else {
@@ -126,7 +148,8 @@ impl Prepared {
             }
             let others = &mut Images::new();
             let seen = if is_concerned { &mut images } else { others };
-            let ranges = self.domain_ranges(samples, feedback, (options.draws, &ranges), seen)?;
+            let ranges =
+                self.domain_ranges(samples, feedback, (options.draws, &ranges), exact, seen)?;
             domains.push(DomainDiagnosis { name, ranges });
             start += length;
             progress(index + 1, count);
@@ -154,6 +177,7 @@ impl Prepared {
         positions: Range<usize>,
         feedback: Feedback,
         (draws, ranges): (usize, &[TimeRange]),
+        exact: Option<&Weights>,
         seen: &mut Images,
     ) -> Result<Vec<RangeDiagnosis>> {
         let items = positions
@@ -191,7 +215,7 @@ impl Prepared {
         }
         let mut found = Vec::new();
         for &range in ranges {
-            let look = |condition: &Named| -> Result<Evaluation> {
+            let under = |weights: &Weights, condition: &Named| -> Result<Evaluation> {
                 let feedback = Feedback {
                     draws: Draws {
                         count: draws,
@@ -208,9 +232,9 @@ impl Prepared {
                     step: 0,
                 };
                 let none: &[ParameterId] = &[];
-                let weights = tools.denoiser_weights()?;
                 Ok(feedback.evaluate(tools.denoiser()?, weights, none, &request)?)
             };
+            let look = |condition: &Named| under(tools.denoiser_weights()?, condition);
             let (of_source, of_truth, of_others) =
                 (look(&source)?, look(&truth)?, look(&shuffled)?);
             let mean =
@@ -246,6 +270,13 @@ impl Prepared {
                 of_image.resize(of_image.len().max(found.len() + 1), Vec::new());
                 of_image[found.len()].push(hit);
             }
+            let rounding = match exact {
+                Some(exact) => {
+                    let exact = under(exact, &source)?.gradients;
+                    Some(Rounding::of(&of_source.gradients, &exact)?)
+                }
+                None => None,
+            };
             found.push(RangeDiagnosis {
                 t: [range.low, range.high],
                 source_loss: mean(&of_source.losses),
@@ -254,9 +285,34 @@ impl Prepared {
                 truth_wins: share(wins.count()),
                 toward_truth: share(toward.iter().filter(|hit| **hit).count()),
                 classifier_accuracy,
+                rounding,
             });
         }
         Ok(found)
+    }
+}
+
+impl Rounding {
+    /// Of a gradient, and the one in `f32`. Of a gradient of zeros there is no angle: the cosine is 0, the error not a number.
+    fn of(found: &Named, exact: &Named) -> Result<Self> {
+        let numbers = |gradients: &Named| -> Result<Vec<f64>> {
+            let each = gradients.tensors().map(Tensor::to_floats);
+            let each = each.collect::<Result<Vec<_>, _>>()?;
+            Ok(each.into_iter().flatten().map(f64::from).collect())
+        };
+        let (found, exact) = (numbers(found)?, numbers(exact)?);
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let difference: Vec<f64> = found.iter().zip(&exact).map(|(a, b)| a - b).collect();
+        let [length, other, apart] = [&exact, &found, &difference].map(|x| dot(x, x).sqrt());
+        let product = length * other;
+        Ok(Self {
+            cosine: if product > 0.0 {
+                dot(&found, &exact) / product
+            } else {
+                0.0
+            },
+            relative_error: apart / length,
+        })
     }
 }
 
@@ -302,6 +358,21 @@ mod tests {
     use dtta_tensor::Device;
 
     use super::*;
+
+    #[test]
+    fn rounding_is_told_by_angle_and_length() {
+        let slot = |values: [f32; 2]| {
+            let tensor = Tensor::from_floats(&values, &[1, 2], &Device::cpu()).unwrap();
+            Named::one("slot", tensor)
+        };
+        // (3, 4) against (4, 3): 24 / 25, and √2 / 5.
+        let found = Rounding::of(&slot([3.0, 4.0]), &slot([4.0, 3.0])).unwrap();
+        assert!((found.cosine - 0.96).abs() < 1e-12, "{found:?}");
+        assert!(
+            (found.relative_error - 0.08f64.sqrt()).abs() < 1e-12,
+            "{found:?}"
+        );
+    }
 
     #[test]
     fn a_gradient_that_falls_toward_the_truth_counts() {

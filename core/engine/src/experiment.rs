@@ -11,7 +11,7 @@ use dtta_data::{
 use dtta_learn::MAX_BATCH;
 use dtta_models::{BatchNormStatistics, ModelError, locate};
 use dtta_plugin::{Compiling, DEFAULT_INSTRUCTIONS, DEFAULT_MEMORY_BYTES, Environment};
-use dtta_tensor::{Device, Limits};
+use dtta_tensor::{Device, Limits, Precision};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -82,6 +82,11 @@ pub struct ModelsConfig {
     /// The diffusion model that gives feedback, for methods that ask for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoiser: Option<ModelSource>,
+    /// What the denoiser computes in: `f32`, or on LibTorch's devices `bf16` or `f16`. Its weights are rounded once, and what it is given
+    /// with every call; θ, the gradient of the slots, the loss and its sums stay in `f32`. `dtta diagnose` says how far the gradient then
+    /// is from that of `f32`. A denoiser that adapts needs `f32`.
+    #[serde(default, skip_serializing_if = "is_f32")]
+    pub denoiser_precision: Precision,
     /// What makes the latents that the denoiser was trained on from the images that its `preprocess` gives, which are in [-1, 1]. It has
     /// no steps of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +95,14 @@ pub struct ModelsConfig {
     /// any softmax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_space: Option<LabelSpace>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+pub(crate) fn is_f32(precision: &Precision) -> bool {
+    *precision == Precision::F32
 }
 
 /// Some of the classes of models, in the order of the dataset's.

@@ -31,6 +31,7 @@ pub use adapter::Adapter;
 pub use builder::AdapterBuilder;
 pub use diagnose::{
     Conclusion, DiagnoseOptions, Diagnosis, DomainDiagnosis, RangeConclusion, RangeDiagnosis,
+    Rounding,
 };
 pub use document::{Document, schema};
 pub use dtta_base::told;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use dtta_learn::Footprint;
 use dtta_models::ModelFiles;
-use dtta_tensor::Tensor;
+use dtta_tensor::{Precision, Tensor};
 
 use crate::document::Document;
 use crate::error::{Error, Result};
@@ -41,6 +41,8 @@ pub struct Work {
     pub task: Footprint,
     /// Numbers in the denoiser's weights; 0 without one.
     pub denoiser_parameters: usize,
+    /// What it computes in.
+    pub denoiser_precision: Precision,
     /// One draw, forward and backward, where the method asks a denoiser.
     pub draw: Option<Footprint>,
     /// Updates for each batch.
@@ -65,7 +67,8 @@ impl Work {
     /// Bytes that are held at the most: weights, of the task model their gradients and the optimizer's two moments as well, and what
     /// the draws that are worked on at once leave on their tapes.
     pub fn memory_bytes(&self) -> u64 {
-        let weights = 4 * (4 * self.task_parameters + self.denoiser_parameters) as u64;
+        let numbers = self.denoiser_precision.bytes() * self.denoiser_parameters;
+        let weights = (16 * self.task_parameters + numbers) as u64;
         let rows = (self.micro_batch.min(self.draws) * self.lanes) as u64;
         weights + self.task.bytes + self.draw.map_or(0, |draw| rows * draw.bytes)
     }
@@ -154,6 +157,7 @@ fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> R
             task_parameters,
             task,
             denoiser_parameters: 0,
+            denoiser_precision: Precision::F32,
             draw: None,
             steps,
             draws: 0,
@@ -167,6 +171,7 @@ fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> R
         task_parameters,
         task,
         denoiser_parameters: weights.elements(),
+        denoiser_precision: weights.precision(),
         draw: Some(draw.map_err(Error::from)?),
         steps,
         draws: feedback.draws.count,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use dtta_plugin::{Predicts, ScoreSpec};
+use dtta_tensor::Precision;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::experiment::{AdaptationConfig, Experiment};
+use crate::experiment::{AdaptationConfig, Experiment, is_f32};
 use crate::methods::MethodSource;
 use crate::run::{Identity, Shard};
 
@@ -160,6 +161,9 @@ pub struct Protocol {
     pub digests: BTreeMap<String, String>,
     /// The device.
     pub device: String,
+    /// What the denoiser computed in.
+    #[serde(default, skip_serializing_if = "is_f32")]
+    pub denoiser_precision: Precision,
 }
 
 /// `run.json`.

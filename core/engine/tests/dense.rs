@@ -264,7 +264,7 @@ fn a_diagnosis_tells_truth_from_shuffled_truth() {
         let diagnosis = fixture
             .prepare(&experiment)
             .unwrap()
-            .diagnose(&options, &mut |done, all| heard.push((done, all)))
+            .diagnose(&options, None, &mut |done, all| heard.push((done, all)))
             .unwrap();
         assert_eq!(heard, [(1, 2), (2, 2)]);
         for range in diagnosis.domains.iter().flat_map(|domain| &domain.ranges) {
@@ -280,7 +280,7 @@ fn a_diagnosis_tells_truth_from_shuffled_truth() {
         let refused = fixture
             .prepare(&experiment)
             .unwrap()
-            .diagnose(&beyond, &mut |_, _| ());
+            .diagnose(&beyond, None, &mut |_, _| ());
         assert!(matches!(refused, Err(Error::Base(_))));
     }
 }

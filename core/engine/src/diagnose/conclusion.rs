@@ -155,6 +155,7 @@ mod tests {
                 truth_wins: 0.5,
                 toward_truth,
                 classifier_accuracy: None,
+                rounding: None,
             });
         DomainDiagnosis {
             name: name.into(),

@@ -10,7 +10,7 @@ use dtta_learn::{
     SelectionConfig, State, TimestepsConfig, range_problem, surrogate,
 };
 use dtta_models::{Denoiser, ParameterId, Space, Weights};
-use dtta_tensor::{Device, Named, Tensor};
+use dtta_tensor::{Device, Named, Precision, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -215,6 +215,13 @@ impl Diffusion {
         if config.gate.is_some() && shares_statistics {
             let message = "a gate takes images out of a batch that shares its statistics; set `/adaptation/batch_norm` to `running`, or leave it out";
             return Err(refuse("/gate", message.into()));
+        }
+        if config.denoiser.is_some() && weights.precision() != Precision::F32 {
+            let message = format!(
+                "a denoiser that adapts is moved by less than {} tells apart; set `/models/denoiser_precision` to `f32`",
+                weights.precision()
+            );
+            return Err(refuse("/denoiser", message));
         }
         let learner = config.denoiser.as_ref().map(|moving| {
             let chosen = moving.parameters.select("denoiser", weights);

@@ -71,15 +71,17 @@ pub(crate) fn open(
     let mut encoder = None;
     let mut mapper = None;
     if method.needs_denoiser() {
+        let precision = experiment.models.denoiser_precision;
+        let far = devices.denoiser.with_precision(precision);
+        let far =
+            far.map_err(|error| document.refusal("/models/denoiser_precision", error.to_string()))?;
         if let Some(source) = &experiment.models.denoiser {
             let (config, weights) = opener.model("denoiser", source, values)?;
             denoiser = Some(match weights {
-                Some(weights) => {
-                    models.load_denoiser(&config, Some(&weights), &devices.denoiser)?
-                }
+                Some(weights) => models.load_denoiser(&config, Some(&weights), &far)?,
                 None => {
                     let denoiser = models.denoiser(&config)?;
-                    let weights = Weights::initialise(denoiser.parameters(), 0, &devices.denoiser)?;
+                    let weights = Weights::initialise(denoiser.parameters(), 0, &far)?;
                     (denoiser, weights)
                 }
             });

@@ -82,6 +82,7 @@ pub(crate) fn summary(
                 .collect(),
             digests: run.identity.digests.clone(),
             device: run.identity.device.clone(),
+            denoiser_precision: experiment.models.denoiser_precision,
         },
         domains,
         mean,
