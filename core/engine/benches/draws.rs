@@ -1,6 +1,6 @@
 //! Draws per second: one feedback call with the denoisers of the examples, frozen, as the examples make it.
-//! `tests/reference/draws_per_second.py` measures the same steps in PyTorch. `DTTA_BENCH_DEVICE` names another device than
-//! `cpu`.
+//! `tests/reference/draws_per_second.py` measures the same steps in PyTorch, `tests/reference/beside_pytorch.py` both in turns.
+//! `DTTA_BENCH_DEVICE` names another device than `cpu`.
 
 use std::path::Path;
 
@@ -22,9 +22,9 @@ fn main() {
     divan::main();
 }
 
-/// Draws through the class-conditional DiT, forward and backward to the slot, by micro-batch: 20 images, 16 draws each.
+/// Draws through the class-conditional DiT of 16 tokens, forward and backward to the slot, by micro-batch: 20 images, 16 draws each.
 #[divan::bench(args = [8, 16, 32, 64, 160, 320], sample_count = 10)]
-fn feedback(bencher: Bencher<'_, '_>, micro_batch: usize) {
+fn dit(bencher: Bencher<'_, '_>, micro_batch: usize) {
     measure(
         bencher,
         "fashion/models/denoiser.json",
@@ -33,20 +33,20 @@ fn feedback(bencher: Bencher<'_, '_>, micro_batch: usize) {
     );
 }
 
-/// The same through the U-Net that is told a mask, by micro-batch: 10 images, 8 draws each.
-#[divan::bench(args = [4, 8, 16, 40, 80], sample_count = 10)]
-fn spatial(bencher: Bencher<'_, '_>, micro_batch: usize) {
+/// The same through the U-Net that is told a mask, by micro-batch: 10 images, 16 draws each.
+#[divan::bench(args = [4, 8, 16, 40, 80, 160], sample_count = 10)]
+fn unet(bencher: Bencher<'_, '_>, micro_batch: usize) {
     measure(
         bencher,
         "doom/models/mask-denoiser.json",
-        (10, 8),
+        (10, 16),
         micro_batch,
     );
 }
 
-/// The same through the U-Net that is told a mask, by draws for each of 10 images: time grows as they do.
+/// The same, by draws for each of 10 images: time grows as they do.
 #[divan::bench(args = [8, 16, 32], sample_count = 10)]
-fn spatial_feedback(bencher: Bencher<'_, '_>, draws: usize) {
+fn unet_by_draws(bencher: Bencher<'_, '_>, draws: usize) {
     measure(bencher, "doom/models/mask-denoiser.json", (10, draws), 40);
 }
 

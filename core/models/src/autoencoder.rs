@@ -370,7 +370,7 @@ impl Encoder for AutoencoderKl {
             x = attention.forward(weights, &x)?;
         }
         x = residual(after, &x)?;
-        let x = self.last_norm.forward(weights, &x)?.silu()?;
+        let x = self.last_norm.activated(weights, &x, Activation::Silu)?;
         let mut moments = self.last.forward(weights, &x)?;
         if let Some(conv) = &self.quant {
             moments = conv.forward(weights, &moments)?;

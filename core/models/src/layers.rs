@@ -196,6 +196,15 @@ impl GroupNorm {
         let (scale, shift) = (weights.get(self.scale), weights.get(self.shift));
         Ok(x.group_norm(self.groups, Some(scale), Some(shift), self.epsilon)?)
     }
+
+    /// The same, and then `act`.
+    pub fn activated(&self, weights: &Weights, x: &Tensor, act: Activation) -> Result<Tensor> {
+        if act != Activation::Silu {
+            return act.of(&self.forward(weights, x)?);
+        }
+        let (scale, shift) = (weights.get(self.scale), weights.get(self.shift));
+        Ok(x.group_norm_silu(self.groups, scale, shift, self.epsilon)?)
+    }
 }
 
 /// Normalisation over the last axis, with scale and shift.

@@ -356,8 +356,8 @@ impl Denoiser for UNet {
                 x = resample.forward(weights, &x, context, extents)?;
             }
         }
-        let x = self.last_norm.forward(weights, &x)?;
-        let x = self.config.embedding_act_fn.of(&x)?;
+        let act = self.config.embedding_act_fn;
+        let x = self.last_norm.activated(weights, &x, act)?;
         let x = self.last.forward(weights, &x)?;
         match self.config.learn_sigma {
             true => Ok(x.narrow(1, 0, self.config.image[0])?),

@@ -307,6 +307,30 @@ impl Tensor {
         })
     }
 
+    /// This scalar (`[1]`), to whose gradient with respect to `leaf` that `gradient` is added: a sum over several passes that grows as its
+    /// terms arrive, so that no pass has a set of gradients of its own.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] unless the shape is `[1]` and `gradient` has that of `leaf`.
+    pub fn with_gradient(&self, leaf: &Tensor, gradient: Tensor) -> Result<Self> {
+        let op = "with-gradient";
+        if self.shape.elements() != 1 {
+            return Err(self.shape_error(op, "loss", "one element"));
+        }
+        gradient.expect_kind(op, "gradient", Kind::Float)?;
+        gradient.expect_shape(op, "gradient", &leaf.shape())?;
+        let gradient = gradient.detach();
+        if !self.has_cpu_ops() {
+            // The product with the gradient has it as its own; what it adds to the value is taken away again.
+            let product = leaf.mul(&gradient)?.sum(&[], false)?;
+            return self.add(&product.sub(&product.detach())?);
+        }
+        let (x, leaf) = (self.raw.clone(), leaf.raw.clone());
+        guard(op, || {
+            self.like(Dispatch::cpu_with_gradient(x, leaf, gradient.raw))
+        })
+    }
+
     /// The same values on `device` and in its precision, untracked. Shares the storage if they are there already.
     ///
     /// # Errors

@@ -192,10 +192,61 @@ proptest! {
             &composed,
             &[vec![batch, all, side, side], vec![all], vec![all]],
         );
+        let activated = |x: &[Tensor]| {
+            let y = composed(x)?;
+            y.mul(&sigmoid(&y)?)
+        };
+        expect_equal(
+            &|x| x[0].group_norm_silu(groups, &x[1], &x[2], 1e-5),
+            &activated,
+            &[vec![batch, all, side, side], vec![all], vec![all]],
+        );
     }
 
     #[test]
-    fn self_attention_is_its_formula(batch in 1usize..4, tokens in 1usize..40, heads in 1usize..4, extent in 1usize..20) {
+    fn parts_side_by_side_are_those_that_were_joined(rows in 1usize..4, left in 1usize..5, right in 1usize..5, inner in 1usize..9) {
+        // Each part times a matrix that has ones where it belongs.
+        let placed = |x: &Tensor, start: usize| {
+            let extent = x.shape()[1];
+            let mut places = vec![0.0; (left + right) * extent];
+            for n in 0..extent {
+                places[(start + n) * extent + n] = 1.0;
+            }
+            let places = Tensor::from_floats(&places, &[1, left + right, extent], x.device())?;
+            places.expand(&[rows, left + right, extent])?.matmul(x)
+        };
+        expect_equal(
+            &|x| Tensor::cat(&[&x[0], &x[1]], 1),
+            &|x| placed(&x[0], 0)?.add(&placed(&x[1], left)?),
+            &[vec![rows, left, inner], vec![rows, right, inner]],
+        );
+    }
+
+    #[test]
+    fn the_nearest_pixels_are_chosen_as_by_index(
+        batch in 1usize..3, height in 1usize..9, width in 1usize..9, tall in 1usize..20, wide in 1usize..20, twice in 0usize..2,
+    ) {
+        let extents = if twice == 1 { [2 * height, 2 * width] } else { [tall, wide] };
+        let composed = |x: &[Tensor]| {
+            let pick = |from: usize, to: usize| {
+                let places: Vec<i64> = (0..to).map(|place| (place * from / to) as i64).collect();
+                Tensor::from_ints(&places, &[to], x[0].device())
+            };
+            x[0].index_select(2, &pick(height, extents[0])?)?.index_select(3, &pick(width, extents[1])?)
+        };
+        expect_equal(
+            &|x| x[0].resize_nearest(extents[0], extents[1]),
+            &composed,
+            &[vec![batch, 2, height, width]],
+        );
+    }
+
+    #[test]
+    fn self_attention_is_its_formula(
+        batch in 1usize..4, tokens in 1usize..40, heads in 1usize..4, extent in 1usize..30, many in 0usize..2,
+    ) {
+        // More tokens than the products for few of them take.
+        let tokens = tokens + 120 * many;
         let width = heads * extent;
         let composed = |x: &[Tensor]| {
             let [b, t, h, d] = [batch, tokens, heads, extent].map(|extent| extent as i64);

@@ -87,8 +87,8 @@ impl Residual {
                 Extents::Grown => x.resize_nearest(grown[0], grown[1])?,
             })
         };
-        let inner = resampled(act.of(&first.forward(weights, x)?)?)?;
-        let mut inner = self.convs[0].forward(weights, &inner)?;
+        let inner = resampled(first.activated(weights, x, act)?)?;
+        let inner = self.convs[0].forward(weights, &inner)?;
         let x = resampled(x.clone())?;
         let time = match (&self.time, time) {
             (Some(layer), Some(time)) => {
@@ -96,8 +96,8 @@ impl Residual {
             }
             _ => None,
         };
-        inner = match &time {
-            None => second.forward(weights, &inner)?,
+        let inner = match &time {
+            None => second.activated(weights, &inner, act)?,
             Some(time) if self.style.scale_shift => {
                 let channels = inner.shape()[1];
                 let (scale, shift) = (
@@ -105,11 +105,11 @@ impl Residual {
                     time.narrow(1, channels, channels)?,
                 );
                 let normal = second.forward(weights, &inner)?;
-                normal.mul(&scale.affine(1.0, 1.0)?)?.add(&shift)?
+                act.of(&normal.mul(&scale.affine(1.0, 1.0)?)?.add(&shift)?)?
             }
-            Some(time) => second.forward(weights, &inner.add(time)?)?,
+            Some(time) => second.activated(weights, &inner.add(time)?, act)?,
         };
-        let inner = self.convs[1].forward(weights, &act.of(&inner)?)?;
+        let inner = self.convs[1].forward(weights, &inner)?;
         let sum = match &self.shortcut {
             Some(conv) => conv.forward(weights, &x)?.add(&inner)?,
             None => x.add(&inner)?,

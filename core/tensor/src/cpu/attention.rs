@@ -1,12 +1,15 @@
-//! Self-attention of one image, all heads: the products are too small for a general matrix product
-//! to pay, and no transposed copy of the whole batch is made.
+//! Self-attention of all heads, whose queries, keys and values are read where they lie: nothing is gathered or written apart. Of few
+//! tokens, the products are too small for a general matrix product to pay, and a task takes an image; of many, a task takes a head.
 
+use gemm::Parallelism;
 use multiversion::multiversion;
+use rayon::prelude::*;
 
 use super::kernels;
+use super::product::{Strides, product_into};
 
-const LANES: usize = 16;
-const ROWS: usize = 4;
+/// Tokens up to which products are too small for [`gemm`].
+const FEW: usize = 128;
 
 /// Extents of one image's attention.
 #[derive(Debug, Clone, Copy)]
@@ -17,10 +20,8 @@ pub(super) struct Heads {
     pub(super) extent: usize,
 }
 
-/// What one head works in; made once per image.
-pub(super) struct Scratch {
-    /// Query, key, value, the gradient of the output, and of the three: `[tokens, extent]` each.
-    parts: [Vec<f32>; 7],
+/// What one head works in.
+struct Scratch {
     /// Key or value, `[extent, tokens]`.
     transposed: Vec<f32>,
     /// Attention and its gradient, `[tokens, tokens]` each.
@@ -28,156 +29,308 @@ pub(super) struct Scratch {
 }
 
 impl Heads {
-    pub(super) fn scratch(self) -> Scratch {
-        let part = self.tokens * self.extent;
-        let square = self.tokens * self.tokens;
-        Scratch {
-            parts: std::array::from_fn(|_| vec![0.0; part]),
-            transposed: vec![0.0; part],
-            attention: std::array::from_fn(|_| vec![0.0; square]),
+    /// `[B, tokens, 3 heads extent]` to `[B, tokens, heads extent]`: `softmax(q kᵀ / √extent) v` for each head.
+    pub(super) fn forward(self, qkv: &[f32]) -> Vec<f32> {
+        let (image, width) = (self.tokens * self.width(), self.width());
+        let mut out = vec![0.0; qkv.len() / 3];
+        if self.tokens > FEW {
+            let to = Shared(out.as_mut_ptr());
+            self.each_head(qkv.len() / 3 / image, |scratch, n, head| {
+                let qkv = &qkv[n * 3 * image..][..3 * image];
+                self.attend_many(qkv, head, scratch);
+                let value = self.part(qkv, 2, head);
+                let attention = (&scratch.attention[0][..], Strides::rows(self.tokens));
+                // SAFETY: of each image, a head's columns are its own, and each head is visited once.
+                unsafe {
+                    let to = (to.at(n * image + head * self.extent), Strides::rows(width));
+                    self.multiply(to, attention, value, [self.tokens, self.extent]);
+                }
+            });
+            return out;
         }
+        out.par_chunks_exact_mut(image)
+            .zip(qkv.par_chunks_exact(3 * image))
+            .for_each_init(
+                || self.scratch(),
+                |scratch, (out, qkv)| {
+                    for head in 0..self.heads {
+                        self.attend_few(qkv, head, scratch);
+                        let [attention, _] = &scratch.attention;
+                        let value = self.part(qkv, 2, head);
+                        let to = (&mut out[head * self.extent..], width);
+                        product(to, (attention, (self.tokens, 1)), value, self.mixing());
+                    }
+                },
+            );
+        out
+    }
+
+    /// The gradient of the result to that of `qkv`.
+    pub(super) fn backward(self, qkv: &[f32], gradient: &[f32]) -> Vec<f32> {
+        let (image, width) = (self.tokens * self.width(), self.width());
+        let mut out = vec![0.0; qkv.len()];
+        if self.tokens > FEW {
+            let to = Shared(out.as_mut_ptr());
+            self.each_head(gradient.len() / image, |scratch, n, head| {
+                let qkv = &qkv[n * 3 * image..][..3 * image];
+                let g = &gradient[n * image + head * self.extent..(n + 1) * image];
+                let part = |part: usize| {
+                    let at = n * 3 * image + part * width + head * self.extent;
+                    (to.at(at), Strides::rows(3 * width))
+                };
+                // SAFETY: of each image, a head's columns in each part are its own, and each head is visited once.
+                unsafe { self.backward_many(qkv, g, head, part, scratch) };
+            });
+            return out;
+        }
+        out.par_chunks_exact_mut(3 * image)
+            .zip(qkv.par_chunks_exact(3 * image))
+            .zip(gradient.par_chunks_exact(image))
+            .for_each_init(
+                || self.scratch(),
+                |scratch, ((out, qkv), g)| {
+                    for head in 0..self.heads {
+                        self.backward_few(qkv, &g[head * self.extent..], head, out, scratch);
+                    }
+                },
+            );
+        out
+    }
+
+    /// Fills the attention of one head.
+    fn attend_few(self, qkv: &[f32], head: usize, scratch: &mut Scratch) {
+        let Self { tokens, extent, .. } = self;
+        let [query, key] = [0, 1].map(|part| self.part(qkv, part, head));
+        transpose(key, [tokens, extent], &mut scratch.transposed);
+        let [attention, _] = &mut scratch.attention;
+        product(
+            (attention, tokens),
+            (query.0, (query.1.rows, 1)),
+            (&scratch.transposed, Strides::rows(tokens)),
+            [tokens, extent, tokens],
+        );
+        self.soften(attention);
+    }
+
+    fn backward_few(
+        self,
+        qkv: &[f32],
+        g: &[f32],
+        head: usize,
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let Self { tokens, extent, .. } = self;
+        let width = self.width();
+        self.attend_few(qkv, head, scratch);
+        let [query, key, value] = [0, 1, 2].map(|part| self.part(qkv, part, head));
+        transpose(value, [tokens, extent], &mut scratch.transposed);
+        let [attention, d_attention] = &mut scratch.attention;
+        product(
+            (d_attention, tokens),
+            (g, (width, 1)),
+            (&scratch.transposed, Strides::rows(tokens)),
+            [tokens, extent, tokens],
+        );
+        let mut part = |part: usize, a: &[f32], strides, b| {
+            let to = &mut out[part * width + head * extent..];
+            product((to, 3 * width), (a, strides), b, self.mixing());
+        };
+        part(2, attention, (1, tokens), (g, Strides::rows(width)));
+        self.soften_backward(attention, d_attention);
+        part(0, d_attention, (tokens, 1), key);
+        part(1, d_attention, (1, tokens), query);
+    }
+
+    fn attend_many(self, qkv: &[f32], head: usize, scratch: &mut Scratch) {
+        let Self { tokens, extent, .. } = self;
+        let (query, (key, strides)) = (self.part(qkv, 0, head), self.part(qkv, 1, head));
+        let key = (key, Strides::columns(strides.rows));
+        let [attention, _] = &mut scratch.attention;
+        // SAFETY: it is `[tokens, tokens]`.
+        unsafe {
+            let to = (attention.as_mut_ptr(), Strides::rows(tokens));
+            self.multiply(to, query, key, [extent, tokens]);
+        }
+        self.soften(attention);
+    }
+
+    /// `part` tells where the gradient of query, key and value goes.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes there.
+    unsafe fn backward_many(
+        self,
+        qkv: &[f32],
+        g: &[f32],
+        head: usize,
+        part: impl Fn(usize) -> (*mut f32, Strides),
+        scratch: &mut Scratch,
+    ) {
+        let Self { tokens, extent, .. } = self;
+        self.attend_many(qkv, head, scratch);
+        let [query, key, (value, strides)] = [0, 1, 2].map(|part| self.part(qkv, part, head));
+        let g = (g, Strides::rows(self.width()));
+        let [attention, d_attention] = &mut scratch.attention;
+        let (turned, straight) = (Strides::columns(tokens), Strides::rows(tokens));
+        // SAFETY: the gradient of the attention is `[tokens, tokens]`; the caller vouches for the rest.
+        unsafe {
+            self.multiply(part(2), (attention, turned), g, [tokens, extent]);
+            let to = (d_attention.as_mut_ptr(), straight);
+            let value = (value, Strides::columns(strides.rows));
+            self.multiply(to, g, value, [extent, tokens]);
+            self.soften_backward(attention, d_attention);
+            self.multiply(part(0), (d_attention, straight), key, [tokens, extent]);
+            self.multiply(part(1), (d_attention, turned), query, [tokens, extent]);
+        }
+    }
+
+    /// `[tokens, k]` times `[k, n]`.
+    ///
+    /// # Safety
+    /// As [`product_into`].
+    unsafe fn multiply(
+        self,
+        out: (*mut f32, Strides),
+        a: (&[f32], Strides),
+        b: (&[f32], Strides),
+        [k, n]: [usize; 2],
+    ) {
+        // SAFETY: the caller's.
+        unsafe { product_into(out, a, b, [self.tokens, k, n], Parallelism::None) };
+    }
+
+    /// Products of queries and keys to attention.
+    fn soften(self, attention: &mut [f32]) {
+        kernels::scale(attention, self.scale());
+        kernels::softmax(attention, self.tokens);
+    }
+
+    /// The gradient of the attention to that of the products.
+    fn soften_backward(self, attention: &[f32], gradient: &mut [f32]) {
+        kernels::softmax_backward(attention, gradient, self.tokens);
+        kernels::scale(gradient, self.scale());
+    }
+
+    fn scale(self) -> f32 {
+        1.0 / (self.extent as f32).sqrt()
+    }
+
+    /// Query, key or value of one head, `[tokens, extent]`.
+    fn part(self, qkv: &[f32], part: usize, head: usize) -> (&[f32], Strides) {
+        let at = part * self.width() + head * self.extent;
+        (&qkv[at..], Strides::rows(3 * self.width()))
+    }
+
+    /// Extents of attention times values.
+    fn mixing(self) -> [usize; 3] {
+        [self.tokens, self.tokens, self.extent]
     }
 
     fn width(self) -> usize {
         self.heads * self.extent
     }
 
-    /// `[tokens, 3 heads extent]` to `[tokens, heads extent]`: `softmax(q kᵀ / √extent) v` for each head.
-    pub(super) fn forward(self, qkv: &[f32], out: &mut [f32], scratch: &mut Scratch) {
-        for head in 0..self.heads {
-            self.attend(qkv, head, scratch);
-            let Scratch {
-                parts: [_, _, value, mixed, ..],
-                attention: [attention, _],
-                ..
-            } = scratch;
-            product(attention, (self.tokens, 1), value, mixed, self.tokens);
-            self.scatter(mixed, out, self.width(), head * self.extent);
+    fn scratch(self) -> Scratch {
+        Scratch {
+            transposed: vec![0.0; self.tokens * self.extent],
+            attention: std::array::from_fn(|_| vec![0.0; self.tokens * self.tokens]),
         }
     }
 
-    /// `gradient` of `[tokens, heads extent]` to that of `qkv`.
-    pub(super) fn backward(
-        self,
-        qkv: &[f32],
-        gradient: &[f32],
-        out: &mut [f32],
-        scratch: &mut Scratch,
-    ) {
-        let Self { tokens, extent, .. } = self;
-        let scale = 1.0 / (extent as f32).sqrt();
-        for head in 0..self.heads {
-            self.attend(qkv, head, scratch);
-            let Scratch {
-                parts,
-                transposed,
-                attention: [attention, d_attention],
-            } = scratch;
-            let [query, key, value, g, d_query, d_key, d_value] = parts;
-            self.gather(gradient, self.width(), head * extent, g);
-            product(attention, (1, tokens), g, d_value, tokens);
-            self.transpose(value, transposed);
-            product(g, (extent, 1), transposed, d_attention, tokens);
-            kernels::softmax_backward(attention, d_attention, tokens);
-            for value in d_attention.iter_mut() {
-                *value *= scale;
-            }
-            product(d_attention, (tokens, 1), key, d_query, tokens);
-            product(d_attention, (1, tokens), query, d_key, tokens);
-            for (part, d) in [d_query, d_key, d_value].into_iter().enumerate() {
-                self.scatter(
-                    d,
-                    out,
-                    3 * self.width(),
-                    part * self.width() + head * extent,
-                );
-            }
-        }
+    fn each_head(self, images: usize, work: impl Fn(&mut Scratch, usize, usize) + Sync) {
+        (0..images * self.heads).into_par_iter().for_each_init(
+            || self.scratch(),
+            |scratch, at| work(scratch, at / self.heads, at % self.heads),
+        );
     }
+}
 
-    /// Fills query, key, value and attention of one head.
-    fn attend(self, qkv: &[f32], head: usize, scratch: &mut Scratch) {
-        let Scratch {
-            parts: [query, key, value, ..],
-            transposed,
-            attention: [attention, _],
-        } = scratch;
-        for (part, to) in [&mut *query, &mut *key, value].into_iter().enumerate() {
-            self.gather(
-                qkv,
-                3 * self.width(),
-                part * self.width() + head * self.extent,
-                to,
-            );
-        }
-        self.transpose(key, transposed);
-        product(query, (self.extent, 1), transposed, attention, self.tokens);
-        let scale = 1.0 / (self.extent as f32).sqrt();
-        for value in attention.iter_mut() {
-            *value *= scale;
-        }
-        kernels::softmax(attention, self.tokens);
+/// A place that tasks write to, each its own elements.
+struct Shared(*mut f32);
+
+// SAFETY: it is only an address; whoever writes there says why nobody else does.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn at(&self, element: usize) -> *mut f32 {
+        self.0.wrapping_add(element)
     }
+}
 
-    fn gather(self, from: &[f32], stride: usize, offset: usize, to: &mut [f32]) {
-        for (token, to) in to.chunks_exact_mut(self.extent).enumerate() {
-            to.copy_from_slice(&from[token * stride + offset..][..self.extent]);
-        }
-    }
-
-    fn scatter(self, from: &[f32], to: &mut [f32], stride: usize, offset: usize) {
-        for (token, from) in from.chunks_exact(self.extent).enumerate() {
-            to[token * stride + offset..][..self.extent].copy_from_slice(from);
-        }
-    }
-
-    fn transpose(self, from: &[f32], to: &mut [f32]) {
-        for (token, from) in from.chunks_exact(self.extent).enumerate() {
-            for (feature, &value) in from.iter().enumerate() {
-                to[feature * self.tokens + token] = value;
-            }
+/// `[rows, columns]` to `[columns, rows]`.
+fn transpose((from, strides): (&[f32], Strides), [rows, columns]: [usize; 2], to: &mut [f32]) {
+    for row in 0..rows {
+        let from = &from[row * strides.rows..][..columns];
+        for (column, &value) in from.iter().enumerate() {
+            to[column * rows + row] = value;
         }
     }
 }
 
-/// `out[rows, n] = a b` for `b` of `[k, n]` and `a[row, p]` at `row * strides.0 + p * strides.1`.
+/// Rows that are kept in registers at once.
+const ROWS: usize = 4;
+
+/// `out[m, n] = a b`: `out` and `b` are rows of given distances, `a[row, p]` lies at `row * strides.0 + p * strides.1`. Products and sums are
+/// written apart, as in [`kernels`].
 #[multiversion(targets(
     "x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma",
     "x86_64+avx2+fma"
 ))]
-fn product(a: &[f32], strides: (usize, usize), b: &[f32], out: &mut [f32], rows: usize) {
-    let n = out.len() / rows;
-    let k = b.len() / n;
+fn product(
+    out: (&mut [f32], usize),
+    a: (&[f32], (usize, usize)),
+    (b, b_strides): (&[f32], Strides),
+    [m, k, n]: [usize; 3],
+) {
+    let (to, distance) = out;
     let mut row = 0;
-    while row < rows {
-        let count = ROWS.min(rows - row);
+    while row < m {
+        // A row past the end repeats the last one and is not kept.
+        let rows: [usize; ROWS] = std::array::from_fn(|r| (row + r).min(m - 1));
+        let count = ROWS.min(m - row);
+        let to = &mut to[row * distance..];
+        let b = (b, b_strides.rows);
         let mut column = 0;
-        while column + LANES <= n {
-            let mut sums = [[0.0f32; LANES]; ROWS];
-            for p in 0..k {
-                let b = &b[p * n + column..][..LANES];
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    // A row past the end repeats the last one and is not kept.
-                    let factor = a[(row + r.min(count - 1)) * strides.0 + p * strides.1];
-                    for (sum, &b) in sums.iter_mut().zip(b) {
-                        *sum += factor * b;
-                    }
-                }
-            }
-            for (r, sums) in sums.iter().enumerate().take(count) {
-                out[(row + r) * n + column..][..LANES].copy_from_slice(sums);
-            }
-            column += LANES;
+        while column + 16 <= n {
+            tile::<16>((&mut *to, distance), (a, rows, count), b, column, k);
+            column += 16;
         }
-        for r in row..row + count {
-            for column in column..n {
-                let mut sum = 0.0;
-                for p in 0..k {
-                    sum += a[r * strides.0 + p * strides.1] * b[p * n + column];
-                }
-                out[r * n + column] = sum;
-            }
+        if column + 8 <= n {
+            tile::<8>((&mut *to, distance), (a, rows, count), b, column, k);
+            column += 8;
+        }
+        while column < n {
+            tile::<1>((&mut *to, distance), (a, rows, count), b, column, k);
+            column += 1;
         }
         row += count;
+    }
+}
+
+/// A factor by its elements, and the distances between rows and between columns.
+type Factor<'a> = (&'a [f32], (usize, usize));
+
+/// `LANES` columns of up to `ROWS` rows.
+#[inline(always)]
+fn tile<const LANES: usize>(
+    (to, distance): (&mut [f32], usize),
+    ((a, strides), rows, count): (Factor<'_>, [usize; ROWS], usize),
+    (b, b_distance): (&[f32], usize),
+    column: usize,
+    k: usize,
+) {
+    let mut sums = [[0.0f32; LANES]; ROWS];
+    for p in 0..k {
+        let b = &b[p * b_distance + column..][..LANES];
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let factor = a[row * strides.0 + p * strides.1];
+            for (sum, &b) in sums.iter_mut().zip(b) {
+                *sum += factor * b;
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate().take(count) {
+        to[r * distance + column..][..LANES].copy_from_slice(sums);
     }
 }

@@ -4,6 +4,8 @@
 //! written apart (no fused multiply-add) and sums run in [`LANES`] fixed lanes, so a row has the
 //! same bits on every machine, whatever the width of its registers.
 
+use std::mem::MaybeUninit;
+
 use multiversion::multiversion;
 
 use crate::optimize::AdamStep;
@@ -78,27 +80,44 @@ fn sigmoid(x: f32) -> f32 {
 /// `Σ f(i)` over `0..n`, in fixed lanes.
 #[inline(always)]
 fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+    let [sum] = sums(n, |i| [f(i)]);
+    sum
+}
+
+/// As many sums at once.
+#[inline(always)]
+fn sums<const N: usize>(n: usize, f: impl Fn(usize) -> [f32; N]) -> [f32; N] {
+    let mut lanes = [[0.0f32; LANES]; N];
     let whole = n - n % LANES;
     let mut i = 0;
     while i < whole {
-        for (lane, total) in lanes.iter_mut().enumerate() {
-            *total += f(i + lane);
+        for lane in 0..LANES {
+            let terms = f(i + lane);
+            for k in 0..N {
+                lanes[k][lane] += terms[k];
+            }
         }
         i += LANES;
     }
-    let mut tail = 0.0;
+    let mut totals = [0.0; N];
     for i in whole..n {
-        tail += f(i);
-    }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
+        let terms = f(i);
+        for k in 0..N {
+            totals[k] += terms[k];
         }
-        width /= 2;
     }
-    lanes[0] + tail
+    for k in 0..N {
+        let lanes = &mut lanes[k];
+        let mut width = LANES / 2;
+        while width > 0 {
+            for lane in 0..width {
+                lanes[lane] += lanes[lane + width];
+            }
+            width /= 2;
+        }
+        totals[k] += lanes[0];
+    }
+    totals
 }
 
 /// Mean of a row and the reciprocal of its standard deviation.
@@ -120,9 +139,9 @@ macro_rules! vectorised {
 
 vectorised! {
     /// `out = gelu(x)`, tanh approximation.
-    fn gelu_tanh(x: &[f32], out: &mut [f32]) {
+    fn gelu_tanh(x: &[f32], out: &mut [MaybeUninit<f32>]) {
         for (out, &x) in out.iter_mut().zip(x) {
-            *out = x * sigmoid(x * (SLOPE + CUBIC * (x * x)));
+            out.write(x * sigmoid(x * (SLOPE + CUBIC * (x * x))));
         }
     }
 
@@ -136,9 +155,9 @@ vectorised! {
     }
 
     /// `out = x Φ(x)`.
-    fn gelu(x: &[f32], out: &mut [f32]) {
+    fn gelu(x: &[f32], out: &mut [MaybeUninit<f32>]) {
         for (out, &x) in out.iter_mut().zip(x) {
-            *out = x * normal(x).1;
+            out.write(x * normal(x).1);
         }
     }
 
@@ -153,9 +172,9 @@ vectorised! {
     }
 
     /// `out = max(x, 0)`; what is no number stays none.
-    fn relu(x: &[f32], out: &mut [f32]) {
+    fn relu(x: &[f32], out: &mut [MaybeUninit<f32>]) {
         for (out, &x) in out.iter_mut().zip(x) {
-            *out = if x < 0.0 { 0.0 } else { x };
+            out.write(if x < 0.0 { 0.0 } else { x });
         }
     }
 
@@ -167,9 +186,9 @@ vectorised! {
     }
 
     /// `out = x sigmoid(x)`.
-    fn silu(x: &[f32], out: &mut [f32]) {
+    fn silu(x: &[f32], out: &mut [MaybeUninit<f32>]) {
         for (out, &x) in out.iter_mut().zip(x) {
-            *out = x * sigmoid(x);
+            out.write(x * sigmoid(x));
         }
     }
 
@@ -209,12 +228,14 @@ vectorised! {
     }
 
     /// `out = norm(x) (1 + scale) + shift` for the rows of one image.
-    fn modulate(x: &[f32], shift: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32]) {
+    fn modulate(
+        x: &[f32], shift: &[f32], scale: &[f32], epsilon: f32, out: &mut [MaybeUninit<f32>],
+    ) {
         let width = shift.len();
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
             let (mean, rate) = moments(x, epsilon);
             for i in 0..width {
-                out[i] = (x[i] - mean) * rate * (1.0 + scale[i]) + shift[i];
+                out[i].write((x[i] - mean) * rate * (1.0 + scale[i]) + shift[i]);
             }
         }
     }
@@ -229,8 +250,11 @@ vectorised! {
         for (x, g) in x.chunks_exact(width).zip(g.chunks_exact_mut(width)) {
             let (mean, rate) = moments(x, epsilon);
             let n = width as f32;
-            let along = sum(width, |i| g[i] * (1.0 + scale[i])) / n;
-            let across = sum(width, |i| g[i] * (1.0 + scale[i]) * ((x[i] - mean) * rate)) / n;
+            let [along, across] = sums(width, |i| {
+                let g = g[i] * (1.0 + scale[i]);
+                [g, g * ((x[i] - mean) * rate)]
+            });
+            let (along, across) = (along / n, across / n);
             for i in 0..width {
                 let unit = (x[i] - mean) * rate;
                 d_shift[i] += g[i];
@@ -241,13 +265,15 @@ vectorised! {
     }
 
     /// `out = norm(x) weight + bias` for each row.
-    fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, out: &mut [f32]) {
+    fn layer_norm(
+        x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, out: &mut [MaybeUninit<f32>],
+    ) {
         let width = weight.len();
         let bias = &bias[..width];
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
             let (mean, rate) = moments(x, epsilon);
             for i in 0..width {
-                out[i] = (x[i] - mean) * rate * weight[i] + bias[i];
+                out[i].write((x[i] - mean) * rate * weight[i] + bias[i]);
             }
         }
     }
@@ -262,8 +288,11 @@ vectorised! {
         for (x, g) in x.chunks_exact(width).zip(g.chunks_exact_mut(width)) {
             let (mean, rate) = moments(x, epsilon);
             let n = width as f32;
-            let along = sum(width, |i| g[i] * weight[i]) / n;
-            let across = sum(width, |i| g[i] * weight[i] * ((x[i] - mean) * rate)) / n;
+            let [along, across] = sums(width, |i| {
+                let g = g[i] * weight[i];
+                [g, g * ((x[i] - mean) * rate)]
+            });
+            let (along, across) = (along / n, across / n);
             for i in 0..width {
                 let unit = (x[i] - mean) * rate;
                 d_bias[i] += g[i];
@@ -274,26 +303,42 @@ vectorised! {
     }
 
     /// `out = x + gate y` for the rows of one image.
-    fn gated_add(x: &[f32], y: &[f32], gate: &[f32], out: &mut [f32]) {
+    fn gated_add(x: &[f32], y: &[f32], gate: &[f32], out: &mut [MaybeUninit<f32>]) {
         let width = gate.len();
         let rows = x.chunks_exact(width).zip(y.chunks_exact(width));
         for ((x, y), out) in rows.zip(out.chunks_exact_mut(width)) {
             for i in 0..width {
-                out[i] = x[i] + gate[i] * y[i];
+                out[i].write(x[i] + gate[i] * y[i]);
             }
         }
     }
 
     /// `d_y = g gate`, and the gradient of the gate added up over the rows of one image.
-    fn gated_add_backward(g: &[f32], y: &[f32], gate: &[f32], d_y: &mut [f32], d_gate: &mut [f32]) {
+    fn gated_add_backward(
+        g: &[f32], y: &[f32], gate: &[f32], d_y: &mut [MaybeUninit<f32>], d_gate: &mut [f32],
+    ) {
         let width = gate.len();
         let d_gate = &mut d_gate[..width];
         let rows = g.chunks_exact(width).zip(y.chunks_exact(width));
         for ((g, y), d_y) in rows.zip(d_y.chunks_exact_mut(width)) {
             for i in 0..width {
-                d_y[i] = g[i] * gate[i];
+                d_y[i].write(g[i] * gate[i]);
                 d_gate[i] += g[i] * y[i];
             }
+        }
+    }
+
+    /// Adds `value` to each element of `x`.
+    fn add(x: &mut [f32], value: f32) {
+        for x in x {
+            *x += value;
+        }
+    }
+
+    /// Multiplies each element of `x`.
+    fn scale(x: &mut [f32], factor: f32) {
+        for x in x {
+            *x *= factor;
         }
     }
 
@@ -340,42 +385,104 @@ vectorised! {
         sum(x.len(), |i| x[i])
     }
 
-    /// Normalises one group of channels, `weight.len()` of them, each of equal extent.
-    fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, out: &mut [f32]) {
+    /// Mean and the reciprocal of the standard deviation of one group of channels.
+    fn group_moments(x: &[f32], epsilon: f32) -> Moments {
         let (mean, rate) = moments(x, epsilon);
-        let extent = x.len() / weight.len();
-        let channels = x.chunks_exact(extent).zip(out.chunks_exact_mut(extent));
-        for ((x, out), (&weight, &bias)) in channels.zip(weight.iter().zip(bias)) {
-            let (scale, shift) = (rate * weight, bias - mean * rate * weight);
-            for (out, &x) in out.iter_mut().zip(x) {
-                *out = x * scale + shift;
-            }
-        }
+        Moments { mean, rate }
+    }
+
+    /// Normalises one group of channels, `weight.len()` of them, each of equal extent.
+    fn group_norm(
+        x: &[f32], weight: &[f32], bias: &[f32], moments: Moments, out: &mut [MaybeUninit<f32>],
+    ) {
+        each_channel(x, (weight, bias), moments, out, |out, normal| {
+            out.write(normal);
+        });
+    }
+
+    /// The same, then `x sigmoid(x)`.
+    fn group_norm_silu(
+        x: &[f32], weight: &[f32], bias: &[f32], moments: Moments, out: &mut [MaybeUninit<f32>],
+    ) {
+        each_channel(x, (weight, bias), moments, out, |out, normal| {
+            out.write(normal * sigmoid(normal));
+        });
     }
 
     /// `g` becomes the gradient of `x`; those of weight and bias are written.
     fn group_norm_backward(
-        x: &[f32], weight: &[f32], epsilon: f32,
+        x: &[f32], weight: &[f32], moments: Moments,
         g: &mut [f32], d_weight: &mut [f32], d_bias: &mut [f32],
     ) {
-        let (mean, rate) = moments(x, epsilon);
-        let extent = x.len() / weight.len();
-        let (mut along, mut across) = (0.0, 0.0);
-        for (channel, (x, g)) in x.chunks_exact(extent).zip(g.chunks_exact(extent)).enumerate() {
-            let total = sum(extent, |i| g[i]);
-            let unit = sum(extent, |i| g[i] * ((x[i] - mean) * rate));
-            d_bias[channel] = total;
-            d_weight[channel] = unit;
-            along += total * weight[channel];
-            across += unit * weight[channel];
+        group_norm_gradient(x, weight, moments, g, d_weight, d_bias);
+    }
+
+    /// The same for the gradient of what `group_norm_silu` gave.
+    fn group_norm_silu_backward(
+        x: &[f32], weight: &[f32], bias: &[f32], moments: Moments,
+        g: &mut [f32], d_weight: &mut [f32], d_bias: &mut [f32],
+    ) {
+        each_channel(x, (weight, bias), moments, g, |g, normal| {
+            let s = sigmoid(normal);
+            *g *= s + normal * (s * (1.0 - s));
+        });
+        group_norm_gradient(x, weight, moments, g, d_weight, d_bias);
+    }
+}
+
+/// Of a group of channels.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Moments {
+    mean: f32,
+    /// The reciprocal of the standard deviation.
+    rate: f32,
+}
+
+/// Gives `work` each element of `out` with the normalised, scaled and shifted one of `x`.
+#[inline(always)]
+fn each_channel<T>(
+    x: &[f32],
+    (weight, bias): (&[f32], &[f32]),
+    Moments { mean, rate }: Moments,
+    out: &mut [T],
+    work: impl Fn(&mut T, f32),
+) {
+    let extent = x.len() / weight.len();
+    let channels = x.chunks_exact(extent).zip(out.chunks_exact_mut(extent));
+    for ((x, out), (&weight, &bias)) in channels.zip(weight.iter().zip(bias)) {
+        let (scale, shift) = (rate * weight, bias - mean * rate * weight);
+        for (out, &x) in out.iter_mut().zip(x) {
+            work(out, x * scale + shift);
         }
-        let n = x.len() as f32;
-        let (along, across) = (along / n, across / n);
-        for ((x, g), &weight) in x.chunks_exact(extent).zip(g.chunks_exact_mut(extent)).zip(weight) {
-            for (g, &x) in g.iter_mut().zip(x) {
-                let unit = (x - mean) * rate;
-                *g = rate * (*g * weight - along - unit * across);
-            }
+    }
+}
+
+#[inline(always)]
+fn group_norm_gradient(
+    x: &[f32],
+    weight: &[f32],
+    Moments { mean, rate }: Moments,
+    g: &mut [f32],
+    d_weight: &mut [f32],
+    d_bias: &mut [f32],
+) {
+    let extent = x.len() / weight.len();
+    let (mut along, mut across) = (0.0, 0.0);
+    let channels = x.chunks_exact(extent).zip(g.chunks_exact(extent));
+    for (channel, (x, g)) in channels.enumerate() {
+        let [total, unit] = sums(extent, |i| [g[i], g[i] * ((x[i] - mean) * rate)]);
+        d_bias[channel] = total;
+        d_weight[channel] = unit;
+        along += total * weight[channel];
+        across += unit * weight[channel];
+    }
+    let n = x.len() as f32;
+    let (along, across) = (along / n, across / n);
+    let channels = x.chunks_exact(extent).zip(g.chunks_exact_mut(extent));
+    for ((x, g), &weight) in channels.zip(weight) {
+        for (g, &x) in g.iter_mut().zip(x) {
+            let unit = (x - mean) * rate;
+            *g = rate * (*g * weight - along - unit * across);
         }
     }
 }

@@ -10,11 +10,15 @@ mod attention;
 mod convolution;
 mod depthwise;
 mod kernels;
+mod nearest;
 mod planes;
+mod product;
 mod tape;
 
+use std::mem::MaybeUninit;
+
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::{ConvOptions, FloatTensorOps, ModuleOps};
+use burn::backend::ops::{ConvOptions, ModuleOps};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::TensorData;
@@ -24,10 +28,10 @@ use crate::optimize::AdamStep;
 use attention::Heads;
 use convolution::Convolution;
 use depthwise::Depthwise;
+use kernels::Moments;
+use nearest::Nearest;
 use planes::Planes;
-
-/// Attention over more tokens than this is left to the general matrix product.
-pub(crate) const MAX_TOKENS: usize = 128;
+use product::{Strides, product};
 
 /// Elements that pay for handing work to another thread. Fixed, so that sums over chunks have the
 /// same bits for any number of threads.
@@ -65,13 +69,14 @@ pub(crate) trait CpuOps: Backend {
         y: FloatTensor<Self>,
         gate: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// Group normalisation of `[B, C, …]`, weight and bias of `[C]`.
+    /// Group normalisation of `[B, C, …]`, weight and bias of `[C]`, and then `x sigmoid(x)` if `silu`.
     fn cpu_group_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         groups: usize,
         epsilon: f32,
+        silu: bool,
     ) -> FloatTensor<Self>;
     /// Layer normalisation over the last axis, weight and bias of its extent.
     fn cpu_layer_norm(
@@ -89,6 +94,14 @@ pub(crate) trait CpuOps: Backend {
         stride: [usize; 2],
         padding: [usize; 2],
     ) -> FloatTensor<Self>;
+    /// The same, and a bias of `[O]`.
+    fn cpu_biased_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> FloatTensor<Self>;
     /// Convolution of `[B, C, H, W]` with one window for each channel, `[C, 1, h, w]`.
     fn cpu_depthwise(
         x: FloatTensor<Self>,
@@ -96,8 +109,18 @@ pub(crate) trait CpuOps: Backend {
         stride: [usize; 2],
         padding: [usize; 2],
     ) -> FloatTensor<Self>;
+    /// Both side by side along an axis in which alone they differ.
+    fn cpu_cat(a: FloatTensor<Self>, b: FloatTensor<Self>, axis: usize) -> FloatTensor<Self>;
+    /// `[B, C, H, W]` resized to a height and width: of each pixel the nearest.
+    fn cpu_nearest(x: FloatTensor<Self>, extents: [usize; 2]) -> FloatTensor<Self>;
     /// `x + b` for `x` of `[B, C, …]`, `b` of `[C]`.
     fn cpu_add_channels(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `x`, to whose gradient with respect to `leaf` that `gradient` is added.
+    fn cpu_with_gradient(
+        x: FloatTensor<Self>,
+        leaf: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     /// A step of Adam: the parameter and both running means, moved. Leaves the tape.
     fn cpu_adam(
         parameter: FloatTensor<Self>,
@@ -138,16 +161,22 @@ impl CpuOps for Flex {
 
     fn cpu_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let mut shape = extents(&x);
-        let outputs = weight.shape()[0];
-        let flat = flatten(x);
-        let mut y = Flex::float_matmul(flat, weight.transpose(0, 1));
-        let bias = bias.to_contiguous();
+        let (x, weight, bias) = (
+            x.to_contiguous(),
+            weight.to_contiguous(),
+            bias.to_contiguous(),
+        );
+        let [outputs, inputs] = [0, 1].map(|axis| weight.shape()[axis]);
+        let rows = x.layout().num_elements() / inputs;
+        let (from, by) = (
+            (values(&x), Strides::rows(inputs)),
+            (values(&weight), Strides::columns(inputs)),
+        );
+        let mut y = product(from, by, [rows, inputs, outputs]);
         let row = values(&bias);
-        each_row(values_mut(&mut y), outputs, |_, rows| {
-            kernels::add_row(rows, row)
-        });
+        each_row(&mut y, outputs, |_, rows| kernels::add_row(rows, row));
         *shape.last_mut().expect("rank 1 or more") = outputs;
-        y.reshape(shape.into())
+        tensor(y, shape)
     }
 
     fn cpu_modulate(
@@ -163,9 +192,8 @@ impl CpuOps for Flex {
         );
         let ([_, tokens, width], shape) = (three(&x), extents(&x));
         let image = tokens * width;
-        let mut out = vec![0.0; x.layout().num_elements()];
         let (from, shift, scale) = (values(&x), values(&shift), values(&scale));
-        each_row(&mut out, image, |first, images| {
+        let write = |first: usize, images: &mut [MaybeUninit<f32>]| {
             for (n, out) in images.chunks_exact_mut(image).enumerate() {
                 let n = first + n;
                 let part = n * width..(n + 1) * width;
@@ -177,7 +205,9 @@ impl CpuOps for Flex {
                     out,
                 );
             }
-        });
+        };
+        // SAFETY: the kernel writes every element of each image.
+        let out = unsafe { written(from.len(), |out| each_row(out, image, write)) };
         tensor(out, shape)
     }
 
@@ -185,15 +215,16 @@ impl CpuOps for Flex {
         let (x, y, gate) = (x.to_contiguous(), y.to_contiguous(), gate.to_contiguous());
         let ([_, tokens, width], shape) = (three(&x), extents(&x));
         let image = tokens * width;
-        let mut out = vec![0.0; x.layout().num_elements()];
         let (x, y, gate) = (values(&x), values(&y), values(&gate));
-        each_row(&mut out, image, |first, images| {
+        let write = |first: usize, images: &mut [MaybeUninit<f32>]| {
             for (n, out) in images.chunks_exact_mut(image).enumerate() {
                 let at = (first + n) * image;
                 let gate = &gate[(first + n) * width..][..width];
                 kernels::gated_add(&x[at..][..image], &y[at..][..image], gate, out);
             }
-        });
+        };
+        // SAFETY: the kernel writes every element of each image.
+        let out = unsafe { written(x.len(), |out| each_row(out, image, write)) };
         tensor(out, shape)
     }
 
@@ -203,31 +234,14 @@ impl CpuOps for Flex {
         bias: FlexTensor,
         groups: usize,
         epsilon: f32,
+        silu: bool,
     ) -> FlexTensor {
         let (x, weight, bias) = (
             x.to_contiguous(),
             weight.to_contiguous(),
             bias.to_contiguous(),
         );
-        let shape = extents(&x);
-        let extent = x.layout().num_elements() / (shape[0] * groups);
-        let channels = shape[1] / groups;
-        let mut out = vec![0.0; x.layout().num_elements()];
-        let (from, weight, bias) = (values(&x), values(&weight), values(&bias));
-        each_row(&mut out, extent, |first, rows| {
-            for (n, out) in rows.chunks_exact_mut(extent).enumerate() {
-                let n = first + n;
-                let part = n % groups * channels..(n % groups + 1) * channels;
-                kernels::group_norm(
-                    &from[n * extent..][..extent],
-                    &weight[part.clone()],
-                    &bias[part],
-                    epsilon,
-                    out,
-                );
-            }
-        });
-        tensor(out, shape)
+        group_norm(&x, &weight, &bias, groups, epsilon, silu).0
     }
 
     fn cpu_layer_norm(
@@ -242,12 +256,13 @@ impl CpuOps for Flex {
             bias.to_contiguous(),
         );
         let (shape, width) = (extents(&x), last(&x));
-        let mut out = vec![0.0; x.layout().num_elements()];
         let (from, weight, bias) = (values(&x), values(&weight), values(&bias));
-        each_row(&mut out, width, |first, rows| {
+        let write = |first: usize, rows: &mut [MaybeUninit<f32>]| {
             let from = &from[first * width..][..rows.len()];
             kernels::layer_norm(from, weight, bias, epsilon, rows);
-        });
+        };
+        // SAFETY: the kernel writes every element of each row.
+        let out = unsafe { written(from.len(), |out| each_row(out, width, write)) };
         tensor(out, shape)
     }
 
@@ -259,20 +274,8 @@ impl CpuOps for Flex {
             heads,
             extent: width / 3 / heads,
         };
-        let mut out = vec![0.0; batch * tokens * width / 3];
-        let from = values(&qkv);
-        let image = tokens * width / 3;
-        each_row(&mut out, image, |first, images| {
-            let mut scratch = sizes.scratch();
-            for (n, out) in images.chunks_exact_mut(image).enumerate() {
-                sizes.forward(
-                    &from[(first + n) * 3 * image..][..3 * image],
-                    out,
-                    &mut scratch,
-                );
-            }
-        });
-        tensor(out, vec![batch, tokens, width / 3])
+        let shape = vec![batch, tokens, width / 3];
+        tensor(sizes.forward(values(&qkv)), shape)
     }
 
     fn cpu_conv2d(
@@ -281,25 +284,17 @@ impl CpuOps for Flex {
         stride: [usize; 2],
         padding: [usize; 2],
     ) -> FlexTensor {
-        let sizes = Convolution::new(&x, &weight, stride, padding);
-        // A window of one pixel is a plain matrix product.
-        let planes = Planes::new(sizes).filter(|_| sizes.kernel != [1, 1]);
-        if let Some(planes) = planes {
-            let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-            let shape = vec![
-                x.shape()[0],
-                sizes.outputs,
-                sizes.output[0],
-                sizes.output[1],
-            ];
-            return tensor(planes.forward(values(&x), values(&weight)), shape);
-        }
-        Flex::conv2d(
-            x,
-            weight,
-            None,
-            ConvOptions::new(stride, padding, [1, 1], 1),
-        )
+        convolution(x, weight, None, stride, padding)
+    }
+
+    fn cpu_biased_conv2d(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> FlexTensor {
+        convolution(x, weight, Some(bias), stride, padding)
     }
 
     fn cpu_depthwise(
@@ -315,18 +310,47 @@ impl CpuOps for Flex {
         tensor(sizes.forward(values(&x), values(&weight)), shape)
     }
 
+    fn cpu_cat(a: FlexTensor, b: FlexTensor, axis: usize) -> FlexTensor {
+        let (a, b) = (a.to_contiguous(), b.to_contiguous());
+        let mut shape = extents(&a);
+        let [left, right] = [&a, &b].map(|part| part.shape()[axis..].iter().product::<usize>());
+        shape[axis] += b.shape()[axis];
+        let (a, b) = (values(&a), values(&b));
+        let write = |out: &mut [MaybeUninit<f32>]| {
+            out.par_chunks_exact_mut(left + right)
+                .zip(a.par_chunks_exact(left).zip(b.par_chunks_exact(right)))
+                .for_each(|(out, (a, b))| {
+                    out[..left].write_copy_of_slice(a);
+                    out[left..].write_copy_of_slice(b);
+                });
+        };
+        // SAFETY: each row consists of one of either part.
+        tensor(unsafe { written(a.len() + b.len(), write) }, shape)
+    }
+
+    fn cpu_nearest(x: FlexTensor, output: [usize; 2]) -> FlexTensor {
+        let x = x.to_contiguous();
+        let mut shape = extents(&x);
+        let input = [shape[2], shape[3]];
+        shape[2..].copy_from_slice(&output);
+        tensor(Nearest { input, output }.forward(values(&x)), shape)
+    }
+
     fn cpu_add_channels(x: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let bias = bias.to_contiguous();
         let row = values(&bias);
         let extent = x.shape()[2..].iter().product::<usize>();
         let mut y = owned(x);
         each_row(values_mut(&mut y), extent, |first, rows| {
-            for (n, row_of_channel) in rows.chunks_exact_mut(extent).enumerate() {
-                let value = row[(first + n) % row.len()];
-                row_of_channel.iter_mut().for_each(|x| *x += value);
+            for (n, channel) in rows.chunks_exact_mut(extent).enumerate() {
+                kernels::add(channel, row[(first + n) % row.len()]);
             }
         });
         y
+    }
+
+    fn cpu_with_gradient(x: FlexTensor, _: FlexTensor, _: FlexTensor) -> FlexTensor {
+        x
     }
 
     fn cpu_adam(
@@ -360,6 +384,66 @@ impl CpuOps for Flex {
     }
 }
 
+/// As [`CpuOps::cpu_group_norm`] of what is contiguous, with the moments of each group.
+fn group_norm(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: &FlexTensor,
+    groups: usize,
+    epsilon: f32,
+    silu: bool,
+) -> (FlexTensor, Vec<Moments>) {
+    let shape = extents(x);
+    let extent = x.layout().num_elements() / (shape[0] * groups);
+    let channels = shape[1] / groups;
+    let mut moments = vec![Moments::default(); shape[0] * groups];
+    let (from, weight, bias) = (values(x), values(weight), values(bias));
+    let kernel: fn(&[f32], &[f32], &[f32], Moments, &mut [MaybeUninit<f32>]) = match silu {
+        true => kernels::group_norm_silu,
+        false => kernels::group_norm,
+    };
+    let write = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_exact_mut(extent)
+            .zip(from.par_chunks_exact(extent))
+            .zip(&mut moments)
+            .enumerate()
+            .for_each(|(n, ((out, x), moments))| {
+                *moments = kernels::group_moments(x, epsilon);
+                let part = n % groups * channels..(n % groups + 1) * channels;
+                kernel(x, &weight[part.clone()], &bias[part], *moments, out);
+            });
+    };
+    // SAFETY: the extent of a group divides the elements, and the kernel writes all of each group.
+    let out = unsafe { written(from.len(), write) };
+    (tensor(out, shape), moments)
+}
+
+fn convolution(
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: Option<FlexTensor>,
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> FlexTensor {
+    let sizes = Convolution::new(&x, &weight, stride, padding);
+    // A window of one pixel is a plain matrix product.
+    let planes = Planes::new(sizes).filter(|_| sizes.kernel != [1, 1]);
+    let Some(planes) = planes else {
+        let options = ConvOptions::new(stride, padding, [1, 1], 1);
+        let y = Flex::conv2d(x, weight, None, options);
+        return match bias {
+            Some(bias) => Flex::cpu_add_channels(y, bias),
+            None => y,
+        };
+    };
+    let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+    let bias = bias.map(|bias| bias.to_contiguous());
+    let [height, width] = sizes.output;
+    let shape = vec![x.shape()[0], sizes.outputs, height, width];
+    let bias = bias.as_ref().map(values);
+    tensor(planes.forward(values(&x), values(&weight), bias), shape)
+}
+
 /// Of `[B, C, H, W]` with `[C, 1, h, w]`.
 fn depthwise(x: &[usize], weight: &[usize], stride: [usize; 2], padding: [usize; 2]) -> Depthwise {
     Depthwise {
@@ -372,14 +456,29 @@ fn depthwise(x: &[usize], weight: &[usize], stride: [usize; 2], padding: [usize;
 }
 
 /// `out = kernel(x)`, element by element.
-fn map(x: &FlexTensor, kernel: fn(&[f32], &mut [f32])) -> FlexTensor {
+fn map(x: &FlexTensor, kernel: fn(&[f32], &mut [MaybeUninit<f32>])) -> FlexTensor {
     let x = x.to_contiguous();
-    let mut out = vec![0.0; x.layout().num_elements()];
     let from = values(&x);
-    out.par_chunks_mut(GRAIN)
-        .zip(from.par_chunks(GRAIN))
-        .for_each(|(out, x)| kernel(x, out));
+    let write = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(GRAIN)
+            .zip(from.par_chunks(GRAIN))
+            .for_each(|(out, x)| kernel(x, out));
+    };
+    // SAFETY: the kernel writes as many elements as it reads.
+    let out = unsafe { written(from.len(), write) };
     tensor(out, extents(&x))
+}
+
+/// So many elements, without zeros first.
+///
+/// # Safety
+/// `write` writes all of them.
+unsafe fn written(elements: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut out = Vec::with_capacity(elements);
+    write(&mut out.spare_capacity_mut()[..elements]);
+    // SAFETY: there is room for so many, and the caller vouches for each.
+    unsafe { out.set_len(elements) };
+    out
 }
 
 /// `g ← kernel(x, g)`, element by element.
@@ -395,7 +494,7 @@ fn map_gradient(x: &FlexTensor, g: FlexTensor, kernel: fn(&[f32], &mut [f32])) -
 }
 
 /// Hands whole rows of `data` to the threads, with the number of the first one.
-fn each_row(data: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+fn each_row<T: Send>(data: &mut [T], width: usize, work: impl Fn(usize, &mut [T]) + Sync) {
     let rows = (GRAIN / width.max(1)).max(1);
     data.par_chunks_mut(rows * width)
         .enumerate()
@@ -414,11 +513,11 @@ fn values_mut(x: &mut FlexTensor) -> &mut [f32] {
 
 /// The same elements in storage that nobody else reads, in place where there is no other reader.
 fn owned(x: FlexTensor) -> FlexTensor {
-    let x = x.to_contiguous();
-    if x.is_unique() && x.layout().start_offset() == 0 {
-        return x;
+    match x.layout().contiguous_offsets() {
+        Some(_) if x.is_unique() => x,
+        Some(_) => tensor(values(&x).to_vec(), extents(&x)),
+        None => x.to_contiguous(),
     }
-    tensor(values(&x).to_vec(), extents(&x))
 }
 
 fn tensor(values: Vec<f32>, shape: Vec<usize>) -> FlexTensor {

@@ -1,13 +1,14 @@
 //! Convolutions of stride 1 without unfolding ("im2col"): each channel becomes one padded plane, which every position of the kernel
 //! reads from another offset. So the products run over whole vectors in registers, and nothing is copied but the planes.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::convolution::Convolution;
-use super::kernels;
+use super::{kernels, written};
 
 /// Channels whose results are kept in registers at once.
 const ROWS: usize = 4;
@@ -59,11 +60,11 @@ impl Planes {
         }
     }
 
-    /// `[B, C, H, W]` and `[O, C, h, w]` to `[B, O, H', W']`.
-    pub(super) fn forward(self, x: &[f32], weight: &[f32]) -> Vec<f32> {
+    /// `[B, C, H, W]` and `[O, C, h, w]` to `[B, O, H', W']`; the bias is `[O]`.
+    pub(super) fn forward(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let [kh, kw] = self.sizes.kernel;
         let window = self.sizes.channels * kh * kw;
-        self.correlate(x, |output, channel, at| {
+        self.correlate(x, bias, |output, channel, at| {
             weight[output * window + channel * kh * kw + at]
         })
     }
@@ -72,25 +73,27 @@ impl Planes {
     pub(super) fn input_gradient(self, g: &[f32], weight: &[f32]) -> Vec<f32> {
         let [kh, kw] = self.sizes.kernel;
         let window = self.sizes.channels * kh * kw;
-        self.transposed().correlate(g, |channel, output, at| {
+        self.transposed().correlate(g, None, |channel, output, at| {
             weight[output * window + channel * kh * kw + (kh * kw - 1 - at)]
         })
     }
 
     /// The gradient of the weight, `[O, C, h, w]`, from that of the output; `images` are added up by one thread.
     pub(super) fn weight_gradient(self, x: &[f32], g: &[f32], images: usize) -> Vec<f32> {
-        let (planes, offsets, extent) = (self.pad(x), self.offsets(), self.extent());
+        let (offsets, extent) = (self.offsets(), self.extent());
         let partial: Vec<Vec<f32>> = g
             .par_chunks(self.sizes.output_size() * images)
-            .enumerate()
-            .map(|(chunk, g)| {
+            .zip(x.par_chunks(self.sizes.input_size() * images))
+            .map(|(g, x)| {
+                let mut planes = self.planes();
                 let mut lines = vec![0.0; self.sizes.outputs * extent];
                 let mut total = vec![0.0; self.sizes.weight_size()];
                 let each = g.chunks_exact(self.sizes.output_size());
-                for (n, g) in each.enumerate() {
+                for (g, x) in each.zip(x.chunks_exact(self.sizes.input_size())) {
+                    self.pad(x, &mut planes);
                     self.spread(g, &mut lines);
                     Arch::new().dispatch(WeightGradient {
-                        planes: &planes[(chunk * images + n) * self.image()..],
+                        planes: &planes,
                         offsets: &offsets,
                         lines: &lines,
                         extent,
@@ -108,45 +111,60 @@ impl Planes {
     }
 
     /// `weight` tells that of an output, a channel and a place in the window.
-    fn correlate(self, x: &[f32], weight: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
+    fn correlate(
+        self,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        weight: impl Fn(usize, usize, usize) -> f32,
+    ) -> Vec<f32> {
         let (offsets, weights) = (self.offsets(), self.pack(weight));
-        let planes = self.pad(x);
         let (image, task) = (self.sizes.output_size(), TASK * self.sizes.positions());
-        let mut out = vec![0.0; x.len() / self.sizes.input_size() * image];
-        let planes = planes
-            .par_windows(self.image() + LANES)
-            .step_by(self.image());
-        out.par_chunks_mut(image)
-            .zip(planes)
-            .for_each(|(out, planes)| {
-                out.par_chunks_mut(task)
-                    .zip(weights.par_chunks(TASK * offsets.len()))
-                    .for_each(|(out, weights)| self.outputs(planes, &offsets, weights, out));
-            });
-        out
+        let write = |out: &mut [MaybeUninit<f32>]| {
+            out.par_chunks_exact_mut(image)
+                .zip(x.par_chunks_exact(self.sizes.input_size()))
+                .for_each_init(
+                    || self.planes(),
+                    |planes, (out, x)| {
+                        self.pad(x, planes);
+                        let planes = &*planes;
+                        out.par_chunks_mut(task)
+                            .zip(weights.par_chunks(TASK * offsets.len()))
+                            .enumerate()
+                            .for_each(|(n, (out, weights))| {
+                                let bias = bias.map(|bias| &bias[n * TASK..]);
+                                self.outputs(planes, &offsets, weights, bias, out);
+                            });
+                    },
+                );
+        };
+        // SAFETY: `image` divides the elements, the tasks of an image cover it, and each task writes every line of its outputs.
+        unsafe { written(x.len() / self.sizes.input_size() * image, write) }
     }
 
     /// Some outputs of one image.
-    fn outputs(self, planes: &[f32], offsets: &[usize], weights: &[f32], out: &mut [f32]) {
-        let [_, width] = self.sizes.output;
+    fn outputs(
+        self,
+        planes: &[f32],
+        offsets: &[usize],
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
         let mut lines = vec![0.0; ROWS * self.extent()];
         let tiles = weights.chunks_exact(ROWS * offsets.len());
         let positions = self.sizes.positions();
-        for (out, weights) in out.chunks_mut(ROWS * positions).zip(tiles) {
+        for (n, (out, weights)) in out.chunks_mut(ROWS * positions).zip(tiles).enumerate() {
             Arch::new().dispatch(Correlate {
                 planes,
                 offsets,
                 weights,
+                bias: bias.map(|bias| &bias[n * ROWS..]),
                 reach: self.reach(),
                 lines: &mut lines,
+                step: self.step(),
+                output: self.sizes.output,
+                out,
             });
-            let rows = out.chunks_exact_mut(positions);
-            for (out, line) in rows.zip(lines.chunks_exact(self.extent())) {
-                let places = line.chunks(self.step());
-                for (out, line) in out.chunks_exact_mut(width).zip(places) {
-                    out.copy_from_slice(&line[..width]);
-                }
-            }
         }
     }
 
@@ -200,22 +218,22 @@ impl Planes {
         (0..self.sizes.channels).flat_map(of_channel).collect()
     }
 
-    /// The planes of all images, and some zeros behind them.
-    fn pad(self, x: &[f32]) -> Vec<f32> {
+    /// Room for an image's planes and what may be read behind them: zeros.
+    fn planes(self) -> Vec<f32> {
+        vec![0.0; self.image() + LANES]
+    }
+
+    /// Puts an image into its planes; the zeros around it stay.
+    fn pad(self, x: &[f32], planes: &mut [f32]) {
         let [height, width] = self.sizes.input;
         let [above, before] = self.sizes.padding;
-        let channels = x.len() / (height * width);
-        let mut planes = vec![0.0; channels * self.plane() + LANES];
-        planes
-            .par_chunks_exact_mut(self.plane())
-            .zip(x.par_chunks_exact(height * width))
-            .for_each(|(plane, x)| {
-                let lines = plane.chunks_mut(self.step()).skip(above);
-                for (line, x) in lines.zip(x.chunks_exact(width)) {
-                    line[before..].copy_from_slice(x);
-                }
-            });
-        planes
+        let each = planes.chunks_exact_mut(self.plane());
+        for (plane, x) in each.zip(x.chunks_exact(height * width)) {
+            let lines = plane.chunks_mut(self.step()).skip(above);
+            for (line, x) in lines.zip(x.chunks_exact(width)) {
+                line[before..].copy_from_slice(x);
+            }
+        }
     }
 
     /// An image's gradients in lines as far apart as those of a plane; what lies between stays as it is.
@@ -232,13 +250,20 @@ impl Planes {
     }
 }
 
-/// ROWS outputs of one image.
+/// ROWS outputs of one image, or as many as `out` has room for.
 struct Correlate<'a> {
     planes: &'a [f32],
     offsets: &'a [usize],
     weights: &'a [f32],
+    /// What is added to each output.
+    bias: Option<&'a [f32]>,
     reach: usize,
+    /// Scratch: ROWS outputs, in lines `step` apart.
     lines: &'a mut [f32],
+    step: usize,
+    /// Height and width.
+    output: [usize; 2],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 impl WithSimd for Correlate<'_> {
@@ -260,10 +285,37 @@ impl WithSimd for Correlate<'_> {
             }
             at = span.end;
         }
+        self.finish();
     }
 }
 
 impl Correlate<'_> {
+    /// Writes the outputs without what lies between their lines.
+    #[inline(always)]
+    fn finish(&mut self) {
+        let [height, width] = self.output;
+        let extent = self.lines.len() / ROWS;
+        let rows = self.out.chunks_exact_mut(height * width);
+        for (row, (out, lines)) in rows.zip(self.lines.chunks_exact(extent)).enumerate() {
+            let bias = self.bias.map(|bias| bias[row]);
+            let lines = lines.chunks(self.step);
+            for (out, line) in out.chunks_exact_mut(width).zip(lines) {
+                match bias {
+                    Some(bias) => {
+                        for (out, &value) in out.iter_mut().zip(line) {
+                            out.write(value + bias);
+                        }
+                    }
+                    None => {
+                        for (out, &value) in out.iter_mut().zip(line) {
+                            out.write(value);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     #[expect(
         clippy::manual_memcpy,
         clippy::needless_range_loop,
@@ -367,6 +419,7 @@ mod tests {
     }
 
     fn close(found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-4, "{found} for {expected}");
         }
@@ -380,24 +433,33 @@ mod tests {
             let planes = ramp(40 + extent);
             let weights = ramp(offsets.len() * ROWS);
             let mut lines = vec![0.0; ROWS * extent];
+            // One line, of one output less than fits a tile.
+            let bias = ramp(ROWS - 1);
+            let mut out = vec![MaybeUninit::new(f32::NAN); (ROWS - 1) * reach];
             let correlate = Correlate {
                 planes: &planes,
                 offsets: &offsets,
                 weights: &weights,
+                bias: Some(&bias),
                 reach,
                 lines: &mut lines,
+                step: reach,
+                output: [1, reach],
+                out: &mut out,
             };
             correlate.with_simd(simd);
-            for (row, line) in lines.chunks(extent).enumerate() {
+            for (row, line) in out.chunks(reach).enumerate() {
+                // SAFETY: none was without a value.
+                let line: Vec<f32> = line.iter().map(|x| unsafe { x.assume_init() }).collect();
                 let expected: Vec<f32> = (0..reach)
                     .map(|at| {
                         let terms = offsets.iter().enumerate();
-                        terms
-                            .map(|(n, offset)| weights[n * ROWS + row] * planes[offset + at])
-                            .sum()
+                        let terms =
+                            terms.map(|(n, offset)| weights[n * ROWS + row] * planes[offset + at]);
+                        bias[row] + terms.sum::<f32>()
                     })
                     .collect();
-                close(line, &expected);
+                close(&line, &expected);
             }
 
             // One output more than fits a tile.

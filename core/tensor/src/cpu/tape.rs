@@ -1,5 +1,6 @@
 //! The backward steps of the fused operations.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -84,13 +85,20 @@ impl Backward<Flex, 3> for Linear {
         if let Some(parent) = to_bias {
             grads.register::<Flex>(parent.id, column_sums(&g));
         }
+        let (rows, outputs) = (g.shape()[0], g.shape()[1]);
+        let inputs = *shape.last().expect("rank 1 or more");
+        let g = values(&g);
         if let (Some(parent), Some(x)) = (to_weight, x) {
-            let gradient = Flex::float_matmul(g.transpose(0, 1), flatten(x));
-            grads.register::<Flex>(parent.id, gradient);
+            let (g, x) = ((g, Strides::columns(outputs)), x.to_contiguous());
+            let x = (values(&x), Strides::rows(inputs));
+            let gradient = product(g, x, [outputs, rows, inputs]);
+            grads.register::<Flex>(parent.id, tensor(gradient, vec![outputs, inputs]));
         }
         if let (Some(parent), Some(weight)) = (to_x, weight) {
-            let gradient = Flex::float_matmul(g, weight).reshape(shape.into());
-            grads.register::<Flex>(parent.id, gradient);
+            let (g, weight) = ((g, Strides::rows(outputs)), weight.to_contiguous());
+            let weight = (values(&weight), Strides::rows(inputs));
+            let gradient = product(g, weight, [rows, outputs, inputs]);
+            grads.register::<Flex>(parent.id, tensor(gradient, shape));
         }
     }
 }
@@ -167,16 +175,19 @@ impl Backward<Flex, 3> for GatedAdd {
         let ([y, gate], [to_x, to_y, to_gate]) = (ops.state, ops.parents);
         let [batch, tokens, width] = three(&y);
         let image = tokens * width;
-        let mut d_y = vec![0.0; batch * image];
         let mut d_gate = vec![0.0; batch * width];
         let (from, branch, factor) = (values(&g), values(&y), values(&gate));
-        d_y.par_chunks_mut(image)
-            .zip(d_gate.par_chunks_mut(width))
-            .enumerate()
-            .for_each(|(n, (d_y, d_gate))| {
-                let (g, y) = (&from[n * image..][..image], &branch[n * image..][..image]);
-                kernels::gated_add_backward(g, y, &factor[n * width..][..width], d_y, d_gate);
-            });
+        let write = |d_y: &mut [MaybeUninit<f32>]| {
+            d_y.par_chunks_mut(image)
+                .zip(d_gate.par_chunks_mut(width))
+                .enumerate()
+                .for_each(|(n, (d_y, d_gate))| {
+                    let (g, y) = (&from[n * image..][..image], &branch[n * image..][..image]);
+                    kernels::gated_add_backward(g, y, &factor[n * width..][..width], d_y, d_gate);
+                });
+        };
+        // SAFETY: the kernel writes every element of each image.
+        let d_y = unsafe { written(batch * image, write) };
         let (d_y, d_gate) = (
             tensor(d_y, vec![batch, tokens, width]),
             tensor(d_gate, vec![batch, 1, width]),
@@ -192,34 +203,41 @@ impl Backward<Flex, 3> for GatedAdd {
 #[derive(Debug)]
 struct GroupNorm {
     groups: usize,
-    epsilon: f32,
+    silu: bool,
 }
 
 impl Backward<Flex, 3> for GroupNorm {
-    /// Input and weight.
-    type State = Kept<2>;
+    /// Input, weight and bias, and the moments of each group.
+    type State = (Kept<3>, Vec<Moments>);
 
-    fn backward(self, ops: Ops<Kept<2>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let mut g = owned(grads.consume::<Flex>(&ops.node));
-        let ([x, weight], [to_x, to_weight, to_bias]) = (ops.state, ops.parents);
+        let (([x, weight, bias], moments), [to_x, to_weight, to_bias]) = (ops.state, ops.parents);
         let (batch, all) = (x.layout().shape()[0], x.layout().shape()[1]);
         let channels = all / self.groups;
         let extent = x.layout().num_elements() / (batch * self.groups);
         // Of each image, then added up in order.
         let mut d_weight = vec![0.0; batch * all];
         let mut d_bias = vec![0.0; batch * all];
-        let (from, factor) = (values(&x), values(&weight));
+        let (from, factor, offset) = (values(&x), values(&weight), values(&bias));
         let parts = d_weight
             .par_chunks_mut(channels)
             .zip(d_bias.par_chunks_mut(channels));
         values_mut(&mut g)
             .par_chunks_mut(extent)
             .zip(parts)
+            .zip(moments)
             .enumerate()
-            .for_each(|(n, (g, (d_weight, d_bias)))| {
-                let weight = &factor[n % self.groups * channels..][..channels];
+            .for_each(|(n, ((g, (d_weight, d_bias)), moments))| {
+                let part = n % self.groups * channels..(n % self.groups + 1) * channels;
+                let (weight, bias) = (&factor[part.clone()], &offset[part]);
                 let x = &from[n * extent..][..extent];
-                kernels::group_norm_backward(x, weight, self.epsilon, g, d_weight, d_bias);
+                match self.silu {
+                    true => kernels::group_norm_silu_backward(
+                        x, weight, bias, moments, g, d_weight, d_bias,
+                    ),
+                    false => kernels::group_norm_backward(x, weight, moments, g, d_weight, d_bias),
+                }
             });
         let over_images = |values| column_sums(&tensor(values, vec![batch, all]));
         for (parent, gradient) in [(to_weight, d_weight), (to_bias, d_bias)] {
@@ -290,21 +308,7 @@ impl Backward<Flex, 1> for Attention {
             heads: self.heads,
             extent: width / 3 / self.heads,
         };
-        let image = tokens * width;
-        let mut out = vec![0.0; batch * image];
-        let (from, g) = (values(&qkv), values(&g));
-        each_row(&mut out, image, |first, images| {
-            let mut scratch = sizes.scratch();
-            for (n, out) in images.chunks_exact_mut(image).enumerate() {
-                let n = first + n;
-                sizes.backward(
-                    &from[n * image..][..image],
-                    &g[n * image / 3..][..image / 3],
-                    out,
-                    &mut scratch,
-                );
-            }
-        });
+        let out = sizes.backward(values(&qkv), values(&g));
         if let Some(parent) = parent {
             grads.register::<Flex>(parent.id, tensor(out, vec![batch, tokens, width]));
         }
@@ -320,28 +324,30 @@ struct Conv2d {
 /// Images whose weight gradients one thread adds up. Fixed, as [`GRAIN`].
 const IMAGES: usize = 8;
 
-impl Backward<Flex, 2> for Conv2d {
-    /// Input and weight.
-    type State = Kept<2>;
-
-    fn backward(self, ops: Ops<Kept<2>, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let ([x, weight], [to_x, to_weight]) = (ops.state, ops.parents);
+impl Conv2d {
+    /// The gradients of input and weight.
+    fn gradients(
+        &self,
+        [x, weight]: Kept<2>,
+        g: &FlexTensor,
+        [to_x, to_weight]: [Option<NodeId>; 2],
+        grads: &mut Gradients,
+    ) {
         let sizes = Convolution::new(&x, &weight, self.stride, self.padding);
         if let Some(planes) = Planes::new(sizes) {
-            let (x_values, weight_values, g) = (values(&x), values(&weight), values(&g));
+            let (x_values, weight_values, g) = (values(&x), values(&weight), values(g));
             if let Some(parent) = to_weight {
                 let gradient = planes.weight_gradient(x_values, g, IMAGES);
-                grads.register::<Flex>(parent.id, tensor(gradient, extents(&weight)));
+                grads.register::<Flex>(parent, tensor(gradient, extents(&weight)));
             }
             if let Some(parent) = to_x {
                 let gradient = planes.input_gradient(g, weight_values);
-                grads.register::<Flex>(parent.id, tensor(gradient, extents(&x)));
+                grads.register::<Flex>(parent, tensor(gradient, extents(&x)));
             }
             return;
         }
         let batch = x.shape()[0];
-        let g = values(&g);
+        let g = values(g);
         if let Some(parent) = to_weight {
             let size = sizes.input_size() * IMAGES;
             let images = values(&x)
@@ -364,7 +370,7 @@ impl Backward<Flex, 2> for Conv2d {
             for part in &partial {
                 kernels::sum_rows(part, &mut total);
             }
-            grads.register::<Flex>(parent.id, tensor(total, extents(&weight)));
+            grads.register::<Flex>(parent, tensor(total, extents(&weight)));
         }
         if let Some(parent) = to_x {
             let factor = values(&weight);
@@ -376,7 +382,93 @@ impl Backward<Flex, 2> for Conv2d {
                 || vec![0.0; sizes.unfolded()],
                 |windows, (out, g)| sizes.add_input_gradient(factor, g, windows, out),
             );
-            grads.register::<Flex>(parent.id, tensor(out, extents(&x)));
+            grads.register::<Flex>(parent, tensor(out, extents(&x)));
+        }
+    }
+}
+
+impl Backward<Flex, 2> for Conv2d {
+    /// Input and weight.
+    type State = Kept<2>;
+
+    fn backward(self, ops: Ops<Kept<2>, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        self.gradients(ops.state, &g, parents, grads);
+    }
+}
+
+#[derive(Debug)]
+struct BiasedConv2d(Conv2d);
+
+impl Backward<Flex, 3> for BiasedConv2d {
+    /// Input and weight.
+    type State = Kept<2>;
+
+    fn backward(self, ops: Ops<Kept<2>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let [to_x, to_weight, to_bias] = ops.parents;
+        if let Some(parent) = to_bias {
+            grads.register::<Flex>(parent.id, channel_sums(&g));
+        }
+        let parents = [to_x, to_weight].map(|parent| parent.map(|parent| parent.id));
+        self.0.gradients(ops.state, &g, parents, grads);
+    }
+}
+
+/// The sums over all but the channels of `[B, C, …]`, as `[C]`.
+fn channel_sums(x: &FlexTensor) -> FlexTensor {
+    let shape = extents(x);
+    let extent = shape[2..].iter().product();
+    let each = values(x).par_chunks(extent).map(kernels::total).collect();
+    column_sums(&tensor(each, vec![shape[0], shape[1]]))
+}
+
+#[derive(Debug)]
+struct Cat {
+    axis: usize,
+}
+
+impl Backward<Flex, 2> for Cat {
+    /// Extents of both.
+    type State = [Vec<usize>; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let size = |shape: &[usize]| shape[self.axis..].iter().product::<usize>();
+        let row: usize = ops.state.iter().map(|shape| size(shape)).sum();
+        let mut start = 0;
+        for (parent, shape) in ops.parents.into_iter().zip(ops.state) {
+            let part = start..start + size(&shape);
+            start = part.end;
+            let Some(parent) = parent else { continue };
+            let write = |out: &mut [MaybeUninit<f32>]| {
+                out.par_chunks_exact_mut(part.len())
+                    .zip(values(&g).par_chunks_exact(row))
+                    .for_each(|(out, g)| {
+                        out.write_copy_of_slice(&g[part.clone()]);
+                    });
+            };
+            // SAFETY: there are as many parts as rows, each of this length.
+            let gradient = unsafe { written(shape.iter().product(), write) };
+            grads.register::<Flex>(parent.id, tensor(gradient, shape));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Resized(Nearest);
+
+impl Backward<Flex, 1> for Resized {
+    /// The input's extents.
+    type State = Vec<usize>;
+
+    fn backward(self, ops: Ops<Vec<usize>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let ([parent], shape) = (ops.parents, ops.state);
+        if let Some(parent) = parent {
+            let gradient = self.0.backward(values(&g));
+            grads.register::<Flex>(parent.id, tensor(gradient, shape));
         }
     }
 }
@@ -416,14 +508,27 @@ impl Backward<Flex, 2> for AddChannels {
         let g = grads.consume::<Flex>(&ops.node).to_contiguous();
         let [to_x, to_bias] = ops.parents;
         if let Some(parent) = to_bias {
-            let shape = extents(&g);
-            let extent = shape[2..].iter().product();
-            let each = values(&g).par_chunks(extent).map(kernels::total).collect();
-            let each = tensor(each, vec![shape[0], shape[1]]);
-            grads.register::<Flex>(parent.id, column_sums(&each));
+            grads.register::<Flex>(parent.id, channel_sums(&g));
         }
         if let Some(parent) = to_x {
             grads.register::<Flex>(parent.id, g);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct WithGradient;
+
+impl Backward<Flex, 2> for WithGradient {
+    /// The gradient of the second input.
+    type State = FlexTensor;
+
+    fn backward(self, ops: Ops<FlexTensor, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node);
+        for (parent, gradient) in ops.parents.into_iter().zip([g, ops.state]) {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, gradient);
+            }
         }
     }
 }
@@ -523,19 +628,13 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         bias: FloatTensor<Self>,
         groups: usize,
         epsilon: f32,
+        silu: bool,
     ) -> FloatTensor<Self> {
-        let (from, by) = (
-            x.primitive().to_contiguous(),
-            weight.primitive().to_contiguous(),
-        );
-        let plus = bias.primitive().clone();
-        let state = [from.clone(), by.clone()];
-        record!(
-            GroupNorm { groups, epsilon },
-            [x, weight, bias],
-            state,
-            Flex::cpu_group_norm(from, by, plus, groups, epsilon)
-        )
+        let kept @ [from, by, plus] =
+            &[&x, &weight, &bias].map(|tensor| tensor.primitive().to_contiguous());
+        let (y, moments) = group_norm(from, by, plus, groups, epsilon, silu);
+        let state = (kept.clone(), moments);
+        record!(GroupNorm { groups, silu }, [x, weight, bias], state, y)
     }
 
     fn cpu_layer_norm(
@@ -587,6 +686,50 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         )
     }
 
+    fn cpu_biased_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> FloatTensor<Self> {
+        let (from, by) = (
+            x.primitive().to_contiguous(),
+            weight.primitive().to_contiguous(),
+        );
+        let plus = bias.primitive().clone();
+        let state = [from.clone(), by.clone()];
+        record!(
+            BiasedConv2d(Conv2d { stride, padding }),
+            [x, weight, bias],
+            state,
+            Flex::cpu_biased_conv2d(from, by, plus, stride, padding)
+        )
+    }
+
+    fn cpu_cat(a: FloatTensor<Self>, b: FloatTensor<Self>, axis: usize) -> FloatTensor<Self> {
+        let state = [extents(a.primitive()), extents(b.primitive())];
+        let (from, beside) = (a.primitive().clone(), b.primitive().clone());
+        record!(
+            Cat { axis },
+            [a, b],
+            state,
+            Flex::cpu_cat(from, beside, axis)
+        )
+    }
+
+    fn cpu_nearest(x: FloatTensor<Self>, output: [usize; 2]) -> FloatTensor<Self> {
+        let shape = extents(x.primitive());
+        let input = [shape[2], shape[3]];
+        let (from, node) = x.into_parts();
+        let y = Flex::cpu_nearest(from, output);
+        let step = Resized(Nearest { input, output });
+        match step.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(shape, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
     fn cpu_depthwise(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -618,6 +761,16 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
             OpsKind::Tracked(prep) => prep.finish((), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
+    }
+
+    fn cpu_with_gradient(
+        x: FloatTensor<Self>,
+        leaf: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let y = x.primitive().clone();
+        let gradient = gradient.into_primitive();
+        record!(WithGradient, [x, leaf], gradient, y)
     }
 
     fn cpu_adam(

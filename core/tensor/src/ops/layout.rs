@@ -4,6 +4,7 @@ use burn::backend::Dispatch;
 use burn::backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn::tensor::Slice;
 
+use crate::cpu::CpuOps;
 use crate::error::{Result, TensorError};
 use crate::shape::{MAX_RANK, Shape};
 use crate::tensor::{Kind, Tensor, guard};
@@ -262,6 +263,12 @@ impl Tensor {
             part.expect_shape(op, "part", &expected)?;
         }
         Shape::new(op, &total)?;
+        if let [second] = rest
+            && first.has_cpu_ops()
+        {
+            let (a, b) = (first.raw.clone(), second.raw.clone());
+            return guard(op, || first.like(Dispatch::cpu_cat(a, b, axis)));
+        }
         let raws = || parts.iter().map(|part| part.raw.clone()).collect();
         guard(op, || {
             first.like(match first.kind {

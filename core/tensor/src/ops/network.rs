@@ -210,13 +210,17 @@ impl Tensor {
         if self.has_cpu_ops() && dilation == [1, 1] && (groups == 1 || depthwise) {
             return guard(op, || {
                 let (x, weight) = (self.raw.clone(), weight.raw.clone());
-                let y = match depthwise {
-                    true => Dispatch::cpu_depthwise(x, weight, stride, padding),
-                    false => Dispatch::cpu_conv2d(x, weight, stride, padding),
-                };
-                self.like(match bias {
-                    Some(bias) => Dispatch::cpu_add_channels(y, bias.raw.clone()),
-                    None => y,
+                let bias = bias.map(|bias| bias.raw.clone());
+                self.like(match (depthwise, bias) {
+                    (false, None) => Dispatch::cpu_conv2d(x, weight, stride, padding),
+                    (false, Some(bias)) => {
+                        Dispatch::cpu_biased_conv2d(x, weight, bias, stride, padding)
+                    }
+                    (true, None) => Dispatch::cpu_depthwise(x, weight, stride, padding),
+                    (true, Some(bias)) => {
+                        let y = Dispatch::cpu_depthwise(x, weight, stride, padding);
+                        Dispatch::cpu_add_channels(y, bias)
+                    }
                 })
             });
         }
@@ -348,41 +352,17 @@ impl Tensor {
         bias: Option<&Tensor>,
         epsilon: f64,
     ) -> Result<Tensor> {
-        let op = "group_norm";
-        self.expect_kind(op, "x", Kind::Float)?;
-        let shape = self.shape();
-        if shape.rank() < 2 {
-            return Err(self.shape_error(op, "x", "rank 2 or more"));
-        }
-        if groups == 0 || !shape[1].is_multiple_of(groups) {
-            return Err(TensorError::Argument {
-                op,
-                argument: "groups",
-                value: groups.to_string(),
-                expected: format!("a divisor of the {} channels", shape[1]),
-            });
-        }
+        self.expect_groups("group_norm", groups)?;
         if let (Some(weight), Some(bias)) = (weight, bias)
             && self.has_cpu_ops()
         {
-            for (argument, tensor) in [("weight", weight), ("bias", bias)] {
-                tensor.expect_kind(op, argument, Kind::Float)?;
-                tensor.expect_shape(op, argument, &[shape[1]])?;
-            }
-            return guard(op, || {
-                let (x, weight, bias) = (self.raw.clone(), weight.raw.clone(), bias.raw.clone());
-                self.like(Dispatch::cpu_group_norm(
-                    x,
-                    weight,
-                    bias,
-                    groups,
-                    epsilon as f32,
-                ))
-            });
+            return self.fused_group_norm(groups, weight, bias, epsilon, false);
         }
+        let shape = self.shape();
         if let (Some(weight), Some(bias)) = (weight, bias)
             && self.has_torch_ops()
         {
+            let op = "group_norm";
             for (argument, tensor) in [("weight", weight), ("bias", bias)] {
                 tensor.expect_kind(op, argument, Kind::Float)?;
                 tensor.expect_shape(op, argument, &[shape[1]])?;
@@ -396,7 +376,66 @@ impl Tensor {
         let extents: Vec<i64> = shape.iter().map(|&e| e as i64).collect();
         let grouped = self.reshape(&[shape[0] as i64, groups as i64, -1])?;
         let normalised = grouped.normalise(&[2], epsilon)?.reshape(&extents)?;
-        normalised.scale_and_shift(op, weight, bias, shape[1], &self.channel_extents())
+        let extents = self.channel_extents();
+        normalised.scale_and_shift("group_norm", weight, bias, shape[1], &extents)
+    }
+
+    /// The same, and then [`silu`](Self::silu).
+    ///
+    /// # Errors
+    /// As [`group_norm`](Self::group_norm).
+    pub fn group_norm_silu(
+        &self,
+        groups: usize,
+        weight: &Tensor,
+        bias: &Tensor,
+        epsilon: f64,
+    ) -> Result<Tensor> {
+        self.expect_groups("group_norm", groups)?;
+        if self.has_cpu_ops() {
+            return self.fused_group_norm(groups, weight, bias, epsilon, true);
+        }
+        self.group_norm(groups, Some(weight), Some(bias), epsilon)?
+            .silu()
+    }
+
+    fn expect_groups(&self, op: &'static str, groups: usize) -> Result<()> {
+        self.expect_kind(op, "x", Kind::Float)?;
+        let shape = self.shape();
+        if shape.rank() < 2 {
+            return Err(self.shape_error(op, "x", "rank 2 or more"));
+        }
+        if groups == 0 || !shape[1].is_multiple_of(groups) {
+            return Err(TensorError::Argument {
+                op,
+                argument: "groups",
+                value: groups.to_string(),
+                expected: format!("a divisor of the {} channels", shape[1]),
+            });
+        }
+        Ok(())
+    }
+
+    fn fused_group_norm(
+        &self,
+        groups: usize,
+        weight: &Tensor,
+        bias: &Tensor,
+        epsilon: f64,
+        silu: bool,
+    ) -> Result<Tensor> {
+        let op = "group_norm";
+        for (argument, tensor) in [("weight", weight), ("bias", bias)] {
+            tensor.expect_kind(op, argument, Kind::Float)?;
+            tensor.expect_shape(op, argument, &[self.shape()[1]])?;
+        }
+        guard(op, || {
+            let (x, weight, bias) = (self.raw.clone(), weight.raw.clone(), bias.raw.clone());
+            let epsilon = epsilon as f32;
+            self.like(Dispatch::cpu_group_norm(
+                x, weight, bias, groups, epsilon, silu,
+            ))
+        })
     }
 
     /// Normalises each channel of `[B, C, …]` with the given statistics of `[C]`, then scales and shifts.

@@ -2,9 +2,12 @@
 //! interpolation, so it is written as two matrix products, `W_h X W_wᵀ`: exact,
 //! differentiable and deterministic everywhere.
 
+use burn::backend::Dispatch;
+
 use super::network::positive;
+use crate::cpu::CpuOps;
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, guard};
 
 impl Tensor {
     /// Resizes `[B, C, H, W]` by taking the nearest pixel (PyTorch's `nearest`).
@@ -15,6 +18,11 @@ impl Tensor {
         let op = "resize_nearest";
         self.expect_image(op)?;
         positive(op, "height", &[height, width])?;
+        if self.has_cpu_ops() {
+            return guard(op, || {
+                self.like(Dispatch::cpu_nearest(self.raw.clone(), [height, width]))
+            });
+        }
         let pick = |from: usize, to: usize| {
             let index: Vec<i64> = (0..to).map(|i| (i * from / to) as i64).collect();
             Tensor::from_ints(&index, &[to], self.device())

@@ -3,7 +3,7 @@
 
 use burn::backend::Dispatch;
 
-use crate::cpu::{CpuOps, MAX_TOKENS};
+use crate::cpu::CpuOps;
 use crate::error::{Result, TensorError};
 use crate::libtorch::TorchOps;
 use crate::tally;
@@ -80,7 +80,7 @@ impl Tensor {
                 expected: format!("a divisor of a third of {width}"),
             });
         }
-        if self.has_cpu_ops() && tokens <= MAX_TOKENS {
+        if self.has_cpu_ops() {
             tally::products(2 * batch * tokens * tokens, width / 3);
             return guard(op, || {
                 self.like(Dispatch::cpu_attention(self.raw.clone(), heads))
