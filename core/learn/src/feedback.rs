@@ -28,6 +28,9 @@ pub enum LossKind {
     L1,
 }
 
+/// Bytes of gradients of parameters that several micro-batches at once may hold, each a set of its own.
+const HELD: usize = 1 << 28;
+
 /// How feedback is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Feedback {
@@ -68,7 +71,7 @@ struct Part {
     rows: Range<usize>,
     /// The loss of each row.
     losses: Vec<f32>,
-    /// The gradient with respect to each slot, and to each of the denoiser's chosen parameters.
+    /// The gradient with respect to each slot, and to each of the denoiser's chosen parameters, with what was there before.
     slots: Vec<Option<Tensor>>,
     denoiser: Vec<Option<Tensor>>,
 }
@@ -85,20 +88,44 @@ impl Feedback {
         adapted: &[ParameterId],
         request: &Request<'_>,
     ) -> Result<Evaluation> {
+        self.evaluate_within(HELD, denoiser, weights, adapted, request)
+    }
+
+    /// The same, of several micro-batches at once if their gradients of parameters take no more bytes than `held`.
+    fn evaluate_within(
+        &self,
+        held: usize,
+        denoiser: &dyn Denoiser,
+        weights: &Weights,
+        adapted: &[ParameterId],
+        request: &Request<'_>,
+    ) -> Result<Evaluation> {
         let device = request.images.device();
         self.expect_memory(request)?;
         let calls: Vec<Range<usize>> = self.micro_batches(request).collect();
-        // Gradients of parameters are as large as the denoiser, so no more of them are held than are worked on at once.
-        let together = match adapted {
-            [] => calls.len().max(1),
+        let elements = adapted.iter().map(|&id| weights.get(id).shape().elements());
+        let set = elements.sum::<usize>() * size_of::<f32>();
+        let together = match set {
+            0 => calls.len().max(1),
+            _ if set.saturating_mul(device.lanes()) > held => 1,
             _ => device.lanes(),
         };
         let mut losses = vec![0.0f32; request.ids.len()];
         let mut slots: Vec<Option<Tensor>> = vec![None; request.conditioning.len()];
         let mut denoiser_gradients: Vec<Option<Tensor>> = vec![None; adapted.len()];
         for calls in calls.chunks(together) {
+            if let ([rows], 1) = (calls, together) {
+                let before = std::mem::take(&mut denoiser_gradients);
+                let chosen = (adapted, before);
+                let part = self.part(denoiser, weights, chosen, request, rows.clone())?;
+                self.share_out(&mut losses, part.rows, part.losses);
+                accumulate(&mut slots, part.slots)?;
+                denoiser_gradients = part.denoiser;
+                continue;
+            }
             let parts = device.each(calls.iter().cloned(), |rows| {
-                self.part(denoiser, weights, adapted, request, rows)
+                let chosen = (adapted, vec![None; adapted.len()]);
+                self.part(denoiser, weights, chosen, request, rows)
             });
             for part in parts {
                 let part = part?;
@@ -179,12 +206,12 @@ impl Feedback {
         }
     }
 
-    /// One micro-batch, with a tape of its own.
+    /// One micro-batch, with a tape of its own. Its gradients of the chosen parameters are added to those before.
     fn part(
         &self,
         denoiser: &dyn Denoiser,
         weights: &Weights,
-        adapted: &[ParameterId],
+        (adapted, before): (&[ParameterId], Vec<Option<Tensor>>),
         request: &Request<'_>,
         rows: Range<usize>,
     ) -> Result<Part> {
@@ -200,12 +227,21 @@ impl Feedback {
         let per_draw = self.distances(denoiser, &weights, &leaves, request, &rows)?;
         let losses = per_draw.to_floats()?;
         let scale = loss_scale(&weights, request.images);
-        let gradients = per_draw
+        let scaled = |tensor: Tensor, factor: f64| match factor {
+            1.0 => Ok(tensor),
+            factor => tensor.affine(factor, 0.0),
+        };
+        let mut loss = per_draw
             .sum(&[], false)?
-            .affine(scale / self.draws.count as f64, 0.0)?
-            .backward()?;
+            .affine(scale / self.draws.count as f64, 0.0)?;
+        for (&id, sum) in adapted.iter().zip(before) {
+            if let Some(sum) = sum {
+                loss = loss.with_gradient(weights.get(id), scaled(sum, scale)?)?;
+            }
+        }
+        let gradients = loss.backward()?;
         let unscaled = |gradient: Option<Tensor>| -> Result<_> {
-            let gradient = gradient.map(|gradient| gradient.affine(1.0 / scale, 0.0));
+            let gradient = gradient.map(|gradient| scaled(gradient, 1.0 / scale));
             Ok(gradient.transpose()?)
         };
         Ok(Part {
@@ -302,4 +338,70 @@ fn accumulate(sums: &mut [Option<Tensor>], terms: Vec<Option<Tensor>>) -> Result
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dtta_models::{CLASS_EMBEDDING, Dit, TimeRange};
+    use dtta_tensor::Device;
+
+    use super::*;
+    use crate::draws::{NoiseSharing, TimestepSampler};
+
+    #[test]
+    fn gradients_that_are_added_up_as_they_arrive_are_those_of_sets_held_apart() {
+        let config = serde_json::json!({
+            "image": [1, 8, 8], "patch_size": 2, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 4
+        });
+        let dit = Dit::new(serde_json::from_value(config).unwrap()).unwrap();
+        let device = Device::cpu();
+        let mut weights = Weights::initialise(dit.parameters(), 1, &device).unwrap();
+        let wave = |extents: &[usize]| {
+            let count = extents.iter().product();
+            let values: Vec<f32> = (0..count).map(|n: usize| (n as f32).sin() * 0.3).collect();
+            Tensor::from_floats(&values, extents, &device).unwrap()
+        };
+        for id in weights.ids() {
+            let values = wave(&weights.get(id).shape());
+            weights.set(id, values).unwrap();
+        }
+        let adapted: Vec<ParameterId> = weights.ids().collect();
+        let feedback = Feedback {
+            draws: Draws {
+                seed: 5,
+                count: 7,
+                sampler: TimestepSampler::Uniform,
+                range: TimeRange {
+                    low: 50.0,
+                    high: 900.0,
+                    whole: true,
+                },
+                noise: NoiseSharing::Fresh,
+            },
+            micro_batch: 4,
+            loss: LossKind::Mse,
+            space: None,
+        };
+        let request = Request {
+            ids: &["a", "b", "c"],
+            images: &wave(&[3, 1, 8, 8]),
+            conditioning: &Named::one(CLASS_EMBEDDING, wave(&[3, 16])),
+            step: 0,
+        };
+        let bits = |held| {
+            let found = feedback
+                .evaluate_within(held, &dit, &weights, &adapted, &request)
+                .unwrap();
+            let floats = |gradient: &Option<Tensor>| {
+                let gradient = gradient.as_ref().map(|gradient| gradient.to_floats());
+                gradient.transpose().unwrap()
+            };
+            let slots: Vec<_> = found.gradients.tensors().cloned().map(Some).collect();
+            let all = slots.iter().chain(&found.denoiser_gradients);
+            (found.losses, all.map(floats).collect::<Vec<_>>())
+        };
+        let apart = bits(usize::MAX);
+        assert!(apart.1.iter().flatten().count() > 20);
+        assert_eq!(bits(0), apart);
+    }
 }

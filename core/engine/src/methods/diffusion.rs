@@ -285,13 +285,8 @@ impl Diffusion {
                 let mean = 1.0 / batch.ids.len() as f64;
                 let gradients = answer
                     .denoiser_gradients
-                    .iter()
-                    .map(|gradient| {
-                        gradient
-                            .as_ref()
-                            .map(|sum| sum.affine(mean, 0.0))
-                            .transpose()
-                    })
+                    .into_iter()
+                    .map(|gradient| gradient.map(|sum| sum.affine(mean, 0.0)).transpose())
                     .collect::<Result<Vec<Option<Tensor>>, _>>()?;
                 learner.step(&gradients)?;
                 if let Some(name) = learner.not_finite()? {
