@@ -43,7 +43,7 @@ pub enum Positions {
 }
 
 /// A diffusion transformer: a denoiser. The `config.json` of diffusers' `DiTTransformer2DModel` is read directly. DiT-XL/2 is `image: [4, 32, 32], patch_size: 2, hidden_size: 1152, depth: 28, num_heads: 16,
-/// num_classes: 1000, learn_sigma: true`, the rest as by default.
+/// num_classes: 1000, learn_sigma: true`, the rest as by default; SiT and REPA differ in `schedule`, which is a `flow`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DitConfig {

@@ -249,6 +249,79 @@ fn every_architecture_has_the_tensors_and_the_preprocessing_that_timm_gives_it()
 }
 
 #[test]
+fn heads_of_imagenet_21k_have_as_many_answers_as_the_checkpoint_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    for (architecture, tag, classes) in [
+        ("convnext_tiny", "fb_in22k", 21_841),
+        ("convnext_base", "fb_in22k_ft_in1k", 1000),
+        ("vit_base_patch16_224", "augreg_in21k", 21_843),
+        ("convnext_small", "in12k", 11_821),
+    ] {
+        let document = json!({
+            "architecture": architecture, "num_classes": classes,
+            "pretrained_cfg": {"tag": tag, "num_classes": classes, "custom_load": false},
+        });
+        fs::write(&config, document.to_string()).unwrap();
+        let backbone = Models::standard().backbone(&config).unwrap();
+        assert_eq!(backbone.spec().outputs, classes, "{architecture}.{tag}");
+        let head = backbone
+            .parameters()
+            .iter()
+            .find(|spec| ["head.fc.weight", "head.weight"].contains(&spec.name.as_str()));
+        assert_eq!(head.unwrap().shape[0], classes);
+    }
+}
+
+#[test]
+fn every_transformer_with_a_second_head_for_distillation_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    for (architecture, arguments, expected) in [
+        ("deit_tiny_distilled_patch16_224", json!({}), "head_dist"),
+        (
+            "deit_small_distilled_patch16_224.fb_in1k",
+            json!({}),
+            "head_dist",
+        ),
+        ("deit_base_distilled_patch16_384", json!({}), "head_dist"),
+        (
+            "deit_base_patch16_224",
+            json!({"distilled": true}),
+            "field distilled = true is not supported",
+        ),
+        (
+            "deit_base_patch16_224",
+            json!({"num_prefix_tokens": 2}),
+            "field num_prefix_tokens = 2 is not supported",
+        ),
+    ] {
+        let document =
+            json!({"architecture": architecture, "model_args": arguments, "pretrained_cfg": {}});
+        fs::write(&config, document.to_string()).unwrap();
+        let error = Models::standard()
+            .backbone(&config)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains(expected), "{architecture}: {error}");
+    }
+    // A checkpoint with that head under the name of a model without is told by its tensors.
+    let folder = fixtures().join("vit");
+    let mut tensors = read_tensors(&folder.join("model.safetensors"), &Device::cpu()).unwrap();
+    let (head, bias) = (tensors["head.weight"].clone(), tensors["head.bias"].clone());
+    tensors.insert("head_dist.weight".into(), head);
+    tensors.insert("head_dist.bias".into(), bias);
+    let distilled = tempfile::tempdir().unwrap();
+    let path = distilled.path().join("model.safetensors");
+    write_tensors(&path, &tensors).unwrap();
+    let config = folder.join("config.json");
+    let error = Models::standard().load_backbone(&config, Some(&path), &Device::cpu());
+    let error = error.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("head_dist.weight"), "{error}");
+}
+
+#[test]
 fn what_another_kind_of_timm_needs_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.json");

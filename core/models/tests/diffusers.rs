@@ -483,6 +483,30 @@ const DRAWING: &[&str] = &[
     "time_shift_type",
 ];
 
+/// As [`DRAWING`], of the class whose network is told the times of a straight line.
+const DRAWING_ALONG_A_LINE: &[&str] = &[
+    "shift",
+    "use_dynamic_shifting",
+    "base_shift",
+    "max_shift",
+    "base_image_seq_len",
+    "max_image_seq_len",
+    "shift_terminal",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "time_shift_type",
+    "stochastic_sampling",
+];
+
+/// As [`DRAWING`], of the class whose network is told ln(σ) / 4.
+const DRAWING_FROM_EDM: &[&str] = &[
+    "sigma_schedule",
+    "num_train_timesteps",
+    "rho",
+    "final_sigmas_type",
+];
+
 #[test]
 fn every_field_of_a_scheduler_changes_the_schedule_or_is_about_drawing_or_refused_by_name() {
     let schedule = |scheduler: Map<String, Value>| -> Result<NoiseSchedule, String> {
@@ -498,20 +522,18 @@ fn every_field_of_a_scheduler_changes_the_schedule_or_is_about_drawing_or_refuse
         schedulers += 1;
         let mut base = table["defaults"].as_object().unwrap().clone();
         base.insert("_class_name".into(), class.clone().into());
-        let usual = match schedule(base.clone()) {
-            Ok(usual) => usual,
-            Err(message) => {
-                let named = format!("field _class_name = \"{class}\" is not supported");
-                assert!(message.contains(&named), "{message}");
-                continue;
-            }
+        let usual = schedule(base.clone()).unwrap();
+        let drawing = match class.as_str() {
+            "FlowMatchEulerDiscreteScheduler" => DRAWING_ALONG_A_LINE,
+            "EDMEulerScheduler" => DRAWING_FROM_EDM,
+            _ => DRAWING,
         };
         for (field, other) in table["others"].as_object().unwrap() {
             let mut scheduler = base.clone();
             scheduler.extend(other.as_object().unwrap().clone());
             match schedule(scheduler) {
                 Ok(found) => {
-                    let drawing = DRAWING.contains(&field.as_str());
+                    let drawing = drawing.contains(&field.as_str());
                     assert_eq!(found == usual, drawing, "{class}: {field}");
                 }
                 Err(message) => {
@@ -540,6 +562,47 @@ fn the_schedule_comes_from_the_pipelines_folder_or_is_asked_for() {
 }
 
 #[test]
+fn what_a_network_is_shown_under_a_scheduler_is_what_the_scheduler_says() {
+    let table = read(&fixtures().join("../schedules.json"));
+    let rows = |rows: &Value| -> Tensor {
+        let rows: Vec<Vec<f32>> = serde_json::from_value(rows.clone()).unwrap();
+        Tensor::from_floats(&rows.concat(), &[3, 2], &Device::cpu()).unwrap()
+    };
+    let (x0, noise) = (rows(&table["x0"]), rows(&table["noise"]));
+    // A shift changes nothing, and what follows from the defaults need not be said.
+    for (name, scheduler) in [
+        (
+            "flow-sd3",
+            json!({ "_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": "0.35.1", "shift": 3.0 }),
+        ),
+        ("edm", json!({ "_class_name": "EDMEulerScheduler" })),
+    ] {
+        let mut document = read(&config("one_level"));
+        document.insert("scheduler".into(), scheduler);
+        let denoiser = translate(&document).unwrap().unwrap();
+        let case = &table["mixtures"][name];
+        let times: Vec<f64> = serde_json::from_value(case["times"].clone()).unwrap();
+        let mixed = denoiser.schedule().mix(&x0, &noise, &times).unwrap();
+        for (found, expected) in [(mixed.noisy, "noisy"), (mixed.target, "target")] {
+            let (error, size) = difference(&found, &rows(&case[expected]));
+            assert!(error <= 1e-6 + 1e-6 * size, "{name}: {expected}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_scheduler_that_there_is_not_is_refused_with_those_that_there_are() {
+    let mut document = read(&config("one_level"));
+    document.insert("scheduler".into(), json!({ "_class_name": "LCMScheduler" }));
+    let message = translate(&document).map(|_| ()).unwrap_err();
+    assert!(
+        message.contains("field _class_name = \"LCMScheduler\" is not supported")
+            && message.contains("EDMEulerScheduler"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_class_that_there_is_not_is_refused_with_those_that_there_are() {
     let document = json!({ "_class_name": "FluxTransformer2DModel" });
     let message = translate(document.as_object().unwrap())
@@ -551,7 +614,7 @@ fn a_class_that_there_is_not_is_refused_with_those_that_there_are() {
     );
 }
 
-// --- facebookresearch/DiT -------------------------------------------------------------------------------------------------------------
+// --- DiT, SiT and REPA ---------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn checkpoints_of_the_dit_paper_are_described_by_what_its_scripts_are_told() {
@@ -610,5 +673,148 @@ fn checkpoints_of_the_dit_paper_are_described_by_what_its_scripts_are_told() {
             .to_string();
         let expected = format!("field {field} = {value} is not supported");
         assert!(message.contains(&expected), "{message}");
+    }
+}
+
+fn of_scripts(name: &str) -> PathBuf {
+    fixtures().join("../sit").join(name)
+}
+
+fn load_of_scripts(
+    description: &Path,
+    weights: &Path,
+) -> Result<(Box<dyn Denoiser>, Weights), String> {
+    let loaded = Models::standard().load_denoiser(description, Some(weights), &Device::cpu());
+    loaded.map_err(|error| error.to_string())
+}
+
+/// The fixtures come from `tests/reference/sit.py`: inputs as the path of each repository mixes them, what its network answers, what
+/// training compares that with, and the gradient with respect to the class embedding.
+#[test]
+fn checkpoints_of_sit_and_repa_answer_with_their_own_velocities_in_their_own_directions_of_time() {
+    for name in ["sit", "repa", "repa_legacy"] {
+        let (description, weights) = (
+            of_scripts(&format!("{name}.json")),
+            of_scripts(&format!("{name}.pt")),
+        );
+        let (denoiser, weights) = load_of_scripts(&description, &weights).unwrap();
+        let path = of_scripts(&format!("{name}.expected.safetensors"));
+        let expected = read_tensors(&path, &Device::cpu()).unwrap();
+        let times = expected["input.times"].to_floats().unwrap();
+        let times: Vec<f64> = times.iter().map(|&time| time.into()).collect();
+        let (image, noise) = (&expected["input.image"], &expected["input.noise"]);
+        let mixed = denoiser.schedule().mix(image, noise, &times).unwrap();
+        for (found, part) in [
+            (&mixed.noisy, "output.noisy"),
+            (&mixed.target, "output.target"),
+        ] {
+            let (error, _) = difference(found, &expected[part]);
+            assert!(error <= 1e-6, "{name}: {part}: {error}");
+        }
+        let condition = expected["input.condition"].to_leaf().unwrap();
+        let conditioning: Named = [("class-embedding".to_owned(), condition.clone())]
+            .into_iter()
+            .collect();
+        let answer = denoiser
+            .predict(&weights, &mixed.noisy, &times, &conditioning)
+            .unwrap();
+        assert_close(name, "answer", &answer, &expected["output.answer"]);
+        let loss = answer.mul(&expected["input.cotangent"]).unwrap();
+        let gradients = loss.sum(&[], false).unwrap().backward().unwrap();
+        let found = gradients.of(&condition).unwrap();
+        let (error, size) = difference(&found, &expected["gradient.condition"]);
+        eprintln!("{name}: gradient: relative error {:.1e}", error / size);
+        assert!(error / size <= RELATIVE, "{name}: {error} of {size}");
+    }
+}
+
+#[test]
+fn a_sit_is_refused_unless_it_says_who_trained_it_and_by_what_its_tensors_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("description.json");
+    let changed = |name: &str, changes: &Value, weights: &str| {
+        let mut document = read(&of_scripts(name));
+        for (field, value) in changes.as_object().unwrap() {
+            match value.is_null() {
+                true => document.remove(field),
+                false => document.insert(field.clone(), value.clone()),
+            };
+        }
+        fs::write(&path, Value::from(document).to_string()).unwrap();
+        load_of_scripts(&path, &of_scripts(weights))
+            .map(|_| ())
+            .unwrap_err()
+    };
+    let unsaid = changed("sit.json", &json!({ "trained_with": null }), "sit.pt");
+    assert!(
+        unsaid.contains("field trained_with = null is not supported")
+            && unsaid.contains("opposite")
+            && !unsaid.contains("hidden_size"),
+        "{unsaid}"
+    );
+    // The description of one with the weights of the other.
+    let of_repa = changed("sit.json", &json!({}), "repa.pt");
+    assert!(
+        of_repa.contains("projectors.0.0.bias") && of_repa.contains("final_layer.linear.weight"),
+        "{of_repa}"
+    );
+    let of_sit = changed("repa.json", &json!({}), "sit.pt");
+    assert!(of_sit.contains("final_layer.linear.weight"), "{of_sit}");
+    for (name, field, value) in [
+        ("sit.json", "path_type", json!("GVP")),
+        ("sit.json", "prediction", json!("score")),
+        ("sit.json", "qk_norm", json!(true)),
+        ("sit.json", "image_size", json!(256)),
+        ("repa.json", "path_type", json!("cosine")),
+        ("repa.json", "prediction", json!("x")),
+        ("repa.json", "qk_norm", json!(true)),
+        ("repa.json", "learn_sigma", json!(true)),
+    ] {
+        let message = changed(name, &json!({ field: value }), "sit.pt");
+        let expected =
+            format!("this is a DiT or SiT configuration; field {field} = {value} is not supported");
+        assert!(message.contains(&expected), "{name}: {message}");
+    }
+}
+
+#[test]
+fn sizes_of_sit_are_those_of_dit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("description.json");
+    let declared = |description: Value| {
+        fs::write(&path, description.to_string()).unwrap();
+        let made = Models::standard().denoiser(&path).unwrap();
+        let shapes: Vec<(String, Vec<usize>)> = made
+            .parameters()
+            .iter()
+            .map(|spec| (spec.name.clone(), spec.shape.clone()))
+            .collect();
+        (made.image_shape(), shapes)
+    };
+    let dit = declared(json!({ "model": "DiT-XL/2", "image_size": 512 }));
+    assert_eq!(
+        declared(json!({ "model": "SiT-XL/2", "trained_with": "SiT", "image_size": 512 })),
+        dit
+    );
+    let repa = declared(json!({ "model": "SiT-XL/2", "trained_with": "REPA", "resolution": 512 }));
+    assert_eq!(repa.0, dit.0);
+    let half = |shapes: &[(String, Vec<usize>)]| {
+        let last = shapes
+            .iter()
+            .find(|(name, _)| name == "final_layer.linear.weight");
+        last.unwrap().1[0]
+    };
+    assert_eq!(half(&dit.1), 2 * half(&repa.1));
+    for wrong in ["SiT-XL/3", "SiT-M/2", "SiTXL/2", "DiT-XL"] {
+        fs::write(&path, json!({ "model": wrong }).to_string()).unwrap();
+        let message = Models::standard()
+            .denoiser(&path)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains(wrong) && message.contains("`DiT-S/2`"),
+            "{message}"
+        );
     }
 }

@@ -526,17 +526,84 @@ fn schedule_document(scheduler: &mut Fields) -> Value {
     let Some(class) = scheduler.find::<String>(CLASS) else {
         return Value::Null;
     };
-    let known = [
-        "DDPMScheduler",
-        "DDIMScheduler",
-        "PNDMScheduler",
-        "EulerDiscreteScheduler",
-        "DPMSolverMultistepScheduler",
-    ];
-    if !known.contains(&class.as_str()) {
-        let reason = format!("supported are {}", dtta_base::listed(known, known.len()));
-        scheduler.refuse(CLASS, &json!(class), reason);
+    match class.as_str() {
+        "DDPMScheduler"
+        | "DDIMScheduler"
+        | "PNDMScheduler"
+        | "EulerDiscreteScheduler"
+        | "DPMSolverMultistepScheduler" => discrete_schedule(scheduler),
+        "FlowMatchEulerDiscreteScheduler" => flow_schedule(scheduler),
+        "EDMEulerScheduler" => edm_schedule(scheduler),
+        _ => {
+            let reason = format!(
+                "supported are {}",
+                dtta_base::listed(SCHEDULERS, SCHEDULERS.len())
+            );
+            scheduler.refuse(CLASS, &json!(class), reason);
+            discrete_schedule(scheduler)
+        }
     }
+}
+
+/// The classes of schedulers that say with which noise a network was trained.
+const SCHEDULERS: [&str; 7] = [
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "EDMEulerScheduler",
+];
+
+/// Noise at the end of a straight line, and ε - x0 as the answer; the network is told σ times the number of timesteps. A shift moves the
+/// times at which images are drawn, and what the network is told with them, so it says nothing about the line.
+fn flow_schedule(scheduler: &mut Fields) -> Value {
+    let timesteps = scheduler.take("num_train_timesteps", 1000usize);
+    // Where time runs from noise to image.
+    scheduler.fixed("invert_sigmas", false);
+    for name in [
+        "shift",
+        "use_dynamic_shifting",
+        "base_shift",
+        "max_shift",
+        "base_image_seq_len",
+        "max_image_seq_len",
+        "shift_terminal",
+        "use_karras_sigmas",
+        "use_exponential_sigmas",
+        "use_beta_sigmas",
+        "time_shift_type",
+        "stochastic_sampling",
+    ] {
+        scheduler.skip(name);
+    }
+    json!({ "kind": "flow", "noise_at": "end", "prediction": "velocity", "time_scale": timesteps })
+}
+
+/// The network between c_in, c_skip and c_out, told ln(σ) / 4.
+fn edm_schedule(scheduler: &mut Fields) -> Value {
+    // What the class calls so is Karras et al.'s preconditioning; its `v_prediction` is that with another sign.
+    scheduler.fixed("prediction_type", "epsilon");
+    // Which amounts of noise images are drawn along.
+    for name in [
+        "sigma_schedule",
+        "num_train_timesteps",
+        "rho",
+        "final_sigmas_type",
+    ] {
+        scheduler.skip(name);
+    }
+    json!({
+        "kind": "edm",
+        "sigma_data": scheduler.take("sigma_data", 0.5),
+        "sigma_min": scheduler.take("sigma_min", 0.002),
+        "sigma_max": scheduler.take("sigma_max", 80.0),
+    })
+}
+
+/// Whole timesteps, each with its beta.
+fn discrete_schedule(scheduler: &mut Fields) -> Value {
     let curve = scheduler.take("beta_schedule", "linear".to_owned());
     let betas = match curve.as_str() {
         "linear" | "scaled_linear" | "sigmoid" => curve.as_str(),

@@ -74,6 +74,11 @@ impl Fields {
         self.rest.shift_remove(name);
     }
 
+    /// Leaves the others alone: without a field that was refused, nobody knows what they mean.
+    pub fn skip_others(&mut self) {
+        self.rest.clear();
+    }
+
     /// The fields of an object within; empty where it is absent.
     pub fn object(&mut self, name: &str) -> Self {
         let fields = self.find(name).unwrap_or_default();

@@ -3,7 +3,7 @@
 //! or refused by name. None is ignored.
 
 mod diffusers;
-mod facebook;
+mod dit;
 mod fields;
 mod lite;
 mod timm;
@@ -111,7 +111,7 @@ struct Publisher {
 
 const PUBLISHERS: &[Publisher] = &[
     diffusers::PUBLISHER,
-    facebook::PUBLISHER,
+    dit::PUBLISHER,
     timm::PUBLISHER,
     torchvision::PUBLISHER,
     lite::PUBLISHER,
