@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use half::f16;
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
-use half::{bf16, f16};
 
 use super::{Dtype, Stored, contiguous};
 use crate::error::Result;
@@ -197,9 +197,10 @@ impl Piece {
                 room.reinterpret_cast::<f16>().convert_to_f32_slice(into);
             }
             Self::Bf16(room) => {
-                let room = &mut room[..into.len()];
-                room.iter_mut().for_each(|bits| *bits = u16::from_le(*bits));
-                room.reinterpret_cast::<bf16>().convert_to_f32_slice(into);
+                // The upper half of an f32: many at once, which `half` does one by one.
+                for (into, bits) in into.iter_mut().zip(room) {
+                    *into = f32::from_bits(u32::from(u16::from_le(*bits)) << 16);
+                }
             }
             Self::F64(room) => {
                 for (into, value) in into.iter_mut().zip(room) {
