@@ -82,9 +82,9 @@ pub struct ModelsConfig {
     /// The diffusion model that gives feedback, for methods that ask for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoiser: Option<ModelSource>,
-    /// What the denoiser computes in: `f32`, or on LibTorch's devices `bf16` or `f16`. Its weights are rounded once, and what it is given
-    /// with every call; θ, the gradient of the slots, the loss and its sums stay in `f32`. `dtta diagnose` says how far the gradient then
-    /// is from that of `f32`. A denoiser that adapts needs `f32`.
+    /// What the denoiser computes in: `f32`, as if absent, or on LibTorch's devices `bf16` or `f16`. Its weights are rounded once, and what it
+    /// is given with every call; θ, the gradient of the slots, the loss and its sums stay in `f32`. `dtta diagnose` says how far the gradient
+    /// then is from that of `f32`. A denoiser that adapts needs `f32`.
     #[serde(default, skip_serializing_if = "is_f32")]
     pub denoiser_precision: Precision,
     /// What makes the latents that the denoiser was trained on from the images that its `preprocess` gives, which are in [-1, 1]. It has

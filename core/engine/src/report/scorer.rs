@@ -20,7 +20,7 @@ enum Origin {
     /// The core's accuracy.
     Core,
     /// A plugin's metric with its configuration.
-    Plugin(Plugin, Value, Environment),
+    Plugin(Box<(Plugin, Value, Environment)>),
 }
 
 /// What the metric says of one sample by itself, of the source model and of the adapted one.
@@ -47,7 +47,7 @@ impl Scorer {
         Self {
             specs: plugin.scores().to_vec(),
             additive: plugin.additive(),
-            origin: Origin::Plugin(plugin, config, environment),
+            origin: Origin::Plugin(Box::new((plugin, config, environment))),
         }
     }
 
@@ -73,7 +73,10 @@ impl Scorer {
     pub fn fresh(&self) -> Result<Box<dyn Metric>> {
         Ok(match &self.origin {
             Origin::Core => Box::new(Accuracy::new()),
-            Origin::Plugin(plugin, config, environment) => plugin.metric(config, environment)?,
+            Origin::Plugin(of) => {
+                let (plugin, config, environment) = &**of;
+                plugin.metric(config, environment)?
+            }
         })
     }
 

@@ -86,6 +86,10 @@ fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
 
 /// As many sums at once.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "an index says which lane of which sum it is"
+)]
 fn sums<const N: usize>(n: usize, f: impl Fn(usize) -> [f32; N]) -> [f32; N] {
     let mut lanes = [[0.0f32; LANES]; N];
     let whole = n - n % LANES;

@@ -398,7 +398,9 @@ fn group_norm(
     let channels = shape[1] / groups;
     let mut moments = vec![Moments::default(); shape[0] * groups];
     let (from, weight, bias) = (values(x), values(weight), values(bias));
-    let kernel: fn(&[f32], &[f32], &[f32], Moments, &mut [MaybeUninit<f32>]) = match silu {
+    /// Takes values, weight, bias and moments.
+    type Kernel = fn(&[f32], &[f32], &[f32], Moments, &mut [MaybeUninit<f32>]);
+    let kernel: Kernel = match silu {
         true => kernels::group_norm_silu,
         false => kernels::group_norm,
     };

@@ -5,6 +5,13 @@
 //! what the composed ones give up to rounding (held to that by `tests/fused.rs`). Where a tensor has half precision, they add up in
 //! 32 bits. Other devices never come here.
 #![cfg_attr(
+    not(feature = "libtorch"),
+    expect(
+        unused_variables,
+        reason = "without a backend the generated dispatch has no use for arguments"
+    )
+)]
+#![cfg_attr(
     feature = "libtorch",
     expect(
         deprecated,
