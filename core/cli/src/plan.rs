@@ -52,6 +52,9 @@ fn of(work: &Work, random: bool) -> Vec<String> {
         time(work.seconds()),
         in_bytes(work.memory_bytes())
     );
+    for (model, seen) in &work.seen {
+        lines.push(format!("{model} sees {seen}"));
+    }
     if random {
         sample += ", measured with random weights where files are missing";
     }

@@ -33,6 +33,13 @@ pub struct Arguments {
     /// while, and estimates the time of the run.
     #[arg(long)]
     dry_run: bool,
+    /// Keeps the latents of `models.encoder` in a folder, and takes those that are there, so that other runs on the same images do not
+    /// encode them again. Results are the same.
+    #[arg(long, value_name = "DIR")]
+    latents: Option<PathBuf>,
+    /// What the files in the folder of latents may take in all, about.
+    #[arg(long, value_name = "GB", default_value_t = 20.0, requires = "latents")]
+    latents_max: f64,
     /// Continues an interrupted run in its folder.
     #[arg(long)]
     resume: bool,
@@ -59,6 +66,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     }
     let mut prepared = arguments.opening.prepare()?;
+    if let Some(folder) = &arguments.latents {
+        let most = (arguments.latents_max * 1e9) as u64;
+        prepared
+            .keep_latents(folder, most)
+            .map_err(Failure::misuse)?;
+    }
     let samples = prepared.stream().len();
     let domains = prepared.stream().domains().len();
     let name = prepared.experiment().name.clone();

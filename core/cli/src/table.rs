@@ -34,6 +34,9 @@ pub fn print(summary: &Summary) {
         protocol.adaptation.batch,
         protocol.seed,
     );
+    for (model, seen) in &protocol.seen {
+        say!("{model} sees {seen}");
+    }
     if summary.skipped > 0 {
         say!(
             "{} samples were skipped because a plugin failed or a value was NaN or infinite; their records give the reason",

@@ -29,6 +29,7 @@ mod error;
 mod image;
 mod imagenet;
 mod map;
+mod objectnet;
 mod random;
 mod range;
 mod stream;
@@ -46,6 +47,7 @@ pub use crate::error::DataError;
 pub use crate::image::Image;
 pub use crate::imagenet::{imagenet_a, imagenet_r, imagenet_synsets};
 pub use crate::map::{IGNORE, LabelMap, NumberMap};
+pub use crate::objectnet::{OBJECTNET_MAPPINGS, objectnet};
 pub use crate::range::{DepthRange, DepthScale};
 pub use crate::stream::{
     Benchmark, Condition, Domain, DomainConfig, Stream, StreamConfig, StreamItem,

@@ -64,6 +64,11 @@ impl Adapter {
         self.views.as_ref()
     }
 
+    /// The same, to change them.
+    pub(crate) fn views_mut(&mut self) -> Option<&mut Views> {
+        self.views.as_mut()
+    }
+
     /// From paths, or from one's own models, step by step.
     pub fn builder() -> AdapterBuilder {
         AdapterBuilder::default()

@@ -247,6 +247,7 @@ impl AdapterBuilder {
             seed: self.seed,
             domains: &[],
             views: self.views,
+            published: None,
         };
         assemble(parts, &refuse)
     }

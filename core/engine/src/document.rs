@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dtta_base::{Issue, Overrides, invalid, parse_by, published, read_document};
 use schemars::generate::SchemaSettings;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::experiment::{Experiment, Mode, Reset};
@@ -44,7 +44,8 @@ impl Document {
         Self::new(path, value, Overrides::default(), methods)
     }
 
-    fn new(path: &Path, value: Value, overrides: Overrides, methods: &Methods) -> Result<Self> {
+    fn new(path: &Path, mut value: Value, overrides: Overrides, methods: &Methods) -> Result<Self> {
+        spell_out_models(&mut value);
         let refuse = |issues| Error::Base(invalid(path, WHAT, overrides.name(issues)));
         let experiment = parse_by(
             &schema(methods),
@@ -83,6 +84,17 @@ impl Document {
         match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
+        }
+    }
+}
+
+/// Models that are named by a text alone become what that stands for, so that the rest of the library knows one form.
+fn spell_out_models(experiment: &mut Value) {
+    for name in ["backbone", "denoiser", "encoder"] {
+        if let Some(source) = experiment.pointer_mut(&format!("/models/{name}"))
+            && source.is_string()
+        {
+            *source = json!({ "config": source.take() });
         }
     }
 }
@@ -197,6 +209,47 @@ mod tests {
         assert_eq!(
             load(&serde_json::to_value(&experiment).unwrap(), &[]).unwrap(),
             experiment
+        );
+    }
+
+    #[test]
+    fn a_model_may_be_named_by_a_text_alone() {
+        let mut value = example();
+        value["models"] = json!({"backbone": "timm:convnext_tiny.fb_in1k", "denoiser": "models/denoiser.json", "encoder": "vae"});
+        let short = load(&value, &[]).unwrap();
+        value["models"] = json!({
+            "backbone": {"config": "timm:convnext_tiny.fb_in1k"}, "denoiser": {"config": "models/denoiser.json"},
+            "encoder": {"config": "vae"},
+        });
+        assert_eq!(load(&value, &[]).unwrap(), short);
+        let other = load(&value, &["models.backbone=hf:a/b"]).unwrap();
+        assert_eq!(other.models.backbone.config, Path::new("hf:a/b"));
+        // The schema says so to editors, which do not spell it out.
+        let plain = serde_json::to_value(schema(&Methods::standard())).unwrap();
+        value["models"]["backbone"] = json!("timm:resnet50.a1_in1k");
+        assert!(dtta_base::check(&value, &plain).is_empty());
+        for (wrong, pointer) in [
+            (
+                json!({"config": "a.json", "weigths": "b"}),
+                "/models/backbone/weigths",
+            ),
+            (json!({"weights": "b"}), "/models/backbone/config"),
+            (json!({"config": 3}), "/models/backbone/config"),
+            (json!(3), "/models/backbone"),
+            (json!(["a.json"]), "/models/backbone"),
+        ] {
+            value["models"]["backbone"] = wrong.clone();
+            let error = load(&value, &[]).unwrap_err();
+            assert_eq!(pointers(&error), [pointer], "{wrong}: {error}");
+        }
+        value["models"]["backbone"] = json!(3);
+        let error = load(&value, &[]).unwrap_err().to_string();
+        assert!(error.contains("is 3, expected an object"), "{error}");
+        value["models"].as_object_mut().unwrap().remove("backbone");
+        let error = load(&value, &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("is missing, expected text that is not empty, or an object"),
+            "{error}"
         );
     }
 

@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use dtta_data::{
-    DatasetConfig, Standardize, StreamConfig, Transform, imagenet_a, imagenet_r, imagenet_synsets,
+    DatasetConfig, OBJECTNET_MAPPINGS, Standardize, StreamConfig, Transform, imagenet_a,
+    imagenet_r, imagenet_synsets, objectnet,
 };
 use dtta_learn::MAX_BATCH;
 use dtta_models::{BatchNormStatistics, ModelError, locate};
@@ -14,7 +15,7 @@ use dtta_plugin::{Compiling, DEFAULT_INSTRUCTIONS, DEFAULT_MEMORY_BYTES, Environ
 use dtta_tensor::{Device, Limits, Precision};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::methods::MethodSource;
 
@@ -116,6 +117,14 @@ pub enum LabelSpace {
     ImagenetA {},
     /// The 200 of ImageNet-R, likewise.
     ImagenetR {},
+    /// The 113 kinds of objects of ObjectNet that are classes of ImageNet-1k, for models of ImageNet-1k; the dataset's class folders must be
+    /// theirs alone, and their images without the red border of one pixel that the dataset has them in. An object that is several classes
+    /// has the largest of their logits, so that it is predicted where one of them is, and the mean of their embeddings.
+    #[serde(rename = "objectnet")]
+    ObjectNet {
+        /// The folder `mappings` of the dataset.
+        mappings: PathBuf,
+    },
     /// Those of these labels, for datasets that number them so from 0.
     Subset {
         /// Labels of the models.
@@ -125,50 +134,89 @@ pub enum LabelSpace {
 }
 
 impl LabelSpace {
-    /// Labels of the models, in the order of the dataset's.
-    pub fn classes(&self) -> Vec<usize> {
+    /// For each class of the dataset, the labels of the models' classes that it is, for an experiment in the folder `base`.
+    ///
+    /// # Errors
+    /// [`dtta_base::Error`] for files that cannot be read, or do not fit each other.
+    pub fn classes(&self, base: &Path) -> dtta_base::Result<Vec<Vec<usize>>> {
+        let single = |classes: Vec<usize>| classes.into_iter().map(|class| vec![class]).collect();
+        Ok(match self {
+            Self::Imagenet1k {} => single((0..imagenet_synsets().len()).collect()),
+            Self::ImagenetA {} => single(imagenet_a()),
+            Self::ImagenetR {} => single(imagenet_r()),
+            Self::ObjectNet { mappings } => {
+                let objects = objectnet(&base.join(mappings))?;
+                objects.into_iter().map(|(_, classes)| classes).collect()
+            }
+            Self::Subset { classes } => single(classes.clone()),
+        })
+    }
+
+    /// How many classes the models must have, whose labels these are.
+    pub(crate) fn of_models_with(&self) -> Option<usize> {
         match self {
-            Self::Imagenet1k {} => (0..imagenet_synsets().len()).collect(),
-            Self::ImagenetA {} => imagenet_a(),
-            Self::ImagenetR {} => imagenet_r(),
-            Self::Subset { classes } => classes.clone(),
+            Self::Subset { .. } => None,
+            _ => Some(imagenet_synsets().len()),
+        }
+    }
+
+    /// The files that it depends on.
+    pub(crate) fn files(&self, base: &Path) -> Vec<PathBuf> {
+        match self {
+            Self::ObjectNet { mappings } => {
+                let folder = base.join(mappings);
+                OBJECTNET_MAPPINGS.map(|name| folder.join(name)).into()
+            }
+            _ => Vec::new(),
         }
     }
 
     /// What is wrong with a dataset's class names; nothing if they may be those of this space.
-    pub(crate) fn problem(&self, names: &[String]) -> Option<String> {
-        let classes = self.classes();
-        if names.len() != classes.len() {
-            return Some(format!(
-                "it has {} classes, the dataset {}",
-                classes.len(),
-                names.len()
-            ));
-        }
-        if matches!(self, Self::Subset { .. }) {
-            return None;
+    pub(crate) fn problem(
+        &self,
+        names: &[String],
+        base: &Path,
+    ) -> dtta_base::Result<Option<String>> {
+        let own: Vec<String> = match self {
+            Self::ObjectNet { mappings } => {
+                let objects = objectnet(&base.join(mappings))?;
+                objects.into_iter().map(|(folder, _)| folder).collect()
+            }
+            _ => {
+                let synsets = imagenet_synsets();
+                let classes = self.classes(base)?.into_iter().flatten();
+                let name = |class: usize| {
+                    synsets
+                        .get(class)
+                        .map_or_else(String::new, |&name| name.into())
+                };
+                classes.map(name).collect()
+            }
+        };
+        if names.len() != own.len() {
+            let message = format!("it has {} classes, the dataset {}", own.len(), names.len());
+            return Ok(Some(message));
         }
         let numbered = |(n, name): (usize, &String)| *name == n.to_string();
-        if matches!(self, Self::Imagenet1k {}) && names.iter().enumerate().all(numbered) {
-            return None;
-        }
-        let synsets = imagenet_synsets();
-        let wrong = names
-            .iter()
-            .zip(&classes)
-            .position(|(name, &class)| name != synsets[class]);
-        wrong.map(|n| {
+        let free = match self {
+            Self::Subset { .. } => true,
+            Self::Imagenet1k {} => names.iter().enumerate().all(numbered),
+            _ => false,
+        };
+        let wrong = names.iter().zip(&own).position(|(name, own)| name != own);
+        Ok(wrong.filter(|_| !free).map(|n| {
             format!(
                 "its class {n} is `{}`, the dataset's `{}`",
-                synsets[classes[n]], names[n]
+                own[n], names[n]
             )
-        })
+        }))
     }
 }
 
-/// A model on disk and what it sees.
+/// A model on disk and what it sees; or a text, which stands for the `config` alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = or_a_text)]
 pub struct ModelSource {
     /// The model's JSON configuration, a folder that diffusers or timm wrote, or a model of the Hugging Face Hub that `dtta models fetch`
     /// brought: `hf:OWNER/REPOSITORY`, `timm:NAME`.
@@ -187,6 +235,18 @@ pub struct ModelSource {
     /// denoiser has never seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standardize: Option<Standardize>,
+}
+
+/// Lets a schema of an object take a text in its place.
+fn or_a_text(schema: &mut schemars::Schema) {
+    let fields = schema.ensure_object();
+    let description = fields.remove("description");
+    let whole = std::mem::take(fields);
+    fields.extend(description.map(|text| ("description".to_owned(), text)));
+    let text = json!({ "type": "string", "minLength": 1 });
+    fields.insert("if".into(), json!({ "type": "string" }));
+    fields.insert("then".into(), text);
+    fields.insert("else".into(), Value::Object(whole));
 }
 
 impl ModelSource {

@@ -23,6 +23,7 @@ mod prepare;
 mod record;
 mod report;
 mod run;
+mod seen;
 mod sinks;
 mod task;
 mod values;
@@ -57,6 +58,7 @@ pub use record::{
 };
 pub use report::Scored;
 pub use run::{Existing, Identity, Rehearsal, RunOptions, Shard};
+pub use seen::Seen;
 pub use sinks::{Finished, Sink, Start};
 pub use task::{Predictions, TaskModel};
 

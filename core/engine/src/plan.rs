@@ -1,6 +1,7 @@
 //! What a run takes, told without its data and its weights: which files are missing, what the models compute, and how long that takes
 //! here. Where weights are missing, models are measured with random ones.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use dtta_learn::Footprint;
@@ -11,6 +12,7 @@ use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::experiment::ModelSource;
 use crate::prepare::{Devices, Extensions, Opened, Values, open};
+use crate::seen::Seen;
 
 /// What a run takes.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +55,8 @@ pub struct Work {
     pub micro_batch: usize,
     /// Calls of the denoiser at once.
     pub lanes: usize,
+    /// How backbone and denoiser see an image.
+    pub seen: BTreeMap<String, Seen>,
 }
 
 impl Work {
@@ -147,6 +151,7 @@ fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> R
     let Opened { mut adapter, .. } = opened;
     let method = adapter.method();
     let (steps, feedback) = (method.steps(), method.feedback());
+    let seen = adapter.views().map(Seen::by_model).unwrap_or_default();
     let tools = adapter.tools();
     let image = tools.task().backbone().spec().image;
     let zeros = Tensor::full(&[&[1], &image[..]].concat(), 0.0, &devices.task)?;
@@ -163,6 +168,7 @@ fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> R
             draws: 0,
             micro_batch: 1,
             lanes: 1,
+            seen,
         });
     };
     let (denoiser, weights) = (tools.denoiser()?, tools.denoiser_weights()?);
@@ -177,5 +183,6 @@ fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> R
         draws: feedback.draws.count,
         micro_batch: feedback.micro_batch,
         lanes: devices.denoiser.lanes(),
+        seen,
     })
 }

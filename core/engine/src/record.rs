@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::experiment::{AdaptationConfig, Experiment, is_f32};
 use crate::methods::MethodSource;
 use crate::run::{Identity, Shard};
+use crate::seen::Seen;
 
 /// One line of `records.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -164,6 +165,9 @@ pub struct Protocol {
     /// What the denoiser computed in.
     #[serde(default, skip_serializing_if = "is_f32")]
     pub denoiser_precision: Precision,
+    /// How backbone and denoiser saw an image.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seen: BTreeMap<String, Seen>,
 }
 
 /// `run.json`.
@@ -185,6 +189,9 @@ pub struct RunDescription {
     pub scores: Vec<ScoreSpec>,
     /// The method in a few words.
     pub in_words: String,
+    /// How backbone and denoiser see an image.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seen: BTreeMap<String, Seen>,
     /// The domains of the whole stream, in its order.
     pub domains: Vec<DomainDescription>,
     /// Which part of the stream it is, if not all.

@@ -4,11 +4,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 use common::{Fixture, extensions, save, write_samples};
-use dtta::{Adapter, AdapterBuilder, Batch, DiffusionConfig, Image, View};
+use dtta::{Adapter, AdapterBuilder, Batch, DiffusionConfig, Image, RunOptions, View};
 use dtta_data::{CLASS, Sample, Target, Targets};
 use dtta_models::Models;
 use dtta_tensor::{Device, Tensor};
@@ -120,7 +123,15 @@ fn an_experiment_with_an_encoder_runs_and_does_not_depend_on_the_batch() {
     let fixture = fixture();
     let mut experiment = experiment();
     experiment["adaptation"] = json!({"mode": {"kind": "single_sample"}, "batch": 4});
-    fixture.run(&experiment, "together").unwrap();
+    let summary = fixture.run(&experiment, "together").unwrap();
+    let seen = &summary.protocol.seen;
+    assert_eq!(seen["denoiser"].image, [3, 8, 10]);
+    assert_eq!(seen["denoiser"].latent, Some([3, 4, 5]));
+    assert_eq!(seen["denoiser"].range(), Some([-1.0, 1.0]));
+    assert_eq!(
+        (seen["backbone"].latent, &seen["backbone"].published),
+        (None, &None)
+    );
     experiment["adaptation"]["batch"] = json!(1);
     fixture.run(&experiment, "alone").unwrap();
     let (together, alone) = (fixture.records("together"), fixture.records("alone"));
@@ -158,4 +169,85 @@ fn refuses_encoders_that_do_not_fit() {
     view["models"]["denoiser"]["preprocess"] = json!([{"kind": "resize", "height": 4, "width": 5}]);
     let message = refused(&view);
     assert!(message.contains("/models/denoiser/preprocess"), "{message}");
+}
+
+#[test]
+fn latents_that_are_kept_give_the_same_records_and_are_not_computed_again() {
+    let fixture = fixture();
+    let experiment = experiment();
+    let folder = fixture.path().join("latents");
+    let run = |out: &str, experiment: &Value| {
+        let mut prepared = fixture.prepare(experiment).unwrap();
+        prepared.keep_latents(&folder, 1 << 20).unwrap();
+        let stop = AtomicBool::new(false);
+        let options = RunOptions::new(fixture.path().join(out), &stop);
+        prepared.run(&options, Vec::new()).unwrap();
+    };
+    let numbers = |out: &str| -> Vec<_> {
+        let records = fixture.records(out).into_iter();
+        records
+            .map(|record| (record.id, record.loss, record.adapted))
+            .collect()
+    };
+    let files = || -> BTreeMap<PathBuf, SystemTime> {
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap());
+        entries
+            .map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap()))
+            .collect()
+    };
+    fixture.run(&experiment, "plain").unwrap();
+    run("first", &experiment);
+    let kept = files();
+    // One for each image of both domains.
+    assert_eq!(kept.len(), 8);
+    run("second", &experiment);
+    assert_eq!(files(), kept);
+    assert_eq!(numbers("first"), numbers("plain"));
+    assert_eq!(numbers("second"), numbers("plain"));
+    // Another way to see them makes others.
+    let mut other = experiment.clone();
+    other["models"]["denoiser"]["preprocess"] =
+        json!([{"kind": "normalise", "mean": [0.4], "std": [0.5]}]);
+    run("other", &other);
+    assert_eq!(files().len(), 16);
+    // What is damaged is not used.
+    for path in kept.keys() {
+        let mut bytes = fs::read(path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 0x40;
+        fs::write(path, bytes).unwrap();
+    }
+    run("damaged", &experiment);
+    assert_eq!(numbers("damaged"), numbers("plain"));
+}
+
+#[test]
+fn the_protocol_says_how_a_published_backbone_saw_images() {
+    let fixture = Fixture::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models/tests/fixtures/backbones/resnet_basic");
+    let mut experiment = Fixture::experiment();
+    experiment["models"]["backbone"] = json!(folder);
+    experiment["models"]["label_space"] = json!({"kind": "subset", "classes": [0, 1, 2, 3]});
+    let summary = fixture.run(&experiment, "published").unwrap();
+    let seen = &summary.protocol.seen["backbone"];
+    assert_eq!(seen.published.as_deref(), Some("timm"));
+    assert_eq!(seen.image, [3, 33, 40]);
+    let config = fs::read_to_string(folder.join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    let last = json!(seen.preprocess.last().unwrap());
+    for (found, said) in [("mean", "mean"), ("std", "std")] {
+        let numbers =
+            |value: &Value| -> Vec<f32> { serde_json::from_value(value.clone()).unwrap() };
+        assert_eq!(
+            numbers(&last[found]),
+            numbers(&config["pretrained_cfg"][said])
+        );
+    }
+    // The same steps, said by the experiment.
+    experiment["models"]["backbone"] = json!({"config": folder, "preprocess": seen.preprocess});
+    let again = fixture.run(&experiment, "said").unwrap();
+    assert_eq!(again.protocol.seen["backbone"].published, None);
+    assert_eq!(again.protocol.seen["backbone"].preprocess, seen.preprocess);
+    assert_eq!(again.mean, summary.mean);
 }

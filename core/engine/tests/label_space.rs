@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::{Fixture, write_samples};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::{Fixture, save, write_samples};
 use dtta_data::{CLASS, Dataset, Sample, Target, Targets};
 use dtta_models::{Models, Precision, Weights};
 use dtta_tensor::{Device, Tensor};
@@ -129,6 +132,63 @@ fn refuses_label_spaces_that_models_or_datasets_do_not_have() {
     assert!(subset(&[0, 4]).contains("has class 4, expected different classes from 0 to 3"));
     assert!(subset(&[1, 1]).contains("has class 1 twice"));
     assert!(subset(&[0, 1, 2]).contains("it has 3 classes, the dataset 2"));
-    // The models have four classes, ImageNet-A's labels go beyond.
-    assert!(refusal(json!({"kind": "imagenet_a"})).contains("has class"));
+    // The labels are those of models with 1000 classes; what another model has there is another class.
+    for space in ["imagenet_1k", "imagenet_a", "imagenet_r"] {
+        let message = refusal(json!({ "kind": space }));
+        assert!(
+            message.contains("is of models of 1000 classes, the backbone has 4"),
+            "{message}"
+        );
+    }
+}
+
+/// Mappings as ObjectNet has them: a kind of object of one class, and one of two.
+fn mappings(folder: &Path) {
+    std::fs::create_dir(folder).unwrap();
+    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
+    let folders = json!({"alarm_clock": "Alarm clock", "zebra": "Zebra", "other": "Other"});
+    write("folder_to_objectnet_label.json", folders.to_string());
+    let objects = json!({"Zebra": "name 340", "Alarm clock": "name 409; name 530"});
+    write("objectnet_to_imagenet_1k.json", objects.to_string());
+    let ids: BTreeMap<String, usize> = (0..1000).map(|n| (n.to_string(), n)).collect();
+    write("pytorch_to_imagenet_2012_id.json", json!(ids).to_string());
+    let labels = (0..1000).map(|n| format!("name {n}\n")).collect();
+    write("imagenet_to_label_2012_v2", labels);
+}
+
+#[test]
+fn objects_of_objectnet_are_told_by_the_classes_that_its_mappings_name() {
+    let fixture = Fixture::new();
+    two_classes(&fixture, &["alarm_clock", "zebra"]);
+    mappings(&fixture.path().join("mappings"));
+    for (name, field) in [("classifier", "classes"), ("denoiser", "num_classes")] {
+        let path = fixture.path().join(name).with_extension("json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config[field] = json!(1000);
+        std::fs::write(&path, config.to_string()).unwrap();
+        save(&path, 1);
+    }
+    let mut experiment = Fixture::experiment();
+    experiment["models"]["label_space"] = json!({"kind": "objectnet", "mappings": "mappings"});
+    let summary = fixture.run(&experiment, "objects").unwrap();
+    let digests = &summary.protocol.digests;
+    assert!(
+        digests.contains_key("label_space/objectnet_to_imagenet_1k.json"),
+        "{digests:?}"
+    );
+    let records = fixture.records("objects");
+    assert_eq!(records.len(), 16);
+    assert!(
+        records
+            .iter()
+            .all(|record| record.source.prediction.is_some())
+    );
+    // The dataset's other folders are no classes of ImageNet.
+    two_classes(&fixture, &["alarm_clock", "other"]);
+    let message = fixture.prepare(&experiment).err().unwrap().to_string();
+    assert!(
+        message.contains("its class 1 is `zebra`, the dataset's `other`"),
+        "{message}"
+    );
 }

@@ -441,6 +441,14 @@ impl Models {
         Ok((encoder, weights))
     }
 
+    /// The library that published a model's configuration; `None` for this crate's own files.
+    ///
+    /// # Errors
+    /// As [`backbone`](Self::backbone).
+    pub fn library(&self, config: &Path) -> Result<Option<&'static str>> {
+        Ok(self.read(&config_of(config)?)?.library)
+    }
+
     /// How the library that published a model prepares images for it; `None` for this crate's own files, whose experiments say so.
     ///
     /// # Errors

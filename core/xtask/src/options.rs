@@ -145,7 +145,11 @@ impl<'a> Document<'a> {
             return Ok(());
         }
         if let (Some(names), Some(object)) = (schema.get("then"), schema.get("else")) {
-            writeln!(page, "{}, or an object:\n", names_of(names))?;
+            let text = match names.get("enum") {
+                Some(_) => names_of(names),
+                None => "A text".into(),
+            };
+            writeln!(page, "{text}, or an object:\n")?;
             return self.table(object, page);
         }
         self.table(schema, page)

@@ -38,6 +38,8 @@ pub(crate) struct Parts<'a> {
     pub domains: &'a [usize],
     /// How the two models see an image.
     pub views: [View; 2],
+    /// The library whose configuration says how the task model does, where nothing else does.
+    pub published: Option<&'static str>,
 }
 
 /// A plugin in a role.
@@ -128,17 +130,21 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
     let views = Views {
         task: ModelView {
             encoder: None,
+            latents: None,
             steps: of_task,
             shape,
             device: task,
             pointer: "/models/backbone/preprocess",
+            published: parts.published,
         },
         denoiser: seen.map(|shape| ModelView {
             encoder: parts.encoder,
+            latents: None,
             steps: of_denoiser,
             shape,
             device: far,
             pointer: "/models/denoiser/preprocess",
+            published: None,
         }),
     };
     let tools = Toolbox::new(model, theta, parts.denoiser);

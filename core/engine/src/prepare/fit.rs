@@ -40,7 +40,7 @@ pub(super) fn check(
 
     if let Some(space) = &document.experiment.models.label_space
         && !stream.class_names().is_empty()
-        && let Some(problem) = space.problem(stream.class_names())
+        && let Some(problem) = space.problem(stream.class_names(), document.base())?
     {
         return Err(document.refusal("/models/label_space", problem));
     }

@@ -5,12 +5,15 @@
 
 mod assemble;
 mod fit;
+mod latents;
 mod open;
 mod published;
 mod views;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use dtta_base::Digest;
 use dtta_data::{Dataset, Domain, Image, Stream, StreamItem};
 use dtta_models::Models;
 use dtta_plugin::{Predicts, Registry};
@@ -18,6 +21,7 @@ use dtta_tensor::{Device, Named};
 use serde_json::Value;
 
 pub(crate) use self::assemble::{Part, Parts, assemble};
+use self::latents::Latents;
 pub(crate) use self::open::{Opened, Values, open, open_scorer};
 pub(crate) use self::views::{ModelView, Views};
 use crate::adapter::Adapter;
@@ -28,6 +32,7 @@ use crate::methods::{Batch, Methods};
 use crate::record::{DomainDescription, Done, RunDescription, Status};
 use crate::report::{Scored, Scorer};
 use crate::run::{Identity, Shard};
+use crate::seen::Seen;
 
 /// What a program can put into experiments: plugins, architectures and methods, those that come with dtta and its own.
 #[derive(Debug, Clone)]
@@ -145,6 +150,33 @@ impl Prepared {
         })
     }
 
+    /// Keeps the latents that the encoder makes in a folder, and takes those that are there already, up to so many bytes in all. Results are
+    /// the same. Without an encoder it does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Base`](crate::Error::Base) for a folder that cannot be made or read.
+    pub fn keep_latents(&mut self, folder: &Path, max_bytes: u64) -> Result<()> {
+        let encoder = self
+            .digests
+            .iter()
+            .filter(|(name, _)| name.starts_with("encoder/"));
+        let mut digest = Digest::new();
+        for (name, value) in encoder {
+            digest.field(name);
+            digest.field(value);
+        }
+        digest.field(self.devices.denoiser.name());
+        digest.field(env!("CARGO_PKG_VERSION"));
+        digest.field(dtta_tensor::BURN_VERSION);
+        let views = self.adapter.views_mut();
+        if let Some(view) = views.and_then(|views| views.denoiser.as_mut())
+            && view.encoder.is_some()
+        {
+            view.latents = Some(Latents::open(folder, max_bytes, digest.finish())?);
+        }
+        Ok(())
+    }
+
     /// Where the task model will run.
     pub fn device(&self) -> &Device {
         &self.devices.task
@@ -224,6 +256,7 @@ impl Prepared {
             predicts: self.predicts.clone(),
             scores: self.scorer.specs().to_vec(),
             in_words: self.in_words.clone(),
+            seen: Seen::by_model(self.views()),
             domains: domains
                 .map(|domain| DomainDescription {
                     name: domain.name.clone(),

@@ -19,6 +19,7 @@ use crate::document::{Document, within};
 use crate::error::Result;
 use crate::experiment::{ModelSource, PluginSource};
 use crate::report::Scorer;
+use crate::seen::Seen;
 
 /// What was opened.
 pub(crate) struct Opened {
@@ -55,21 +56,22 @@ pub(crate) fn open(
     let mut opener = Opener::new(document, extensions);
     let models = &extensions.models;
     let source = &experiment.models.backbone;
-    let (config, weights) = opener.model("backbone", source, values)?;
+    let (backbone_config, weights) = opener.model("backbone", source, values)?;
     let mut backbone = match weights {
-        Some(weights) => models.load_backbone(&config, Some(&weights), &devices.task)?,
+        Some(weights) => models.load_backbone(&backbone_config, Some(&weights), &devices.task)?,
         None => {
-            let backbone = models.backbone(&config)?;
+            let backbone = models.backbone(&backbone_config)?;
             let weights = Weights::initialise(backbone.parameters(), 0, &devices.task)?;
             (backbone, weights)
         }
     };
-    let published = models.preprocessing(&config)?;
+    let published = models.preprocessing(&backbone_config)?;
     let mut views = [view(source, published.as_ref()), View::default()];
     // A method that asks no denoiser runs without, whatever the experiment names.
     let mut denoiser: Option<(Box<dyn Denoiser>, Weights)> = None;
-    let mut encoder = None;
-    let mut mapper = None;
+    let (mut encoder, mut mapper) = (None, None);
+    // Whether the denoiser's images, or its encoder's, are known to have been in [-1, 1] when it was trained.
+    let mut centred = false;
     if method.needs_denoiser() {
         let precision = experiment.models.denoiser_precision;
         let far = devices.denoiser.with_precision(precision);
@@ -86,6 +88,7 @@ pub(crate) fn open(
                 }
             });
             views[1] = view(source, None);
+            centred = models.library(&config)?.is_some() || experiment.models.encoder.is_some();
         }
         // A schedule may come from a file that is neither configuration nor weights.
         if let Some((denoiser, _)) = &denoiser {
@@ -109,7 +112,32 @@ pub(crate) fn open(
         }
     }
     if let Some(space) = &experiment.models.label_space {
-        let classes = space.classes();
+        let base = document.base();
+        let classes = space.classes(base)?;
+        for path in space.files(base) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let digest = sha256_file(&path)?;
+            opener.digests.insert(format!("label_space/{name}"), digest);
+        }
+        let found = [
+            ("backbone", Some(backbone.0.spec().outputs)),
+            (
+                "denoiser",
+                denoiser
+                    .as_ref()
+                    .and_then(|(denoiser, _)| denoiser.class_condition())
+                    .map(|condition| condition.classes),
+            ),
+        ];
+        // Models of ImageNet-21k number its classes in another way.
+        for (model, found) in found {
+            if let (Some(found), Some(all)) = (found, space.of_models_with())
+                && found != all
+            {
+                let message = format!("is of models of {all} classes, the {model} has {found}");
+                return Err(document.refusal("/models/label_space", message));
+            }
+        }
         let refuse =
             |error: ModelError| document.refusal("/models/label_space", dtta_base::told(&error));
         let (model, weights): (Box<dyn Backbone>, Weights) = backbone;
@@ -145,8 +173,20 @@ pub(crate) fn open(
         seed: experiment.seed,
         domains,
         views,
+        published: published
+            .filter(|_| source.preprocess.is_empty())
+            .and(models.library(&backbone_config)?),
     };
     let adapter = assemble(parts, &|issues| document.refuse(issues))?;
+    let denoiser = adapter.views().and_then(|views| views.denoiser.as_ref());
+    if let Some([low, high]) = denoiser.and_then(|view| Seen::of(view).range())
+        && centred
+        && [low, high] != [-1.0, 1.0]
+    {
+        log::warn!(
+            "/models/denoiser/preprocess gives values from {low} to {high}, but published denoisers and encoders were trained on -1 to 1:              {{\"kind\": \"normalise\", \"mean\": [0.5], \"std\": [0.5]}}"
+        );
+    }
     Ok(Opened {
         adapter,
         in_words: method.in_words(),

@@ -5,6 +5,7 @@ use dtta_data::Image;
 use dtta_models::{Encoder, Weights};
 use dtta_tensor::{Device, Tensor};
 
+use super::latents::Latents;
 use crate::document::Document;
 use crate::error::{Error, Result};
 
@@ -15,9 +16,13 @@ pub(crate) struct ModelView {
     pub shape: [usize; 3],
     /// What makes latents of them.
     pub encoder: Option<(Box<dyn Encoder>, Weights)>,
+    /// Where these are kept, if anywhere.
+    pub latents: Option<Latents>,
     pub device: Device,
     /// Where the experiment says it.
     pub pointer: &'static str,
+    /// The library whose configuration says the steps, where the experiment does not.
+    pub published: Option<&'static str>,
 }
 
 /// How both do.
@@ -92,24 +97,39 @@ impl ModelView {
             }
             pixels.extend(seen.into_data());
         }
-        let extents = [images.len(), channels, height, width];
-        let pixels = Tensor::from_floats(&pixels, &extents, &self.device);
-        let seen = pixels
-            .map_err(Error::from)
-            .and_then(|pixels| self.encode(pixels));
+        let seen = match &self.encoder {
+            Some((encoder, weights)) => self.encode(&pixels, &**encoder, weights),
+            None => {
+                let extents = [images.len(), channels, height, width];
+                Tensor::from_floats(&pixels, &extents, &self.device).map_err(Error::from)
+            }
+        };
         seen.map_err(Unseen::Other)
     }
 
-    /// Latents where there is an encoder: each image by itself, so that its latent does not depend on its neighbours.
-    fn encode(&self, pixels: Tensor) -> Result<Tensor> {
-        let Some((encoder, weights)) = &self.encoder else {
-            return Ok(pixels);
+    /// Latents of images: each by itself, so that its latent does not depend on its neighbours.
+    fn encode(&self, pixels: &[f32], encoder: &dyn Encoder, weights: &Weights) -> Result<Tensor> {
+        let [channels, height, width] = self.shape;
+        let latent = |pixels: &[f32]| -> Result<Tensor> {
+            let image = Tensor::from_floats(pixels, &[1, channels, height, width], &self.device)?;
+            Ok(encoder.encode(weights, &image)?)
         };
-        let latents = self
-            .device
-            .each(0..pixels.shape()[0], |row| -> Result<Tensor> {
-                Ok(encoder.encode(weights, &pixels.narrow(0, row, 1)?)?)
-            });
+        let each = pixels.chunks_exact(channels * height * width);
+        let latents = self.device.each(each, |pixels| match &self.latents {
+            None => latent(pixels),
+            Some(kept) => {
+                let [channels, height, width] = encoder.latent_shape(self.shape)?;
+                let numbers = channels * height * width;
+                let values = kept.get(self.shape, pixels, numbers, || {
+                    Ok(latent(pixels)?.to_floats()?)
+                })?;
+                Ok(Tensor::from_values(
+                    values,
+                    &[1, channels, height, width],
+                    &self.device,
+                )?)
+            }
+        });
         let latents = latents.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&latents.iter().collect::<Vec<_>>(), 0)?)
     }

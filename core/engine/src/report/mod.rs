@@ -83,6 +83,7 @@ pub(crate) fn summary(
             digests: run.identity.digests.clone(),
             device: run.identity.device.clone(),
             denoiser_precision: experiment.models.denoiser_precision,
+            seen: run.seen.clone(),
         },
         domains,
         mean,

@@ -1,0 +1,216 @@
+//! Latents that are kept in a folder, so that runs which show an encoder the same pixels compute them once: other methods, settings, seeds
+//! of draws, shards, and runs that are resumed. A file's name is the digest of all that its latent depends on, so nothing has to be told
+//! apart or cleared when an experiment changes; a file that is damaged is computed again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use dtta_base::{Digest, sha256, write_whole};
+
+use crate::error::Result;
+
+/// What files with latents end in.
+const ENDING: &str = "latent";
+/// Characters of the digest that a file begins with.
+const DIGEST: usize = 64;
+
+/// A folder of latents.
+pub(crate) struct Latents {
+    folder: PathBuf,
+    /// The digest of encoder, device and versions.
+    encoder: String,
+    /// Bytes that may still be written; none once that was told.
+    room: Mutex<Option<u64>>,
+}
+
+impl Latents {
+    /// Those of an encoder, in a folder that is made if it is not there. Files are added until all there are have `max_bytes`, about: of
+    /// several processes, none sees what the others write.
+    ///
+    /// # Errors
+    /// [`dtta_base::Error`] for a folder that cannot be made or read.
+    pub fn open(folder: &Path, max_bytes: u64, encoder: String) -> Result<Self> {
+        let failed = |source| dtta_base::Error::Read {
+            path: folder.into(),
+            source,
+        };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let mut taken = 0;
+        for entry in fs::read_dir(folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.path().extension().is_some_and(|end| end == ENDING) {
+                // One that another process replaces in this moment counts nothing.
+                taken += entry.metadata().map_or(0, |about| about.len());
+            }
+        }
+        Ok(Self {
+            folder: folder.into(),
+            encoder,
+            room: Mutex::new(Some(max_bytes.saturating_sub(taken))),
+        })
+    }
+
+    /// The latent of an image of that shape: the one that is kept, or the one that `compute` gives, which is kept from then on. What cannot
+    /// be written is a warning, since the result is the same.
+    pub fn get(
+        &self,
+        shape: [usize; 3],
+        pixels: &[f32],
+        numbers: usize,
+        compute: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let path = self.path(shape, pixels);
+        match read(&path, numbers) {
+            Ok(Some(latent)) => return Ok(latent),
+            Ok(None) => {}
+            Err(reason) => log::warn!("`{}` {reason}: it is computed again", path.display()),
+        }
+        let latent = compute()?;
+        self.write(&path, &latent);
+        Ok(latent)
+    }
+
+    fn path(&self, shape: [usize; 3], pixels: &[f32]) -> PathBuf {
+        let mut digest = Digest::new();
+        digest.field(&self.encoder);
+        for extent in shape {
+            digest.field((extent as u64).to_le_bytes());
+        }
+        digest.field(bytes(pixels));
+        self.folder.join(digest.finish()).with_extension(ENDING)
+    }
+
+    fn write(&self, path: &Path, latent: &[f32]) {
+        let body = bytes(latent);
+        let size = (DIGEST + body.len()) as u64;
+        {
+            let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+            match *room {
+                Some(left) if left >= size => *room = Some(left - size),
+                Some(_) => {
+                    log::warn!(
+                        "`{}` is full: further latents are not kept",
+                        self.folder.display()
+                    );
+                    *room = None;
+                    return;
+                }
+                None => return,
+            }
+        }
+        let whole = [sha256(&body).as_bytes(), &body].concat();
+        if let Err(error) = write_whole(path, &whole) {
+            log::warn!("a latent is not kept: {error}");
+        }
+    }
+}
+
+/// The numbers of a file that is whole; nothing if there is none.
+fn read(path: &Path, numbers: usize) -> Result<Option<Vec<f32>>, String> {
+    let whole = match fs::read(path) {
+        Ok(whole) => whole,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot be read ({error})")),
+    };
+    let (digest, body) = whole
+        .split_at_checked(DIGEST)
+        .ok_or_else(|| "is cut".to_owned())?;
+    if body.len() != numbers * size_of::<f32>() || sha256(body).as_bytes() != digest {
+        return Err("is damaged".into());
+    }
+    let chunks = body.chunks_exact(size_of::<f32>());
+    let latent = chunks.map(|chunk| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
+    Ok(Some(latent.collect()))
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: [usize; 3] = [1, 1, 2];
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    }
+
+    /// The latent of some pixels, and whether it had to be computed.
+    fn get(latents: &Latents, shape: [usize; 3], pixels: &[f32]) -> (Vec<f32>, bool) {
+        let mut computed = false;
+        let latent = latents.get(shape, pixels, 3, || {
+            computed = true;
+            Ok(vec![pixels[0], 2.0, -0.0])
+        });
+        (latent.unwrap(), computed)
+    }
+
+    #[test]
+    fn a_latent_is_computed_once_for_the_same_pixels_and_encoder() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |encoder: &str| Latents::open(folder.path(), 1 << 20, encoder.into()).unwrap();
+        let latents = open("a");
+        assert_eq!(
+            get(&latents, SHAPE, &[1.0, 0.5]),
+            (vec![1.0, 2.0, 0.0], true)
+        );
+        // Another process.
+        assert_eq!(
+            get(&open("a"), SHAPE, &[1.0, 0.5]),
+            (vec![1.0, 2.0, 0.0], false)
+        );
+        assert!(get(&latents, SHAPE, &[1.0, 0.25]).1);
+        assert!(get(&latents, [1, 2, 1], &[1.0, 0.5]).1);
+        assert!(get(&open("b"), SHAPE, &[1.0, 0.5]).1);
+        assert_eq!(files(folder.path()).len(), 4);
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_is_computed_again_and_mended() {
+        let folder = tempfile::tempdir().unwrap();
+        let latents = Latents::open(folder.path(), 1 << 20, "a".into()).unwrap();
+        get(&latents, SHAPE, &[1.0, 0.5]);
+        let [path] = &files(folder.path())[..] else {
+            panic!("one file")
+        };
+        let whole = fs::read(path).unwrap();
+        let mut changed = whole.clone();
+        changed[DIGEST + 1] ^= 1;
+        for damaged in [&changed[..], &whole[..whole.len() - 4], &whole[..10], &[]] {
+            fs::write(path, damaged).unwrap();
+            assert_eq!(
+                get(&latents, SHAPE, &[1.0, 0.5]),
+                (vec![1.0, 2.0, 0.0], true)
+            );
+            assert_eq!(fs::read(path).unwrap(), whole);
+            assert!(!get(&latents, SHAPE, &[1.0, 0.5]).1);
+        }
+    }
+
+    #[test]
+    fn a_folder_takes_no_more_than_it_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = (DIGEST + 12) as u64;
+        let latents = Latents::open(folder.path(), 2 * size, "a".into()).unwrap();
+        for n in 0..4u8 {
+            get(&latents, SHAPE, &[f32::from(n), 0.0]);
+        }
+        assert_eq!(files(folder.path()).len(), 2);
+        assert!(!get(&latents, SHAPE, &[1.0, 0.0]).1);
+        assert!(get(&latents, SHAPE, &[3.0, 0.0]).1);
+        let later = Latents::open(folder.path(), 3 * size, "a".into()).unwrap();
+        get(&later, SHAPE, &[3.0, 0.0]);
+        get(&later, SHAPE, &[4.0, 0.0]);
+        assert_eq!(files(folder.path()).len(), 3);
+    }
+}
