@@ -301,6 +301,32 @@ fn help_fits_a_screen() {
 }
 
 #[test]
+fn a_folder_of_latents_takes_a_size_that_is_one() {
+    let fixture = Fixture::new();
+    fixture.write(&Fixture::experiment());
+    let run = |options: &[&str]| {
+        let arguments = [&["run", "experiment.json", "--device", "cpu"], options].concat();
+        dtta(&arguments, fixture.path())
+    };
+    for (options, expected) in [
+        (
+            &["--latents", "kept", "--latents-max=-1"][..],
+            "--latents-max is -1",
+        ),
+        (&["--latents-max", "5"], "--latents <DIR>"),
+    ] {
+        let output = run(options);
+        assert_eq!(output.status.code(), Some(2), "{options:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains(expected), "{told}");
+    }
+    // Nothing to keep without an encoder, and nothing is kept before a run is one.
+    let output = run(&["--latents", "kept", "--dry-run"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!fixture.path().join("kept").exists());
+}
+
+#[test]
 fn a_dry_run_validates_and_writes_nothing() {
     let fixture = Fixture::new();
     fixture.write(&Fixture::experiment());

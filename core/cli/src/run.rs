@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Args;
 use dtta::{Existing, Finished, Rehearsal, RunOptions, Shard, Sink, Start, Summary};
 use dtta_base::{file_name, in_bytes};
@@ -66,12 +67,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     }
     let mut prepared = arguments.opening.prepare()?;
-    if let Some(folder) = &arguments.latents {
-        let most = (arguments.latents_max * 1e9) as u64;
-        prepared
-            .keep_latents(folder, most)
-            .map_err(Failure::misuse)?;
-    }
     let samples = prepared.stream().len();
     let domains = prepared.stream().domains().len();
     let name = prepared.experiment().name.clone();
@@ -87,6 +82,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let found = prepared.rehearse(arguments.shard, READING);
         say!("{}", rehearsed(&found.map_err(refused)?));
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(folder) = &arguments.latents {
+        let most = arguments.latents_max * 1e9;
+        if most.is_nan() || most < 0.0 {
+            let found = arguments.latents_max;
+            return Err(Failure::Misuse(anyhow!(
+                "--latents-max is {found}, expected a number of at least 0"
+            )));
+        }
+        prepared
+            .keep_latents(folder, most as u64)
+            .map_err(Failure::misuse)?;
     }
     let out = arguments
         .out

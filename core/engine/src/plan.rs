@@ -19,7 +19,7 @@ use crate::seen::Seen;
 pub struct Plan {
     /// Files and folders that are not there.
     pub missing: Vec<Missing>,
-    /// What the models compute; none where a model's configuration is missing.
+    /// What the models compute; none where a model's configuration or the files of the label space are missing.
     pub work: Option<Work>,
 }
 
@@ -92,7 +92,7 @@ impl Plan {
         let missing = missing(document);
         let configurations = missing
             .iter()
-            .any(|missing| missing.pointer.ends_with("/config"));
+            .any(|missing| missing.pointer.ends_with("/config") || missing.pointer == LABEL_SPACE);
         let work = match configurations {
             true => None,
             false => Some(measure(document, extensions, &devices)?),
@@ -100,6 +100,9 @@ impl Plan {
         Ok(Self { missing, work })
     }
 }
+
+/// What names the files of a label space.
+const LABEL_SPACE: &str = "/models/label_space";
 
 /// Files and folders that are not there.
 fn missing(document: &Document) -> Vec<Missing> {
@@ -118,6 +121,14 @@ fn missing(document: &Document) -> Vec<Missing> {
     let datasets = data.dataset.iter().cloned().chain(data.stream.datasets());
     for dataset in datasets {
         look("/data", base.join(dataset.path()), &data.origin);
+    }
+    for path in experiment
+        .models
+        .label_space
+        .iter()
+        .flat_map(|space| space.files(base))
+    {
+        look(LABEL_SPACE, path, &None);
     }
     let mut model = |name: &str, source: &ModelSource| {
         let config = match source.config_from(base) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::prepare::{ModelView, Views};
 
-/// How a model sees an image in [0, 1].
+/// How a model sees an image in [0, 1], after what the dataset's own `transforms` and the corruption made of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
     /// Channels, height and width of what the steps give.
@@ -81,6 +81,15 @@ impl Seen {
             }
         }
         Some(range)
+    }
+
+    /// Why that is not what published denoisers and encoders were trained on, which is [-1, 1]; nothing if it is, or is not known.
+    pub(crate) fn not_centred(&self) -> Option<String> {
+        let [low, high] = self.range().filter(|range| *range != [-1.0, 1.0])?;
+        Some(format!(
+            "gives values from {low} to {high}, but published denoisers and encoders were trained on -1 to 1: \
+             {{\"kind\": \"normalise\", \"mean\": [0.5], \"std\": [0.5]}}"
+        ))
     }
 }
 
@@ -183,6 +192,16 @@ mod tests {
             deviation: 1.0,
         });
         assert_eq!(contrast.range(), None);
+    }
+
+    #[test]
+    fn images_that_a_published_denoiser_was_not_trained_on_are_told_with_what_to_do() {
+        let told = seen(json!([])).not_centred().unwrap();
+        assert!(told.starts_with("gives values from 0 to 1,"), "{told}");
+        // What it says to do is right.
+        let (_, step) = told.split_once(": ").unwrap();
+        let step: serde_json::Value = serde_json::from_str(step).unwrap();
+        assert_eq!(seen(json!([step])).not_centred(), None);
     }
 
     #[test]

@@ -58,6 +58,19 @@ fn a_plan_names_what_is_missing_and_measures_models_without_their_weights() {
     assert_eq!(weights.origin.as_deref(), Some("the shelf"));
     let random = without.work.unwrap();
     assert_eq!(random.draw.unwrap().multiply_adds, draw.multiply_adds);
+    // How models see images needs no weights.
+    assert_eq!(random.seen, work.seen);
+    assert_eq!(random.seen["denoiser"].range(), Some([-1.0, 1.0]));
+
+    experiment["models"]["label_space"] = json!({"kind": "objectnet", "mappings": "mappings"});
+    let without = plan(&experiment);
+    let files = without
+        .missing
+        .iter()
+        .filter(|missing| missing.pointer == "/models/label_space");
+    assert_eq!(files.count(), 4);
+    assert_eq!(without.work, None);
+    experiment["models"]["label_space"] = Value::Null;
     assert_eq!(random.denoiser_parameters, parameters);
 
     experiment["models"]["backbone"]["config"] = json!("timm:nothing_of_the_name");

@@ -179,13 +179,8 @@ pub(crate) fn open(
     };
     let adapter = assemble(parts, &|issues| document.refuse(issues))?;
     let denoiser = adapter.views().and_then(|views| views.denoiser.as_ref());
-    if let Some([low, high]) = denoiser.and_then(|view| Seen::of(view).range())
-        && centred
-        && [low, high] != [-1.0, 1.0]
-    {
-        log::warn!(
-            "/models/denoiser/preprocess gives values from {low} to {high}, but published denoisers and encoders were trained on -1 to 1:              {{\"kind\": \"normalise\", \"mean\": [0.5], \"std\": [0.5]}}"
-        );
+    if centred && let Some(warning) = denoiser.and_then(|view| Seen::of(view).not_centred()) {
+        log::warn!("/models/denoiser/preprocess {warning}");
     }
     Ok(Opened {
         adapter,
