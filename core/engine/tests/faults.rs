@@ -415,3 +415,19 @@ fn a_sink_that_fails_within_a_batch_costs_the_batch_and_no_more() {
         assert_eq!(resumed.skipped, 0);
     }
 }
+
+#[test]
+fn refuses_a_precision_that_the_device_does_not_have() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    for precision in ["bf16", "f16"] {
+        experiment["models"]["denoiser_precision"] = json!(precision);
+        let message = fixture.prepare(&experiment).err().unwrap().to_string();
+        assert!(
+            message.contains("/models/denoiser_precision") && message.contains(precision),
+            "{message}"
+        );
+    }
+    experiment["models"]["denoiser_precision"] = json!("f32");
+    fixture.prepare(&experiment).map(drop).unwrap();
+}
