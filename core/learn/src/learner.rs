@@ -77,14 +77,14 @@ impl Learner {
             .iter()
             .map(|&id| gradients?.of(leaves.get(id)))
             .collect();
-        self.step(&gradients)
+        self.step(gradients)
     }
 
     /// One update by gradients in the order of the parameters.
     ///
     /// # Errors
     /// Whatever a tensor operation refuses.
-    pub fn step(&mut self, gradients: &[Option<Tensor>]) -> Result<()> {
+    pub fn step(&mut self, gradients: Vec<Option<Tensor>>) -> Result<()> {
         self.optimizer
             .step(&mut self.weights, &self.parameters, gradients)
     }

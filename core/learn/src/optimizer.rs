@@ -105,7 +105,7 @@ impl Optimizer {
     }
 
     /// Moves `parameters` of `weights` against `gradients`, which are in the same order; a missing gradient leaves its
-    /// parameter where it is.
+    /// parameter where it is. Each gradient is given up with its parameter, before the running means of the next are made.
     ///
     /// # Errors
     /// Whatever a tensor operation refuses; shapes of gradients are those of their parameters.
@@ -113,12 +113,12 @@ impl Optimizer {
         &mut self,
         weights: &mut Weights,
         parameters: &[ParameterId],
-        gradients: &[Option<Tensor>],
+        gradients: Vec<Option<Tensor>>,
     ) -> Result<()> {
         self.steps += 1;
         for ((&id, gradient), state) in parameters.iter().zip(gradients).zip(&mut self.state) {
             if let Some(gradient) = gradient {
-                let moved = state.step(&self.config, self.steps, weights.get(id), gradient)?;
+                let moved = state.step(&self.config, self.steps, weights.get(id), &gradient)?;
                 weights.set(id, moved)?;
             }
         }

@@ -41,7 +41,7 @@ fn steps_are_those_of_pytorch() {
         let mut optimizer = Optimizer::new(case.optimizer, 1);
         for (step, (gradient, expected)) in case.gradients.iter().zip(&case.after).enumerate() {
             let gradient = Some(tensor(gradient));
-            optimizer.step(&mut weights, &[id], &[gradient]).unwrap();
+            optimizer.step(&mut weights, &[id], vec![gradient]).unwrap();
             let found = weights.get(id).to_floats().unwrap();
             let error = found
                 .iter()

@@ -86,7 +86,7 @@ impl Averaged {
             Some(limit) => clip(&mut found, limit)?,
             None => None,
         };
-        for (mover, gradients) in self.movers.iter_mut().zip(&found) {
+        for (mover, gradients) in self.movers.iter_mut().zip(found) {
             mover.optimizer.set_learning_rate(rate);
             mover
                 .optimizer

@@ -288,7 +288,7 @@ impl Diffusion {
                     .into_iter()
                     .map(|gradient| gradient.map(|sum| sum.affine(mean, 0.0)).transpose())
                     .collect::<Result<Vec<Option<Tensor>>, _>>()?;
-                learner.step(&gradients)?;
+                learner.step(gradients)?;
                 if let Some(name) = learner.not_finite()? {
                     return Err(Error::NotFinite {
                         what: format!("the denoiser's parameter `{name}` after step {step}"),
