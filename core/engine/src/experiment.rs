@@ -471,7 +471,7 @@ pub struct AdaptationConfig {
     #[schemars(range(min = 1, max = MAX_BATCH))]
     pub batch: usize,
     /// The statistics that BatchNorm layers of the backbone normalise with. `batch`: those of the images that share weights, which in
-    /// single-sample mode is each image by itself.
+    /// single-sample mode is each image by itself. `{"mixed": α}`: that share of the batch's, and 1 - α of the training data's.
     #[serde(default)]
     pub batch_norm: BatchNormStatistics,
 }

@@ -92,7 +92,7 @@ impl TaskModel {
 
     /// Whether what is said of an image depends on those beside it.
     pub fn rows_depend_on_each_other(&self) -> bool {
-        self.statistics == BatchNormStatistics::Batch && self.backbone.spec().batch_statistics
+        self.statistics != BatchNormStatistics::Running && self.backbone.spec().batch_statistics
     }
 
     /// Where it computes, under these weights.
@@ -108,6 +108,22 @@ impl TaskModel {
     pub fn outputs(&mut self, weights: &Weights, images: &Tensor) -> Result<(Named, Updates)> {
         let features = self.backbone.forward(weights, images, self.statistics)?;
         self.finish(weights, &features)
+    }
+
+    /// As [`outputs`](Self::outputs), with this share of the batch's statistics mixed into the running ones; and what became of those.
+    ///
+    /// # Errors
+    /// Whatever backbone or head refuse.
+    pub fn outputs_mixing(
+        &mut self,
+        weights: &Weights,
+        images: &Tensor,
+        share: f64,
+    ) -> Result<(Named, Updates)> {
+        let (features, mut moved) = self.backbone.forward_mixing(weights, images, share)?;
+        let (outputs, updates) = self.finish(weights, &features)?;
+        moved.extend(updates);
+        Ok((outputs, moved))
     }
 
     /// What the backbone answers to several batches of images, each under weights of its own; the CPU works on several at once.

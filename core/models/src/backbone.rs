@@ -15,7 +15,7 @@ pub const FEATURES: &str = "features";
 pub const LOGITS: &str = "logits";
 
 /// Which statistics BatchNorm layers normalise with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchNormStatistics {
     /// Those of the training data: an image's result does not depend on what is beside it.
@@ -23,6 +23,9 @@ pub enum BatchNormStatistics {
     Running,
     /// Those of the batch at hand.
     Batch,
+    /// This share α of the batch's and 1 - α of the training data's: (1 - α) μ_s + α μ_b, and likewise the variances (Schneider et al.,
+    /// Improving robustness against common corruptions by covariate shift adaptation, NeurIPS 2020, equation 3, where α = n / (n + N)).
+    Mixed(#[schemars(range(min = 0, max = 1))] f64),
 }
 
 /// What a backbone takes and answers with.
@@ -70,6 +73,22 @@ pub trait Backbone: Send + Sync {
         images: &Tensor,
     ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
         let outputs = self.forward(weights, images, BatchNormStatistics::Batch)?;
+        Ok((outputs, Vec::new()))
+    }
+
+    /// As [`forward`](Self::forward) with [`BatchNormStatistics::Mixed`]; also answers the mixed value, untracked, for every running
+    /// statistic, so that they can follow a stream (RoTTA, Yuan et al. 2023). Without running statistics there is nothing to add to
+    /// `forward`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_mixing(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+        share: f64,
+    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
+        let outputs = self.forward(weights, images, BatchNormStatistics::Mixed(share))?;
         Ok((outputs, Vec::new()))
     }
 }

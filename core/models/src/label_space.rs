@@ -76,6 +76,16 @@ impl Backbone for SomeClasses {
         let (outputs, statistics) = self.backbone.forward_training(weights, images)?;
         Ok((self.restrict(outputs)?, statistics))
     }
+
+    fn forward_mixing(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+        share: f64,
+    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
+        let (outputs, statistics) = self.backbone.forward_mixing(weights, images, share)?;
+        Ok((self.restrict(outputs)?, statistics))
+    }
 }
 
 /// A denoiser that tells mappers about some of its classes, in the order given, or of several at once the mean of their embeddings. What it

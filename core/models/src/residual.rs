@@ -96,7 +96,7 @@ pub(crate) struct Block {
 pub(crate) struct Pass<'a> {
     pub weights: &'a Weights,
     statistics: BatchNormStatistics,
-    /// What the batch's statistics were, where training wants to know.
+    /// What became of the running statistics, where training or a stream wants to know.
     observed: Option<Vec<(ParameterId, Tensor)>>,
 }
 
@@ -118,7 +118,16 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The batch's own value for every running statistic.
+    /// One that mixes this share of the batch's statistics in, and notes what came of it.
+    pub fn mixing(weights: &'a Weights, share: f64) -> Self {
+        Self {
+            weights,
+            statistics: BatchNormStatistics::Mixed(share),
+            observed: Some(Vec::new()),
+        }
+    }
+
+    /// What was noted of every running statistic.
     pub fn observed(self) -> Vec<(ParameterId, Tensor)> {
         self.observed.unwrap_or_default()
     }
@@ -157,6 +166,17 @@ impl<T: Passes> Backbone for T {
         images: &Tensor,
     ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
         let mut pass = Pass::training(weights);
+        let outputs = self.run(&mut pass, images)?;
+        Ok((outputs, pass.observed()))
+    }
+
+    fn forward_mixing(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+        share: f64,
+    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
+        let mut pass = Pass::mixing(weights, share);
         let outputs = self.run(&mut pass, images)?;
         Ok((outputs, pass.observed()))
     }
@@ -221,6 +241,20 @@ impl NormLayer {
                             observed.push((mean, m.detach()));
                             observed
                                 .push((variance, v.detach().affine(n / (n - 1.0).max(1.0), 0.0)?));
+                        }
+                        (m, v)
+                    }
+                    BatchNormStatistics::Mixed(share) => {
+                        let weights = pass.weights;
+                        let mix = |of_training: ParameterId, of_batch: Tensor| -> Result<Tensor> {
+                            let kept = weights.get(of_training).affine(1.0 - share, 0.0)?;
+                            Ok(kept.add(&of_batch.affine(share, 0.0)?)?)
+                        };
+                        let m = mix(mean, x.mean(&[0, 2, 3], false)?)?;
+                        let v = mix(variance, x.variance(&[0, 2, 3], false)?)?;
+                        if let Some(observed) = &mut pass.observed {
+                            observed.push((mean, m.detach()));
+                            observed.push((variance, v.detach()));
                         }
                         (m, v)
                     }

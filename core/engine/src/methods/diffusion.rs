@@ -210,7 +210,7 @@ impl Diffusion {
             config.slow_weights,
         )?;
         let shares_statistics = setting.adaptation.batch_norm
-            == dtta_models::BatchNormStatistics::Batch
+            != dtta_models::BatchNormStatistics::Running
             && !carry.apart();
         if config.gate.is_some() && shares_statistics {
             let message = "a gate takes images out of a batch that shares its statistics; set `/adaptation/batch_norm` to `running`, or leave it out";
