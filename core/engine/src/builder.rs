@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::experiment::{AdaptationConfig, LimitsConfig, Mode};
-use crate::methods::{Adapted, Batch, MethodConfig, MethodSource};
+use crate::methods::{Adapted, Batch, MethodConfig, MethodSource, SafeguardsConfig};
 use crate::prepare::{Devices, Extensions, Part, Parts, assemble};
 
 /// What an [`Adapter`] is made of. Everything but backbone, head and method has a default.
@@ -28,6 +28,7 @@ pub struct AdapterBuilder {
     method: Option<MethodSource>,
     mode: Option<Mode>,
     batch_norm: BatchNormStatistics,
+    safeguards: Option<SafeguardsConfig>,
     seed: u64,
     limits: LimitsConfig,
     views: [View; 2],
@@ -133,6 +134,13 @@ impl AdapterBuilder {
         self
     }
 
+    /// What keeps adaptation from ending below the source model; nothing unless said otherwise.
+    #[must_use]
+    pub fn safeguards(mut self, safeguards: SafeguardsConfig) -> Self {
+        self.safeguards = Some(safeguards);
+        self
+    }
+
     /// Fixes all noise; 0 unless said otherwise.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -203,6 +211,7 @@ impl AdapterBuilder {
             mode: self.mode.unwrap_or(Mode::SingleSample {}),
             batch: 1,
             batch_norm: self.batch_norm,
+            safeguards: self.safeguards,
         };
         let issues = crate::document::within("/method", config.contradictions(&adaptation));
         if !issues.is_empty() {

@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::methods::MethodSource;
+use crate::methods::{MethodSource, SafeguardsConfig};
 
 /// An experiment: data, models, plugins and how to adapt. Relative paths start at the folder of
 /// the file.
@@ -474,6 +474,9 @@ pub struct AdaptationConfig {
     /// single-sample mode is each image by itself. `{"mixed": α}`: that share of the batch's, and 1 - α of the training data's.
     #[serde(default)]
     pub batch_norm: BatchNormStatistics,
+    /// What keeps adaptation from ending below the source model; nothing if absent, the usual with `{}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safeguards: Option<SafeguardsConfig>,
 }
 
 fn one() -> usize {

@@ -46,10 +46,12 @@ pub use error::{Error, Result};
 pub use experiment::*;
 pub use merge::merge;
 pub use methods::{
-    Adapted, Batch, Diffusion, DiffusionConfig, EntropyConfig, Group, Method, MethodConfig,
-    MethodSource, Methods, ObjectivesConfig, Pass, Setting, Toolbox,
+    Adapted, Batch, Collapse, CottaConfig, DeyoConfig, Diffusion, DiffusionConfig, EataConfig,
+    EntropyConfig, FisherConfig, Group, MemoConfig, Method, MethodConfig, MethodSource, Methods,
+    ObjectivesConfig, Pass, RoidConfig, RottaConfig, SafeguardsConfig, SarConfig, Setting,
+    SourceConfig, Toolbox,
 };
-pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights};
+pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights, ViewsConfig};
 pub use plan::{Missing, Plan, Work};
 pub use prepare::{Devices, Extensions, Prepared};
 pub use record::{

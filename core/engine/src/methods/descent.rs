@@ -1,7 +1,7 @@
 //! Gradient descent on a loss of the task outputs alone: what methods without a denoiser share.
 
 use dtta_base::Issue;
-use dtta_learn::{OptimizerConfig, SelectionConfig, State};
+use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State};
 use dtta_tensor::Tensor;
 
 use super::{Adapted, Batch, Method, Pass, Setting, Toolbox};
@@ -79,6 +79,10 @@ impl Method for Descent {
         self.carry.end(groups)?;
         let places: Vec<usize> = (0..images).collect();
         Adapted::at(source, &places, adapted, losses)
+    }
+
+    fn learner(&mut self) -> Option<&mut Learner> {
+        self.carry.learner()
     }
 
     fn reset(&mut self, tools: &Toolbox) {

@@ -376,6 +376,10 @@ impl Method for Diffusion {
         Ok(found)
     }
 
+    fn learner(&mut self) -> Option<&mut Learner> {
+        self.carry.learner()
+    }
+
     fn reset(&mut self, tools: &Toolbox) {
         self.carry.reset(tools.source());
         self.common = Common::default();

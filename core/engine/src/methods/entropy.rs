@@ -3,14 +3,14 @@
 //! BatchNorm layers normalising by the batch (`/adaptation/batch_norm`: `batch`).
 
 use dtta_base::Issue;
-use dtta_learn::{OptimizerConfig, Selected, SelectionConfig};
+use dtta_learn::{OptimizerConfig, SelectionConfig};
 use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::descent::Descent;
-use super::{Method, MethodConfig, Pass, Setting};
-use crate::error::{Error, Result};
+use super::{Method, MethodConfig, Pass, Setting, losses};
+use crate::error::Result;
 use crate::experiment::AdaptationConfig;
 use crate::parts::SlowWeights;
 
@@ -25,19 +25,12 @@ pub struct EntropyConfig {
     /// How the task model's parameters move.
     pub optimizer: OptimizerConfig,
     /// Which of the task model's parameters move.
-    #[serde(default = "normalization")]
+    #[serde(default = "super::classifier::normalization")]
     pub parameters: SelectionConfig,
     /// Carries slow weights, which follow each sample's fast weights, from batch to batch instead of the last batch's weights. Online
     /// only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_weights: Option<SlowWeights>,
-}
-
-fn normalization() -> SelectionConfig {
-    SelectionConfig {
-        group: Selected::Normalization,
-        ..SelectionConfig::default()
-    }
 }
 
 impl MethodConfig for EntropyConfig {
@@ -58,17 +51,6 @@ impl MethodConfig for EntropyConfig {
     }
 }
 
-/// The entropy of each image's prediction, in nats, averaged over pixels where there are any: `[B]`.
 fn entropy(pass: &Pass) -> Result<Option<Tensor>> {
-    let Some(logits) = pass.outputs.get("logits") else {
-        return Err(Error::Outputs {
-            role: "head",
-            found: format!("{:?}", pass.outputs.names().collect::<Vec<_>>()),
-            expected: "entropy minimisation reads `logits`".into(),
-        });
-    };
-    let log = logits.log_softmax(1)?;
-    let each = log.exp()?.mul(&log)?.sum(&[1], false)?.affine(-1.0, 0.0)?;
-    let rows = [each.shape()[0] as i64, -1];
-    Ok(Some(each.reshape(&rows)?.mean(&[1], false)?))
+    losses::entropy(losses::logits(&pass.outputs)?).map(Some)
 }

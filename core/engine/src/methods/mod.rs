@@ -3,26 +3,47 @@
 //! A method is made from its configuration, the object under `/method` of an experiment. From that one type come its part of the
 //! schema, its place in the protocol and its parts of checkpoints, so that nothing of a method is written down twice.
 
+mod classifier;
+mod cotta;
 mod descent;
+mod deyo;
 mod diffusion;
+mod eata;
 mod entropy;
+mod guarded;
+mod losses;
+mod memo;
 mod objectives;
+mod roid;
+mod rotta;
+mod sar;
+mod source;
 mod table;
 mod toolbox;
 
 use std::collections::BTreeMap;
 
 use dtta_base::Issue;
-use dtta_learn::{Feedback, State};
-use dtta_models::{Denoiser, Weights};
+use dtta_learn::{Feedback, Learner, State};
+use dtta_models::{BackboneSpec, Denoiser, Weights};
 use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::cotta::CottaConfig;
+pub use self::deyo::DeyoConfig;
 pub use self::diffusion::{Diffusion, DiffusionConfig};
+pub use self::eata::{EataConfig, FisherConfig};
 pub use self::entropy::EntropyConfig;
+pub(crate) use self::guarded::Guarded;
+pub use self::guarded::{Collapse, SafeguardsConfig};
+pub use self::memo::MemoConfig;
 pub use self::objectives::ObjectivesConfig;
+pub use self::roid::RoidConfig;
+pub use self::rotta::RottaConfig;
+pub use self::sar::SarConfig;
+pub use self::source::SourceConfig;
 pub(crate) use self::table::AnyConfig;
 pub use self::table::{MethodSource, Methods};
 pub use self::toolbox::{Group, Pass, Toolbox};
@@ -61,6 +82,11 @@ pub trait Method: Send {
 
     /// Updates that it makes for each batch.
     fn steps(&self) -> usize;
+
+    /// What it carries of θ over the stream, for safeguards that move it; nothing where each sample starts afresh.
+    fn learner(&mut self) -> Option<&mut Learner> {
+        None
+    }
 
     /// How it asks the denoiser, where it does.
     fn feedback(&self) -> Option<Feedback> {
@@ -104,6 +130,8 @@ pub struct Setting<'a> {
     pub seed: u64,
     /// How long weights live, and how many samples are adapted together.
     pub adaptation: &'a AdaptationConfig,
+    /// What the backbone takes and answers with.
+    pub backbone: BackboneSpec,
     /// θ: the weights of the task model, and of what its plugins declare.
     pub task: &'a Weights,
     /// The denoiser and its weights φ, for methods that need it.

@@ -11,7 +11,10 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{DiffusionConfig, EntropyConfig, Method, MethodConfig, ObjectivesConfig, Setting};
+use super::{
+    CottaConfig, DeyoConfig, DiffusionConfig, EataConfig, EntropyConfig, MemoConfig, Method,
+    MethodConfig, ObjectivesConfig, RoidConfig, RottaConfig, SarConfig, Setting, SourceConfig,
+};
 use crate::experiment::AdaptationConfig;
 
 /// A method as an experiment names it: its `kind` and that method's configuration.
@@ -57,9 +60,17 @@ impl Methods {
     /// Those that come with dtta.
     pub fn standard() -> Self {
         let mut methods = Self(BTreeMap::new());
+        methods.add::<CottaConfig>();
+        methods.add::<DeyoConfig>();
         methods.add::<DiffusionConfig>();
+        methods.add::<EataConfig>();
         methods.add::<EntropyConfig>();
+        methods.add::<MemoConfig>();
         methods.add::<ObjectivesConfig>();
+        methods.add::<RoidConfig>();
+        methods.add::<RottaConfig>();
+        methods.add::<SarConfig>();
+        methods.add::<SourceConfig>();
         methods
     }
 

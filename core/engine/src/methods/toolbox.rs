@@ -39,6 +39,41 @@ pub struct Pass {
     updates: Updates,
 }
 
+impl Pass {
+    /// One update of the weights by the gradient of a scalar, and of their buffers by what plugins left there.
+    ///
+    /// # Errors
+    /// Whatever a tensor operation refuses.
+    pub fn follow(&self, learner: &mut Learner, scalar: &Tensor) -> Result<()> {
+        let gradients = scalar.backward()?;
+        learner.follow(&self.leaves, Some(&gradients))?;
+        self.leave(learner)
+    }
+
+    /// The gradient of a scalar for each of the learner's parameters.
+    ///
+    /// # Errors
+    /// Whatever a tensor operation refuses.
+    pub fn gradients(&self, learner: &Learner, scalar: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let gradients = scalar.backward()?;
+        let parameters = learner.parameters().iter();
+        Ok(parameters
+            .map(|&id| gradients.of(self.leaves.get(id)))
+            .collect())
+    }
+
+    /// Puts what plugins left in buffers into the weights.
+    ///
+    /// # Errors
+    /// Whatever the weights refuse.
+    pub fn leave(&self, learner: &mut Learner) -> Result<()> {
+        for (id, buffer) in &self.updates {
+            learner.weights_mut().set(*id, buffer.clone())?;
+        }
+        Ok(())
+    }
+}
+
 impl Toolbox {
     /// Of a task model at its source weights, and a denoiser at its own.
     pub fn new(
@@ -99,6 +134,44 @@ impl Toolbox {
             Ok(self.task.outputs(&self.source, &image)?.0)
         });
         below_one_another(&each.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Task outputs of images `[B, C, H, W]` under any weights; on the tape where those are.
+    ///
+    /// # Errors
+    /// Whatever backbone or head refuse.
+    pub fn outputs(&mut self, weights: &Weights, images: &Tensor) -> Result<Named> {
+        Ok(self.task.outputs(weights, images)?.0)
+    }
+
+    /// As [`outputs`](Self::outputs), with this share of the batch's statistics mixed into the running ones of BatchNorm layers, which
+    /// the weights keep.
+    ///
+    /// # Errors
+    /// Whatever backbone or head refuse.
+    pub fn outputs_mixing(
+        &mut self,
+        weights: &Weights,
+        images: &Tensor,
+        share: f64,
+    ) -> Result<(Named, Updates)> {
+        self.task.outputs_mixing(weights, images, share)
+    }
+
+    /// The way of all these images from θ to outputs, on the tape.
+    ///
+    /// # Errors
+    /// Whatever backbone or head refuse.
+    pub fn pass(&mut self, learner: &Learner, images: &Tensor) -> Result<Pass> {
+        let leaves = learner.leaves()?;
+        let (outputs, updates) = self.task.outputs(&leaves, images)?;
+        Ok(Pass {
+            leaves,
+            outputs,
+            conditioning: Named::new(),
+            objective: None,
+            updates,
+        })
     }
 
     /// What task outputs ask the denoiser for, under the source weights.
@@ -205,10 +278,7 @@ impl Toolbox {
                 let scalar = scalar(group, pass)?;
                 let gradients = scalar.map(|scalar| scalar.backward()).transpose()?;
                 group.learner.follow(&pass.leaves, gradients.as_ref())?;
-                for (id, buffer) in &pass.updates {
-                    group.learner.weights_mut().set(*id, buffer.clone())?;
-                }
-                Ok(())
+                pass.leave(&mut group.learner)
             },
         );
         moved.into_iter().collect()
@@ -272,7 +342,10 @@ pub(crate) fn rows(tensor: &Tensor, range: &Range<usize>) -> Result<Tensor> {
 }
 
 /// Named tensors of several groups, one below the other, in the order of the first one's names.
-fn below_one_another(parts: &[Named]) -> Result<Named> {
+///
+/// # Errors
+/// Whatever the tensor refuses.
+pub(crate) fn below_one_another(parts: &[Named]) -> Result<Named> {
     if let [only] = parts {
         return Ok(only.clone());
     }

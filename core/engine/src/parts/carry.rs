@@ -86,6 +86,11 @@ impl Carry {
         self.left != Left::All
     }
 
+    /// What is carried over the stream; nothing where nothing outlives a batch.
+    pub fn learner(&mut self) -> Option<&mut Learner> {
+        (!self.forgets()).then_some(&mut self.learner)
+    }
+
     /// Whether nothing outlives a batch.
     pub fn forgets(&self) -> bool {
         self.left == Left::Nothing

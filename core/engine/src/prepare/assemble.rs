@@ -13,7 +13,7 @@ use crate::adapter::Adapter;
 use crate::document::within;
 use crate::error::{Error, Result};
 use crate::experiment::{AdaptationConfig, LimitsConfig};
-use crate::methods::{AnyConfig, Setting, Toolbox};
+use crate::methods::{AnyConfig, Guarded, Setting, Toolbox};
 use crate::task::TaskModel;
 use crate::values;
 
@@ -87,7 +87,8 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         mapper_places = keep(part, made.values())?;
         mapper = Some(made);
     }
-    let shape = backbone.spec().image;
+    let spec = *backbone.spec();
+    let shape = spec.image;
     let statistics = parts.adaptation.batch_norm;
     let mut model = TaskModel::new(backbone, head, statistics, predicts)
         .with_values(head_places, mapper_places);
@@ -101,6 +102,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
     let setting = Setting {
         seed: parts.seed,
         adaptation: parts.adaptation,
+        backbone: spec,
         task: &theta,
         denoiser: parts
             .denoiser
@@ -110,7 +112,11 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         domains: parts.domains,
     };
     let method = parts.method.build(&setting);
-    let method = method.map_err(|issues| refuse(within("/method", issues)))?;
+    let mut method = method.map_err(|issues| refuse(within("/method", issues)))?;
+    if let Some(safeguards) = parts.adaptation.safeguards {
+        let guarded = Guarded::boxed(safeguards, method, &setting);
+        method = guarded.map_err(|issues| refuse(within("/adaptation/safeguards", issues)))?;
+    }
     let [of_task, of_denoiser] = parts.views;
     let latent = parts
         .denoiser

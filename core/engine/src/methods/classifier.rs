@@ -1,0 +1,253 @@
+//! What methods of classifiers have in common around the rule by which images that share θ move it: one call for a batch of a stream, or one
+//! for each image from the source weights.
+
+use dtta_base::Issue;
+use dtta_learn::{Learner, Movement, OptimizerConfig, Selected, SelectionConfig, State};
+use dtta_models::Weights;
+use dtta_tensor::Named;
+
+use super::toolbox::below_one_another;
+use super::{Adapted, Batch, Method, Setting, Toolbox};
+use crate::error::{Error, Result};
+use crate::experiment::Mode;
+
+/// How images that share θ move it, and what is said of them then.
+pub(super) trait Rule: Send {
+    /// Moves the weights by the configured number of steps.
+    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved>;
+
+    /// What is trained.
+    fn trained(&mut self) -> &mut Trained;
+
+    /// Back to the source weights, all memory gone.
+    fn reset(&mut self, source: &Weights);
+
+    /// Everything that the next batch depends on.
+    fn state(&self) -> State;
+
+    /// Takes up a state.
+    fn restore(&mut self, state: State) -> Result<()>;
+}
+
+/// What a rule came to.
+pub(super) struct Moved {
+    /// Task outputs that predictions are made from.
+    pub outputs: Named,
+    /// Of each image, its loss in each step.
+    pub losses: Vec<Vec<f32>>,
+    /// Of each image, the share of the steps that learned from it.
+    pub used: Vec<f32>,
+}
+
+/// Notes of the steps of a batch, on the way to [`Moved`].
+pub(super) struct Notes {
+    losses: Vec<Vec<f32>>,
+    used: Vec<f32>,
+    steps: usize,
+}
+
+impl Notes {
+    /// Of so many images and steps.
+    pub fn new(images: usize, steps: usize) -> Self {
+        Self {
+            losses: vec![Vec::new(); images],
+            used: vec![0.0; images],
+            steps,
+        }
+    }
+
+    /// The losses of a step, and which images it learned from.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`].
+    pub fn step(&mut self, batch: &Batch<'_>, losses: &[f32], used: &[bool]) -> Result<()> {
+        for (row, (&loss, &used)) in losses.iter().zip(used).enumerate() {
+            if !loss.is_finite() {
+                return Err(Error::NotFinite {
+                    what: format!("the loss of `{}`", batch.ids[row]),
+                });
+            }
+            self.losses[row].push(loss);
+            self.used[row] += f32::from(u8::from(used)) / self.steps as f32;
+        }
+        Ok(())
+    }
+
+    /// With what predictions are made from.
+    pub fn with(self, outputs: Named) -> Moved {
+        Moved {
+            outputs,
+            losses: self.losses,
+            used: self.used,
+        }
+    }
+}
+
+/// Weights that are trained, and how.
+pub(super) struct Trained {
+    pub learner: Learner,
+    movement: Movement,
+}
+
+impl Trained {
+    /// At the source weights.
+    ///
+    /// # Errors
+    /// A selection that names nothing, by pointer within the method's configuration.
+    pub fn new(
+        setting: &Setting<'_>,
+        optimizer: OptimizerConfig,
+        parameters: &SelectionConfig,
+    ) -> Result<Self, Vec<Issue>> {
+        let chosen = parameters.select("task model", setting.task);
+        let movement = Movement {
+            optimizer,
+            parameters: chosen
+                .map_err(|error| vec![Issue::new("/parameters", error.to_string())])?,
+        };
+        Ok(Self {
+            learner: Learner::new(setting.task, &movement),
+            movement,
+        })
+    }
+
+    /// The optimizer at rest at these weights.
+    pub fn at(&self, weights: &Weights) -> Learner {
+        Learner::new(weights, &self.movement)
+    }
+
+    /// Back to these weights, the optimizer at rest.
+    pub fn reset(&mut self, source: &Weights) {
+        self.learner = self.at(source);
+    }
+}
+
+/// A method of classifiers by its rule.
+pub(super) struct Classifier<R> {
+    rule: R,
+    steps: usize,
+    alone: bool,
+}
+
+impl<R: Rule + 'static> Classifier<R> {
+    /// By a rule of so many steps; `kind` is the method's, for what it refuses.
+    ///
+    /// # Errors
+    /// Models that are not classifiers of whole images, and objectives, which the rule has no place for.
+    pub fn boxed(
+        setting: &Setting<'_>,
+        kind: &str,
+        steps: usize,
+        rule: R,
+    ) -> std::result::Result<Box<dyn Method>, Vec<Issue>> {
+        let mut issues = Vec::new();
+        if setting.backbone.per_pixel {
+            let message = format!(
+                "`{kind}` is a method for classifiers of whole images, and the backbone answers for each pixel; `entropy` and `diffusion` adapt those"
+            );
+            issues.push(Issue::new("/kind", message));
+        }
+        if setting.objectives > 0 {
+            let message =
+                format!("`{kind}` has a loss of its own; leave `/plugins/objectives` out");
+            issues.push(Issue::new("/kind", message));
+        }
+        if !issues.is_empty() {
+            return Err(issues);
+        }
+        Ok(Box::new(Self {
+            rule,
+            steps,
+            alone: setting.adaptation.mode == (Mode::SingleSample {}),
+        }))
+    }
+
+    fn moved(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
+        let moved = self.rule.adapt(tools, batch)?;
+        if let Some(name) = self.rule.trained().learner.not_finite()? {
+            return Err(Error::NotFinite {
+                what: format!("the parameter `{name}` after the last step"),
+            });
+        }
+        Ok(moved)
+    }
+}
+
+impl<R: Rule + 'static> Method for Classifier<R> {
+    fn steps(&self) -> usize {
+        self.steps
+    }
+
+    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Adapted> {
+        let images = batch.ids.len();
+        let outputs = tools.source_outputs(&batch.task, self.alone)?;
+        let source = tools.predict(&outputs, images)?;
+        if self.steps == 0 {
+            return Ok(Adapted::unchanged(source));
+        }
+        let all = if self.alone {
+            let mut each = Vec::with_capacity(images);
+            for row in 0..images {
+                self.reset(tools);
+                each.push(self.moved(tools, &batch.select(&[row])?)?);
+            }
+            self.reset(tools);
+            let outputs: Vec<Named> = each.iter().map(|moved| moved.outputs.clone()).collect();
+            Moved {
+                outputs: below_one_another(&outputs)?,
+                losses: each.iter().flat_map(|moved| moved.losses.clone()).collect(),
+                used: each.iter().flat_map(|moved| moved.used.clone()).collect(),
+            }
+        } else {
+            self.moved(tools, batch)?
+        };
+        let mut found = Adapted::unchanged(source);
+        found.adapted = tools.predict(&all.outputs, images)?;
+        found.losses = all.losses;
+        found.measures.insert("used".into(), all.used);
+        Ok(found)
+    }
+
+    fn learner(&mut self) -> Option<&mut Learner> {
+        (!self.alone).then(|| &mut self.rule.trained().learner)
+    }
+
+    fn reset(&mut self, tools: &Toolbox) {
+        self.rule.reset(tools.source());
+    }
+
+    fn state(&self) -> State {
+        self.rule.state()
+    }
+
+    fn restore(&mut self, state: State) -> Result<()> {
+        self.rule.restore(state)
+    }
+}
+
+/// Scales and shifts of normalisation layers: what most of these methods move.
+pub(super) fn normalization() -> SelectionConfig {
+    SelectionConfig {
+        group: Selected::Normalization,
+        ..SelectionConfig::default()
+    }
+}
+
+/// SGD at 2.5e-4 with a momentum of 0.9: what TENT, EATA, SAR, DeYO and ROID give for ResNet-50 and batches of 64.
+pub(super) fn sgd() -> OptimizerConfig {
+    OptimizerConfig::Sgd {
+        learning_rate: 2.5e-4,
+        momentum: 0.9,
+        weight_decay: 0.0,
+    }
+}
+
+/// Adam at 1e-3: what CoTTA and RoTTA give for CIFAR-10-C.
+pub(super) fn adam() -> OptimizerConfig {
+    OptimizerConfig::Adam(dtta_learn::AdamConfig {
+        learning_rate: 1e-3,
+        betas: [0.9, 0.999],
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+    })
+}

@@ -1,0 +1,69 @@
+//! Losses of class logits that methods share, each `[B]`.
+
+use dtta_tensor::{Named, Tensor};
+
+use crate::error::{Error, Result};
+
+/// The head's logits, `[B, K]` or `[B, K, H, W]`.
+///
+/// # Errors
+/// [`Error::Outputs`] if it has none.
+pub(super) fn logits(outputs: &Named) -> Result<&Tensor> {
+    outputs.get("logits").ok_or_else(|| Error::Outputs {
+        role: "head",
+        found: format!("{:?}", outputs.names().collect::<Vec<_>>()),
+        expected: "the method reads `logits`".into(),
+    })
+}
+
+/// The entropy of each image's prediction, in nats, averaged over pixels where there are any.
+pub(super) fn entropy(logits: &Tensor) -> Result<Tensor> {
+    let log = logits.log_softmax(1)?;
+    of_images(&log.exp()?.mul(&log)?)
+}
+
+/// -Σ_k q_k log p_k, with q from the logits `target` and p from `logits`, averaged over pixels where there are any.
+pub(super) fn cross_entropy(target: &Tensor, logits: &Tensor) -> Result<Tensor> {
+    of_images(&target.softmax(1)?.mul(&logits.log_softmax(1)?)?)
+}
+
+/// Minus the sum over classes, averaged over pixels where there are any.
+fn of_images(terms: &Tensor) -> Result<Tensor> {
+    let each = terms.sum(&[1], false)?.affine(-1.0, 0.0)?;
+    let rows = [each.shape()[0] as i64, -1];
+    Ok(each.reshape(&rows)?.mean(&[1], false)?)
+}
+
+/// -log p of the most probable class: the cross-entropy with the model's own label.
+pub(super) fn of_own_label(logits: &Tensor) -> Result<Tensor> {
+    Ok(logits
+        .log_softmax(1)?
+        .amax(&[1], false)?
+        .affine(-1.0, 0.0)?)
+}
+
+/// Σ w l / `count`: with weights of 0 and 1 and their number, the mean over the chosen.
+pub(super) fn weighed(each: &Tensor, weights: &[f32], count: f64) -> Result<Tensor> {
+    let weights = Tensor::from_floats(weights, &[weights.len()], each.device())?;
+    Ok(each
+        .mul(&weights)?
+        .sum(&[], false)?
+        .affine(1.0 / count, 0.0)?)
+}
+
+/// Class probabilities of each image.
+pub(super) fn probabilities(logits: &Tensor) -> Result<Vec<Vec<f32>>> {
+    let rows = logits.detach().softmax(1)?;
+    let classes = rows.shape()[1];
+    let values = rows.to_floats()?;
+    Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())
+}
+
+/// The same outputs with other logits.
+pub(super) fn with_logits(outputs: &Named, logits: Tensor) -> Named {
+    let each = outputs.iter().map(|(name, tensor)| {
+        let tensor = if name == "logits" { &logits } else { tensor };
+        (name.to_owned(), tensor.clone())
+    });
+    each.collect()
+}

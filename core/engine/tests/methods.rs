@@ -1,0 +1,451 @@
+//! Methods against their algorithms in PyTorch, by the fixtures that `tests/reference/methods.py` writes: every parameter that moves, after
+//! three batches, within a relative error of 1e-4 (of the largest absolute value of that parameter). And what holds for every method: a
+//! stopped run continues to the same records, labels have no way in, tasks it is not for are refused.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use common::{Fixture, extensions};
+use dtta::{
+    Adapter, Batch, CottaConfig, DeyoConfig, EataConfig, EntropyConfig, Error, MemoConfig,
+    MethodConfig, Mode, Reset, RoidConfig, RottaConfig, SarConfig,
+};
+use dtta_models::{BatchNormStatistics, Models};
+use dtta_tensor::{Device, Tensor};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+struct Cases {
+    seed: u64,
+    methods: BTreeMap<String, Value>,
+    used: BTreeMap<String, Vec<Value>>,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/methods")
+}
+
+fn cases() -> Cases {
+    let text = std::fs::read_to_string(folder().join("methods.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// An adapter of a fixture's network.
+fn adapter<C: MethodConfig>(
+    net: &str,
+    settings: &Value,
+    statistics: BatchNormStatistics,
+) -> Adapter {
+    let config: C = serde_json::from_value(settings.clone()).unwrap();
+    Adapter::builder()
+        .extensions(extensions())
+        .backbone(folder().join(net).with_extension("json"))
+        .head("linked:classification", json!({}))
+        .method(&config)
+        .mode(Mode::Online {
+            reset: Reset::Never,
+        })
+        .batch_norm(statistics)
+        .seed(cases().seed)
+        .build()
+        .unwrap()
+}
+
+fn of_kind(kind: &str, net: &str, settings: &Value) -> Adapter {
+    let batch = BatchNormStatistics::Batch;
+    match kind {
+        "entropy" => adapter::<EntropyConfig>(net, settings, batch),
+        "eata" => adapter::<EataConfig>(net, settings, batch),
+        "sar" | "sar_recovering" => adapter::<SarConfig>(net, settings, batch),
+        "cotta" => adapter::<CottaConfig>(net, settings, batch),
+        "memo" => adapter::<MemoConfig>(net, settings, batch),
+        "roid" => adapter::<RoidConfig>(net, settings, batch),
+        "deyo" => adapter::<DeyoConfig>(net, settings, batch),
+        "rotta" => adapter::<RottaConfig>(net, settings, BatchNormStatistics::Running),
+        other => panic!("no test of {other}"),
+    }
+}
+
+/// Adapts to the fixture's batches and compares what moved.
+fn compare(kind: &str) {
+    let cases = cases();
+    for net in ["batch", "group"] {
+        let path = folder().join(format!("{net}.expected.safetensors"));
+        let expected = dtta_models::read_tensors(&path, &Device::cpu()).unwrap();
+        let images = &expected["images"];
+        let mut adapter = of_kind(kind, net, &cases.methods[kind]);
+        let [batches, size] = [images.shape()[0], images.shape()[1]];
+        let mut used = 0.0;
+        for n in 0..batches {
+            let ids: Vec<String> = (0..size).map(|image| format!("{n}/{image}")).collect();
+            let task = images.narrow(0, n, 1).unwrap().squeeze(0).unwrap();
+            let batch = Batch {
+                ids: ids.iter().map(String::as_str).collect(),
+                task,
+                denoiser: None,
+            };
+            let found = adapter.adapt(&batch).unwrap();
+            used += found
+                .measures
+                .get("used")
+                .map_or(size as f32, |used| used.iter().sum());
+        }
+        if !matches!(kind, "rotta") {
+            let counts = &cases.used[&format!("{net}/{kind}")];
+            let expected: i64 = counts.iter().filter_map(Value::as_i64).sum();
+            assert_eq!(used as i64, expected, "{net}: images learned from");
+            assert!(expected > 0, "{net}: nothing was learned");
+        }
+        let state = adapter.state().tensors;
+        let prefix = format!("{kind}/");
+        let mut worst = 0.0f32;
+        let mut compared = 0;
+        for (name, value) in expected
+            .iter()
+            .filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?, v)))
+        {
+            let student = name.strip_prefix("student/").map(|name| {
+                let nested = format!("task/weights/{name}");
+                if state.contains_key(&nested) {
+                    nested
+                } else {
+                    format!("weights/{name}")
+                }
+            });
+            let place = student.unwrap_or_else(|| name.to_owned());
+            let (found, value) = (floats(&state[&place]), floats(value));
+            let scale = value.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            let away = found.iter().zip(&value).map(|(a, b)| (a - b).abs());
+            let error = away.fold(0.0f32, f32::max) / scale.max(1e-6);
+            assert!(error <= 1e-4, "{net}, {kind}: {name} is off by {error}");
+            worst = worst.max(error);
+            compared += 1;
+        }
+        assert!(
+            compared >= 6,
+            "{net}, {kind}: {compared} parameters compared"
+        );
+        eprintln!("{net:6} {kind:15} {compared} parameters, relative error {worst:.1e}");
+    }
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_floats().unwrap()
+}
+
+#[test]
+fn entropy_moves_the_weights_as_tent_does_in_pytorch() {
+    compare("entropy");
+}
+
+#[test]
+fn eata_moves_the_weights_as_in_pytorch() {
+    compare("eata");
+}
+
+#[test]
+fn sar_moves_the_weights_as_in_pytorch() {
+    compare("sar");
+}
+
+#[test]
+fn sar_returns_to_the_source_when_it_does_in_pytorch() {
+    compare("sar_recovering");
+}
+
+#[test]
+fn cotta_moves_student_and_teacher_as_in_pytorch() {
+    compare("cotta");
+}
+
+#[test]
+fn memo_moves_the_weights_as_in_pytorch() {
+    compare("memo");
+}
+
+#[test]
+fn roid_moves_the_weights_as_in_pytorch() {
+    compare("roid");
+}
+
+#[test]
+fn deyo_moves_the_weights_as_in_pytorch() {
+    compare("deyo");
+}
+
+#[test]
+fn rotta_moves_student_teacher_and_statistics_as_in_pytorch() {
+    compare("rotta");
+}
+
+/// Settings under which the tiny experiment's random classifier is learned from.
+fn methods() -> Vec<Value> {
+    let sgd = json!({"kind": "sgd", "learning_rate": 0.05, "momentum": 0.9});
+    vec![
+        json!({"kind": "source"}),
+        json!({"kind": "entropy", "optimizer": sgd, "steps": 2}),
+        json!({"kind": "eata", "optimizer": sgd, "margin": 1, "redundant": 1, "fisher": {"weight": 1, "samples": 6}}),
+        json!({"kind": "sar", "optimizer": sgd, "margin": 1, "steps": 2}),
+        json!({"kind": "cotta", "views": 2, "restore": 0.3, "momentum": 0.5}),
+        json!({"kind": "memo", "views": 2, "optimizer": sgd}),
+        json!({"kind": "roid", "optimizer": sgd}),
+        json!({"kind": "deyo", "optimizer": sgd, "margin": 1, "falls": -1, "patches": 2}),
+        json!({"kind": "rotta", "memory": 6, "every": 3, "rate": 0.5}),
+    ]
+}
+
+/// The tiny experiment by a method, without a denoiser, never reset.
+fn experiment(method: &Value) -> Value {
+    let mut experiment = Fixture::experiment();
+    experiment["method"] = method.clone();
+    experiment["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
+    experiment["models"]
+        .as_object_mut()
+        .unwrap()
+        .remove("denoiser");
+    experiment["plugins"]
+        .as_object_mut()
+        .unwrap()
+        .remove("mapper");
+    experiment
+}
+
+#[test]
+fn a_stopped_run_of_every_method_continues_to_the_records_of_an_unbroken_one() {
+    let fixture = Fixture::new();
+    for method in methods() {
+        let kind = method["kind"].as_str().unwrap();
+        let experiment = experiment(&method);
+        fixture.run(&experiment, &format!("{kind}-whole")).unwrap();
+        for (stop, resume) in [(4, false), (12, true)] {
+            let stopped = fixture.run_until(&experiment, kind, resume, stop);
+            assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{kind}");
+        }
+        fixture
+            .run_until(&experiment, kind, true, usize::MAX)
+            .unwrap();
+        let whole = fixture.records(&format!("{kind}-whole"));
+        assert_eq!(fixture.records(kind), whole, "{kind}");
+        let moved = whole.iter().any(|record| record.source != record.adapted);
+        assert_eq!(moved, kind != "source", "{kind}");
+    }
+}
+
+#[test]
+fn labels_have_no_way_into_what_any_method_adapts() {
+    let fixture = Fixture::new();
+    let said = |fixture: &Fixture, out: &str| -> Vec<_> {
+        let records = fixture.records(out).into_iter();
+        records
+            .map(|record| (record.adapted.prediction, record.loss))
+            .collect()
+    };
+    let mut before = Vec::new();
+    for method in methods() {
+        let out = format!("{}-before", method["kind"].as_str().unwrap());
+        fixture.run(&experiment(&method), &out).unwrap();
+        before.push(said(&fixture, &out));
+    }
+    fixture.relabel(|class| (class + 1) % 4);
+    for (method, before) in methods().iter().zip(before) {
+        let out = format!("{}-after", method["kind"].as_str().unwrap());
+        fixture.run(&experiment(method), &out).unwrap();
+        assert_eq!(said(&fixture, &out), before, "{method}");
+    }
+}
+
+#[test]
+fn single_sample_results_of_every_method_do_not_depend_on_the_batch() {
+    let fixture = Fixture::new();
+    for method in methods() {
+        let kind = method["kind"].as_str().unwrap();
+        let mut experiment = experiment(&method);
+        experiment["adaptation"]["mode"] = json!({"kind": "single_sample"});
+        if kind == "rotta" {
+            let error = fixture.run(&experiment, "rotta").unwrap_err().to_string();
+            assert!(error.contains("/method/kind"), "{error}");
+            continue;
+        }
+        let records = [1, 4].map(|batch| {
+            experiment["adaptation"]["batch"] = json!(batch);
+            let out = format!("{kind}-{batch}");
+            fixture.run(&experiment, &out).unwrap();
+            fixture.records(&out)
+        });
+        assert_eq!(records[0], records[1], "{kind}");
+    }
+}
+
+#[test]
+fn methods_of_classifiers_are_refused_by_name_for_tasks_of_pixels() {
+    let fixture = Fixture::dense();
+    for method in methods() {
+        let kind = method["kind"].as_str().unwrap();
+        let mut experiment = Fixture::dense_experiment("segmentation");
+        experiment["method"] = method.clone();
+        let outcome = fixture.prepare(&experiment);
+        if matches!(kind, "source" | "entropy") {
+            outcome.unwrap();
+            continue;
+        }
+        let error = outcome.err().unwrap().to_string();
+        assert!(error.contains("/method/kind"), "{error}");
+        assert!(error.contains(&format!("`{kind}`")), "{error}");
+    }
+}
+
+#[test]
+fn mixed_statistics_are_those_of_the_batch_or_of_training_at_the_ends_and_lie_between() {
+    let backbone = folder().join("batch.json");
+    let (backbone, weights) = Models::standard()
+        .load_backbone(&backbone, None, &Device::cpu())
+        .unwrap();
+    let path = folder().join("batch.expected.safetensors");
+    let images = dtta_models::read_tensors(&path, &Device::cpu()).unwrap()["images"].clone();
+    let images = images.narrow(0, 0, 1).unwrap().squeeze(0).unwrap();
+    let logits = |statistics| {
+        let outputs = backbone.forward(&weights, &images, statistics).unwrap();
+        floats(outputs.get("logits").unwrap())
+    };
+    let close = |a: &[f32], b: &[f32]| {
+        a.iter()
+            .zip(b)
+            .all(|(a, b)| (a - b).abs() <= 1e-5 * (1.0 + b.abs()))
+    };
+    let [running, batch] = [BatchNormStatistics::Running, BatchNormStatistics::Batch].map(logits);
+    assert!(close(&logits(BatchNormStatistics::Mixed(0.0)), &running));
+    assert!(close(&logits(BatchNormStatistics::Mixed(1.0)), &batch));
+    let half = logits(BatchNormStatistics::Mixed(0.5));
+    assert!(!close(&half, &running) && !close(&half, &batch));
+}
+
+/// The tiny experiment by TENT at a rate that ruins it.
+fn ruinous() -> Value {
+    let sgd = json!({"kind": "sgd", "learning_rate": 5.0});
+    experiment(&json!({"kind": "entropy", "optimizer": sgd, "steps": 3}))
+}
+
+#[test]
+fn predictions_that_collapse_bring_the_source_back() {
+    let fixture = Fixture::new();
+    let mut experiment = ruinous();
+    let collapse = json!({"below": 1, "samples": 4});
+    experiment["adaptation"]["safeguards"] = json!({"pull": 0, "collapse": collapse});
+    fixture.run(&experiment, "guarded").unwrap();
+    let records = fixture.records("guarded");
+    let collapsed: Vec<bool> = records
+        .iter()
+        .map(|r| r.measures["collapsed"] == 1.0)
+        .collect();
+    let first = collapsed.iter().position(|&collapsed| collapsed).unwrap();
+    for (record, collapsed) in records.iter().zip(&collapsed) {
+        assert!(
+            !collapsed || record.source == record.adapted,
+            "{}",
+            record.id
+        );
+    }
+    // The batch after a return starts where the first one did: its first loss is the source model's.
+    let next = first + 4;
+    experiment["method"]["steps"] = json!(1);
+    experiment["method"]["optimizer"]["learning_rate"] = json!(0.0);
+    fixture.run(&experiment, "at-rest").unwrap();
+    let at_rest = fixture.records("at-rest");
+    assert!(next < records.len(), "nothing came after the return");
+    assert_eq!(records[next].loss[0], at_rest[next].loss[0]);
+}
+
+#[test]
+fn a_pull_of_all_the_way_leaves_nothing_of_a_batch_and_none_leaves_everything() {
+    let fixture = Fixture::new();
+    let mut losses = Vec::new();
+    for pull in [1.0, 0.0] {
+        let mut experiment = experiment(&methods()[1]);
+        experiment["adaptation"]["safeguards"] = json!({"pull": pull, "collapse": null});
+        experiment["method"]["optimizer"] = json!({"kind": "sgd", "learning_rate": 0.05});
+        let out = format!("pull-{pull}");
+        fixture.run(&experiment, &out).unwrap();
+        losses.push(fixture.records(&out));
+    }
+    let mut at_rest = experiment(&methods()[1]);
+    at_rest["method"]["optimizer"] = json!({"kind": "sgd", "learning_rate": 0.0});
+    fixture.run(&at_rest, "at-rest").unwrap();
+    let mut plain = experiment(&methods()[1]);
+    plain["method"]["optimizer"] = json!({"kind": "sgd", "learning_rate": 0.05});
+    fixture.run(&plain, "plain").unwrap();
+    let at_rest = fixture.records("at-rest");
+    for (n, record) in at_rest.iter().enumerate() {
+        let away = (losses[0][n].loss[0] - record.loss[0]).abs();
+        assert!(away <= 1e-5 * record.loss[0].abs(), "{}: {away}", record.id);
+    }
+    assert_eq!(losses[1], fixture.records("plain"));
+    assert_ne!(losses[1][12].loss[0], at_rest[12].loss[0]);
+}
+
+#[test]
+fn samples_that_the_filter_leaves_out_keep_the_sources_prediction() {
+    let fixture = Fixture::new();
+    let mut experiment = experiment(&methods()[1]);
+    experiment["adaptation"]["safeguards"] = json!({"pull": 0, "collapse": null, "reliable": 0});
+    fixture.run(&experiment, "none").unwrap();
+    for record in fixture.records("none") {
+        assert!(record.loss.is_empty() && record.source == record.adapted);
+    }
+    experiment["adaptation"]["safeguards"]["reliable"] = json!(1);
+    fixture.run(&experiment, "all").unwrap();
+    assert!(
+        fixture
+            .records("all")
+            .iter()
+            .all(|record| record.loss.len() == 2)
+    );
+}
+
+#[test]
+fn a_stopped_run_with_every_safeguard_continues_to_the_records_of_an_unbroken_one() {
+    let fixture = Fixture::new();
+    for method in methods() {
+        let kind = method["kind"].as_str().unwrap();
+        if kind == "source" {
+            continue;
+        }
+        let mut experiment = experiment(&method);
+        experiment["adaptation"]["safeguards"] = json!({
+            "pull": 0.1, "average": 0.5, "reliable": 0.99, "collapse": {"below": 0.9, "samples": 6}
+        });
+        fixture.run(&experiment, &format!("{kind}-whole")).unwrap();
+        let stopped = fixture.run_until(&experiment, kind, false, 8);
+        assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{kind}");
+        fixture
+            .run_until(&experiment, kind, true, usize::MAX)
+            .unwrap();
+        assert_eq!(
+            fixture.records(kind),
+            fixture.records(&format!("{kind}-whole")),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn safeguards_that_have_no_place_are_refused_by_pointer() {
+    let fixture = Fixture::new();
+    let refusal = |experiment: &Value| fixture.prepare(experiment).err().unwrap().to_string();
+    let mut of_source = experiment(&methods()[0]);
+    of_source["adaptation"]["safeguards"] = json!({});
+    assert!(refusal(&of_source).contains("/adaptation/safeguards/pull"));
+    let mut single = experiment(&methods()[1]);
+    single["adaptation"]["mode"] = json!({"kind": "single_sample"});
+    single["adaptation"]["safeguards"] = json!({});
+    let error = refusal(&single);
+    assert!(error.contains("/adaptation/safeguards/pull"), "{error}");
+    assert!(error.contains("/adaptation/safeguards/collapse"), "{error}");
+}
