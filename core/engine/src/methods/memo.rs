@@ -101,7 +101,7 @@ impl Rule for Memo {
                 pass.leave(&mut self.trained.learner)?;
             }
             notes.step(batch, &losses, &vec![true; images])?;
-            self.trained.learner.step(&sums)?;
+            self.trained.learner.step(sums)?;
         }
         Ok(notes.with(tools.outputs(self.trained.learner.weights(), &batch.task)?))
     }

@@ -110,7 +110,7 @@ impl Rule for Sar {
                 continue;
             };
             let gradients = pass.gradients(&high, &loss)?;
-            learner.step(&gradients)?;
+            learner.step(gradients)?;
             pass.leave(learner)?;
             self.mean.follow(loss.item()?.into(), 0.9);
             if self
