@@ -287,6 +287,7 @@ fn help_fits_a_screen() {
         &["diagnose", "--help"],
         &["train", "--help"],
         &["plugins", "--help"],
+        &["corrupt", "--help"],
         &["data", "pack", "--help"],
         &["schema", "--help"],
     ] {
@@ -389,6 +390,96 @@ fn packing_takes_as_many_of_each_class_or_says_which_has_too_few() {
     }
     assert_eq!(pack(&["4"]).0, Some(0));
     assert_eq!(pack(&["20", "--any-class"]).0, Some(0));
+}
+
+#[test]
+fn a_folder_is_corrupted_as_a_stream_would_and_continued_but_never_mixed() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    image_folder(&root.join("images"), &[2, 1]);
+    let corrupt = |more: &[&str]| {
+        let arguments = [
+            "corrupt",
+            "images",
+            "out",
+            "--severities",
+            "2,5",
+            "--corruptions",
+        ];
+        let output = dtta(&[&arguments[..], more].concat(), root);
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, said) = corrupt(&["snow,jpeg_compression"]);
+    assert_eq!(code, Some(0), "{said}");
+    for words in [
+        "3 images under 2 corruptions at 2 severities",
+        "lengths are scaled by",
+    ] {
+        assert!(said.contains(words), "`{words}` is not in {said}");
+    }
+    let dataset = |path: &str| {
+        let config = json!({"kind": "folder", "path": path, "channels": "rgb"});
+        dtta_data::Dataset::open(&serde_json::from_value(config).unwrap(), root).unwrap()
+    };
+    let (clean, written) = (dataset("images"), dataset("out/snow/5"));
+    let corrupter =
+        dtta_data::Corrupter::new(dtta_data::Corruption::Snow, 5.try_into().unwrap(), None);
+    let corrupter = corrupter.unwrap();
+    assert_eq!(clean.len(), 3);
+    for index in 0..clean.len() {
+        let sample = clean.sample(index).unwrap();
+        let stored = written.sample(index).unwrap();
+        assert_eq!(stored.id, sample.id);
+        assert_eq!(
+            stored.image,
+            corrupter.corrupt(&sample.image, 0, &sample.id)
+        );
+        assert_eq!(stored.class(), sample.class());
+    }
+
+    // What is missing is written again, the rest stays.
+    let file = |id: &str| root.join("out/snow/5").join(id);
+    let (lost, kept) = (file(&written.ids()[0]), file(&written.ids()[1]));
+    let whole = fs::read(&lost).unwrap();
+    fs::remove_file(&lost).unwrap();
+    fs::write(&kept, "mine").unwrap();
+    assert_eq!(corrupt(&["snow,fog"]).0, Some(0));
+    assert_eq!(fs::read(&lost).unwrap(), whole);
+    assert_eq!(fs::read(&kept).unwrap(), b"mine");
+    assert!(root.join("out/fog/2").is_dir());
+
+    let refused = |arguments: &[&str], words: &str| {
+        let output = dtta(arguments, root);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "`{words}` is not in {said}");
+    };
+    refused(
+        &["corrupt", "images", "out", "--seed", "1"],
+        "made with other seed",
+    );
+    refused(
+        &["corrupt", "images", "out", "--format", "jpeg"],
+        "made with other format",
+    );
+    refused(&["corrupt", "images", "images"], "lies within");
+    refused(&["corrupt", "images", "."], "is not empty");
+    refused(
+        &["corrupt", "images", "new", "--corruptions", "frost"],
+        "`imagecorruptions`",
+    );
+    refused(
+        &["corrupt", "images", "new", "--corruptions", "rain"],
+        "rain",
+    );
+    refused(
+        &["corrupt", "images", "new", "--severities", "6"],
+        "1, 2, 3, 4, 5",
+    );
+    assert!(!root.join("new").exists());
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn experiment(
                 "samples": SAMPLES.min(opened.len()),
                 "stratified": opened.labels().is_some(),
                 "domains": [
-                    {"kind": "clean"}, corrupted("gaussian_noise"), corrupted("defocus_blur"), corrupted("brightness"), corrupted("jpeg"),
+                    {"kind": "clean"}, corrupted("gaussian_noise"), corrupted("defocus_blur"), corrupted("brightness"), corrupted("jpeg_compression"),
                 ],
             },
         },

@@ -4,6 +4,7 @@
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
+mod corrupt;
 mod data;
 mod diagnose;
 mod experiment;
@@ -87,6 +88,10 @@ enum Verb {
     Plugins(plugins::Arguments),
     /// Lists architectures; inspects, fetches and converts published models.
     Models(models::Arguments),
+    /// Writes a folder of images under the corruptions of ImageNet-C, laid out as ImageNet-C is.
+    ///
+    /// Example: dtta corrupt photos photos-c --corruptions fog,snow --severities 5
+    Corrupt(corrupt::Arguments),
     /// Packs samples of a data set into one file.
     Data(data::Arguments),
     /// Prints the JSON Schema of a document.
@@ -153,6 +158,7 @@ fn main() -> ExitCode {
         Verb::Train(arguments) => done(train::train(&arguments)),
         Verb::Plugins(arguments) => done(plugins::plugins(&arguments)),
         Verb::Models(arguments) => done(models::models(&arguments)),
+        Verb::Corrupt(arguments) => done(corrupt::corrupt(&arguments)),
         Verb::Data(arguments) => done(data::data(&arguments)),
         Verb::Schema { document } => done(print_json(&match document {
             Document::Experiment => dtta::schema(&dtta::Methods::standard()),

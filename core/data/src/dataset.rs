@@ -237,7 +237,7 @@ impl Dataset {
     /// # Errors
     /// [`DataError::File`].
     pub fn digest(&self) -> Result<String, DataError> {
-        digest(&[(self, (0..self.len()).collect())])
+        digest(&[(self, (0..self.len()).collect())], &[])
     }
 
     /// Refuses what no layout may let through.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dtta_base::TargetType;
 
-use crate::{IGNORE, LeftOut};
+use crate::{Corruption, IGNORE, LeftOut};
 
 /// What can go wrong while data is opened, decoded, transformed or cut into a stream.
 #[derive(Debug, thiserror::Error)]
@@ -383,6 +383,31 @@ pub enum DataError {
     Severity {
         /// The number given.
         actual: u8,
+    },
+    /// Frost without its pictures.
+    #[error(
+        "`frost` needs ImageNet-C's pictures of frost, which are not shipped; give their folder as `frost`: `imagecorruptions/frost` of the Python package `imagecorruptions`"
+    )]
+    FrostFolder,
+    /// A folder without one of ImageNet-C's pictures of frost.
+    #[error("`{path}` is missing; `frost` needs the pictures `frost1.png` to `frost5.jpg` of ImageNet-C, as the Python package `imagecorruptions` has them in `imagecorruptions/frost`", path = path.display())]
+    FrostPicture {
+        /// The picture.
+        path: PathBuf,
+    },
+    /// Pictures of frost for a corruption that uses none.
+    #[error("`frost` is for the corruption `frost`; `{corruption}` uses no pictures")]
+    NoFrost {
+        /// The corruption.
+        corruption: Corruption,
+    },
+    /// A folder that corrupted images cannot be written to.
+    #[error("`{path}` {reason}; give another folder", path = path.display())]
+    OutputFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds.
+        reason: String,
     },
     /// A NumPy array that a dataset cannot be read from.
     #[error("`{path}` is not an array that can be read: {reason}", path = path.display())]

@@ -1,4 +1,4 @@
-//! Test samples for diffusion feedback: datasets, transforms, ImageNet-C style corruptions and streams.
+//! Test samples for diffusion feedback: datasets, transforms, ImageNet-C's corruptions and streams.
 //!
 //! Everything here runs on the CPU and knows no tensor library: an [`Image`] is a flat `Vec<f32>` in channel, row, column
 //! order. Randomness is a function, not a state: every random choice is keyed by what it is for (see [`dtta_base::keyed_rng`]), so a
@@ -36,7 +36,9 @@ mod stream;
 mod target;
 mod transform;
 
-pub use crate::corruption::{Corruption, Severity, corrupt};
+pub use crate::corruption::{
+    Corrupter, Corruption, Draws, Severity, StoredFormat, write_corrupted,
+};
 pub use crate::dataset::{
     CifarClasses, CifarConfig, ClassOrder, ColourMode, Dataset, DatasetConfig,
     FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, FolderConfig, IdxConfig, LeftOut, NumberFolder,

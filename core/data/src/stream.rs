@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::digest;
 use crate::{
-    CifarClasses, CifarConfig, ColourMode, Corruption, DataError, Dataset, DatasetConfig,
-    FolderConfig, Image, Selection, Severity, Split, StoredCorruption, Targets, Transform, corrupt,
+    CifarClasses, CifarConfig, ColourMode, Corrupter, Corruption, DataError, Dataset,
+    DatasetConfig, FolderConfig, Image, Selection, Severity, Split, StoredCorruption, Targets,
+    Transform,
 };
 
 /// Which samples are met, under which conditions, in which order.
@@ -63,6 +64,10 @@ pub enum DomainConfig {
         corruption: Corruption,
         /// How strongly.
         severity: Severity,
+        /// For `frost` alone: the folder of ImageNet-C's pictures `frost1.png` to `frost5.jpg`, which are not shipped. The Python package
+        /// `imagecorruptions` has them in `imagecorruptions/frost`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        frost: Option<PathBuf>,
         /// Name in records and reports; corruption and severity, as in `fog/3`, if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
@@ -173,10 +178,30 @@ impl Benchmark {
     }
 }
 
+/// A condition as it is configured.
+enum ConditionConfig {
+    Clean,
+    Corrupted(Corruption, Severity, Option<PathBuf>),
+    Stored,
+}
+
+impl ConditionConfig {
+    fn open(self, base: &Path) -> Result<Condition, DataError> {
+        Ok(match self {
+            Self::Clean => Condition::Clean,
+            Self::Corrupted(corruption, severity, frost) => {
+                let frost = frost.map(|folder| base.join(folder));
+                Condition::Corrupted(Corrupter::new(corruption, severity, frost.as_deref())?)
+            }
+            Self::Stored => Condition::Stored,
+        })
+    }
+}
+
 /// A domain, of whatever kind it was.
 struct Parts {
     name: String,
-    condition: Condition,
+    condition: ConditionConfig,
     dataset: Option<DatasetConfig>,
     samples: Option<usize>,
     offset: Option<usize>,
@@ -193,7 +218,7 @@ impl DomainConfig {
                 offset,
             } => Parts {
                 name: name.unwrap_or_else(|| "clean".into()),
-                condition: Condition::Clean,
+                condition: ConditionConfig::Clean,
                 dataset,
                 samples,
                 offset,
@@ -201,16 +226,14 @@ impl DomainConfig {
             Self::Corrupted {
                 corruption,
                 severity,
+                frost,
                 name,
                 dataset,
                 samples,
                 offset,
             } => Parts {
                 name: name.unwrap_or_else(|| format!("{corruption}/{severity}")),
-                condition: Condition::Corrupted {
-                    corruption,
-                    severity,
-                },
+                condition: ConditionConfig::Corrupted(corruption, severity, frost),
                 dataset,
                 samples,
                 offset,
@@ -222,7 +245,7 @@ impl DomainConfig {
                 offset,
             } => Parts {
                 name,
-                condition: Condition::Stored,
+                condition: ConditionConfig::Stored,
                 dataset: Some(dataset),
                 samples,
                 offset,
@@ -238,7 +261,7 @@ impl DomainConfig {
             } => {
                 let at = |name: &str, severity| Parts {
                     name: format!("{name}/{severity}"),
-                    condition: Condition::Stored,
+                    condition: ConditionConfig::Stored,
                     dataset: Some(benchmark.dataset(&path, name, severity, &transforms)),
                     samples,
                     offset,
@@ -254,23 +277,18 @@ impl DomainConfig {
 }
 
 /// What was done to a domain's images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Condition {
     /// Nothing.
     Clean,
     /// A corruption at one severity, computed when a sample is read.
-    Corrupted {
-        /// What is done.
-        corruption: Corruption,
-        /// How strongly.
-        severity: Severity,
-    },
+    Corrupted(Corrupter),
     /// Something before they were stored.
     Stored,
 }
 
 /// A part of a stream, resolved against its dataset.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Domain {
     /// Name in records and reports, unique in the stream.
     pub name: String,
@@ -290,6 +308,15 @@ impl Domain {
     )]
     pub fn len(&self) -> usize {
         self.indices.len()
+    }
+
+    /// The files that are laid over its images.
+    fn pictures(&self) -> impl Iterator<Item = &Path> {
+        let files = match &self.condition {
+            Condition::Corrupted(corrupter) => corrupter.files(),
+            Condition::Clean | Condition::Stored => &[],
+        };
+        files.iter().map(PathBuf::as_path)
     }
 
     /// Whether something was done to its images, so that models meet what they were not trained on.
@@ -377,7 +404,7 @@ impl Stream {
             };
             domains.push(Domain {
                 name: parts.name,
-                condition: parts.condition,
+                condition: parts.condition.open(base)?,
                 dataset: place,
                 indices: opened[place].1.select(&selection, seed)?,
             });
@@ -421,6 +448,23 @@ impl Stream {
         self.datasets[0].target_types()
     }
 
+    /// What is computed in each domain, for protocols: corruption, severity and scale, as for its first image; `None` where images are taken
+    /// as they are stored.
+    ///
+    /// # Errors
+    /// Whatever [`Dataset::sample`] refuses.
+    pub fn corruptions(&self) -> Result<Vec<Option<String>>, DataError> {
+        let in_words = |domain: &Domain| match &domain.condition {
+            Condition::Clean | Condition::Stored => Ok(None),
+            Condition::Corrupted(corrupter) => {
+                let first = self.datasets[domain.dataset].sample(domain.indices[0])?;
+                let (height, width) = (first.image.height(), first.image.width());
+                Ok(Some(corrupter.in_words(height, width)))
+            }
+        };
+        self.domains.iter().map(in_words).collect()
+    }
+
     /// The sample at a position, read and corrupted now.
     ///
     /// # Errors
@@ -430,12 +474,11 @@ impl Stream {
         for (number, domain) in self.domains.iter().enumerate() {
             if let Some(index) = domain.indices.get(within) {
                 let sample = self.datasets[domain.dataset].sample(*index)?;
-                let image = match domain.condition {
+                let image = match &domain.condition {
                     Condition::Clean | Condition::Stored => sample.image,
-                    Condition::Corrupted {
-                        corruption,
-                        severity,
-                    } => corrupt(&sample.image, corruption, severity, self.seed, &sample.id),
+                    Condition::Corrupted(corrupter) => {
+                        corrupter.corrupt(&sample.image, self.seed, &sample.id)
+                    }
                 };
                 return Ok(StreamItem {
                     position,
@@ -475,7 +518,8 @@ impl Stream {
             indices.sort_unstable_by_key(|index| &dataset.ids()[*index]);
             (dataset, indices)
         });
-        digest(&parts.collect::<Vec<_>>())
+        let pictures = self.domains.iter().flat_map(Domain::pictures);
+        digest(&parts.collect::<Vec<_>>(), &pictures.collect::<Vec<_>>())
     }
 }
 

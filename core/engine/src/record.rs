@@ -158,6 +158,10 @@ pub struct Protocol {
     pub seed: u64,
     /// Samples in each domain.
     pub samples_per_domain: BTreeMap<String, usize>,
+    /// What was computed in each domain: corruption, severity, and by how much its lengths were scaled for images of another size than
+    /// ImageNet-C's. Domains whose images are taken as they are stored have no entry.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub corruptions: BTreeMap<String, String>,
     /// SHA-256 of weights, model configurations, data and plugins, by what they are.
     pub digests: BTreeMap<String, String>,
     /// The device.
@@ -212,6 +216,9 @@ pub struct DomainDescription {
     pub samples: usize,
     /// Whether it is another than the clean one.
     pub shifted: bool,
+    /// What was computed: corruption, severity and scale, as for its first image.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub corruption: Option<String>,
 }
 
 /// How a run is.

@@ -10,9 +10,12 @@ use rayon::prelude::*;
 use super::Dataset;
 use crate::{DataError, Target};
 
-/// The digest of some samples of some datasets.
-pub(crate) fn digest(parts: &[(&Dataset, Vec<usize>)]) -> Result<String, DataError> {
-    let mut files = BTreeSet::new();
+/// The digest of some samples of some datasets, and of pictures that are laid over them.
+pub(crate) fn digest(
+    parts: &[(&Dataset, Vec<usize>)],
+    pictures: &[&Path],
+) -> Result<String, DataError> {
+    let mut files: BTreeSet<&Path> = pictures.iter().copied().collect();
     for (dataset, indices) in parts {
         let of_sample = |&index: &usize| dataset.source.files(index);
         files.extend(indices.iter().flat_map(of_sample).map(|(_, path)| path));
@@ -38,6 +41,10 @@ pub(crate) fn digest(parts: &[(&Dataset, Vec<usize>)]) -> Result<String, DataErr
                 in_memory(&mut digest, dataset, index)?;
             }
         }
+    }
+    for picture in pictures {
+        digest.field("picture");
+        digest.field(&hashes[picture]);
     }
     Ok(digest.finish())
 }

@@ -356,3 +356,52 @@ fn a_benchmark_is_a_domain_for_each_corruption_at_each_severity() {
     let ids: BTreeSet<String> = stream.iter().map(|item| item.unwrap().id).collect();
     assert_eq!(ids.len(), 2);
 }
+
+#[test]
+fn a_domain_of_frost_needs_the_folder_of_its_pictures_and_its_digest_tells_them_apart() {
+    let root = tempfile::tempdir().unwrap();
+    imagenet_c(root.path());
+    let frosted = |frost: Option<&str>| {
+        let mut domain = json!({
+            "kind": "corrupted", "corruption": "frost", "severity": 2, "dataset": folder("clean"),
+        });
+        if let Some(frost) = frost {
+            domain["frost"] = frost.into();
+        }
+        open(root.path(), json!([domain]))
+    };
+    assert!(matches!(frosted(None), Err(DataError::FrostFolder)));
+    let pictures = |name: &str, blue: u8| {
+        let folder = root.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        for file in [
+            "frost1.png",
+            "frost2.png",
+            "frost3.png",
+            "frost4.jpg",
+            "frost5.jpg",
+        ] {
+            image::RgbImage::from_pixel(240, 230, image::Rgb([90, 100, blue]))
+                .save_with_format(folder.join(file), image::ImageFormat::Png)
+                .unwrap();
+        }
+    };
+    pictures("frost", 120);
+    pictures("other", 121);
+    let stream = frosted(Some("frost")).unwrap();
+    // Clean 0 to 13, 0.8 of it and 0.6 of 0.2989 · 120 + 0.587 · 100 + 0.114 · 90 = 104.8.
+    let item = stream.item(0).unwrap();
+    let level = item.image.data()[0] * 255.0;
+    assert!((62.0..=74.0).contains(&level), "{level}");
+    let digest = stream.digest().unwrap();
+    assert_eq!(frosted(Some("frost")).unwrap().digest().unwrap(), digest);
+    assert_ne!(frosted(Some("other")).unwrap().digest().unwrap(), digest);
+    let words = stream.corruptions().unwrap();
+    assert_eq!(
+        words,
+        [Some(
+            "frost/2 of ImageNet-C with lengths scaled by 0.009 (sqrt(height * width) / 224) for 2x2 pixels"
+                .to_owned()
+        )]
+    );
+}

@@ -245,9 +245,13 @@ impl Prepared {
     }
 
     /// What the run is, before anything is done.
-    pub(crate) fn describe(&self, identity: Identity, shard: Option<Shard>) -> RunDescription {
-        let domains = self.stream.domains().iter();
-        RunDescription {
+    pub(crate) fn describe(
+        &self,
+        identity: Identity,
+        shard: Option<Shard>,
+    ) -> Result<RunDescription> {
+        let domains = self.stream.domains().iter().zip(self.stream.corruptions()?);
+        Ok(RunDescription {
             experiment: self.experiment().clone(),
             file: self.document.path.display().to_string(),
             identity,
@@ -258,16 +262,17 @@ impl Prepared {
             in_words: self.in_words.clone(),
             seen: Seen::by_model(self.views()),
             domains: domains
-                .map(|domain| DomainDescription {
+                .map(|(domain, corruption)| DomainDescription {
                     name: domain.name.clone(),
                     samples: domain.len(),
                     shifted: domain.is_shifted(),
+                    corruption,
                 })
                 .collect(),
             shard,
             status: Status::Running,
             done: Done::default(),
-        }
+        })
     }
 
     /// A batch of samples of one domain, which starts at position `start` and has so many.

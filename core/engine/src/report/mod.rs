@@ -80,6 +80,11 @@ pub(crate) fn summary(
                 .iter()
                 .map(|domain| (domain.name.clone(), domain.samples))
                 .collect(),
+            corruptions: run
+                .domains
+                .iter()
+                .filter_map(|domain| Some((domain.name.clone(), domain.corruption.clone()?)))
+                .collect(),
             digests: run.identity.digests.clone(),
             device: run.identity.device.clone(),
             denoiser_precision: experiment.models.denoiser_precision,

@@ -116,7 +116,7 @@ impl Prepared {
         others: Vec<Box<dyn Sink + '_>>,
     ) -> Result<Summary> {
         self.adapter.reset();
-        let description = self.describe(identity, shard);
+        let description = self.describe(identity, shard)?;
         let mut checkpoint = None;
         if let Some(earlier) = folder.earlier()? {
             earlier.expect_same(&description, folder.path())?;
