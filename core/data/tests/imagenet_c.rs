@@ -133,7 +133,7 @@ fn compare(
             }
         }
         assert!(expected.next().is_none(), "{name}");
-        println!("{name}: {distance:?}");
+        eprintln!("{name}: {distance:?}");
         found.push((name, distance));
     }
     found
