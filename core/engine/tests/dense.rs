@@ -12,7 +12,9 @@ use std::io::BufReader;
 use std::path::Path;
 
 use common::Fixture;
-use dtta::{Adapter, Batch, DiagnoseOptions, DiffusionConfig, Error, Mode, Record, Reset};
+use dtta::{
+    Adapter, Batch, DiagnoseOptions, DiffusionConfig, Error, Mode, Prediction, Record, Reset,
+};
 use dtta_models::Weights;
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
