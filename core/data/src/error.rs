@@ -384,6 +384,12 @@ pub enum DataError {
         /// The number given.
         actual: u8,
     },
+    /// A concentration of a Dirichlet distribution is not a finite number above 0.
+    #[error("concentration {actual} is not a finite number above 0")]
+    Concentration {
+        /// The number given.
+        actual: f64,
+    },
     /// Frost without its pictures.
     #[error(
         "`frost` needs ImageNet-C's pictures of frost, which are not shipped; give their folder as `frost`: `imagecorruptions/frost` of the Python package `imagecorruptions`"

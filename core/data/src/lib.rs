@@ -52,7 +52,8 @@ pub use crate::map::{IGNORE, LabelMap, NumberMap};
 pub use crate::objectnet::{OBJECTNET_MAPPINGS, objectnet};
 pub use crate::range::{DepthRange, DepthScale};
 pub use crate::stream::{
-    Benchmark, Condition, Domain, DomainConfig, Stream, StreamConfig, StreamItem,
+    Benchmark, Concentration, Condition, Domain, DomainConfig, LabelOrder, Order, Stream,
+    StreamConfig, StreamItem,
 };
 pub use crate::target::{CLASS, Target, Targets};
 pub use crate::transform::{

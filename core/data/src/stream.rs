@@ -1,280 +1,23 @@
-//! The stream of test samples: domains one after the other, each the same selected samples under another condition. A condition is a
-//! corruption that is computed, or a dataset of images that were corrupted before they were stored.
+//! The stream of test samples: domains one after the other or mixed, each the same selected samples under another condition. A condition is
+//! a corruption that is computed, or a dataset of images that were corrupted before they were stored.
 //!
 //! A stream is indexed, not consumed: item `k` is computed from the configuration, the datasets and the seed alone, so a run can
 //! stop and continue at any position, and shards can share one stream. A sample is known by its id: one of the same id is the same
 //! sample in every dataset.
 
+mod config;
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dtta_base::TargetType;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
+pub use self::config::{Benchmark, DomainConfig, StreamConfig};
+pub use self::order::{Concentration, LabelOrder, Order};
 use crate::dataset::digest;
-use crate::{
-    CifarClasses, CifarConfig, ColourMode, Corrupter, Corruption, DataError, Dataset,
-    DatasetConfig, FolderConfig, Image, Selection, Severity, Split, StoredCorruption, Targets,
-    Transform,
-};
-
-/// Which samples are met, under which conditions, in which order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct StreamConfig {
-    /// Domains in the order in which they are met.
-    #[schemars(length(min = 1))]
-    pub domains: Vec<DomainConfig>,
-    /// Samples in each domain, taken from the dataset after shuffling it by the run's seed; all if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub samples: Option<usize>,
-    /// How many of the shuffled samples to leave out before the first.
-    #[serde(default)]
-    pub offset: usize,
-    /// Take as many samples of each class that occurs as of any other, to within one. A class with too few is refused.
-    #[serde(default)]
-    pub stratified: bool,
-}
-
-/// One part of a stream. `dataset`, `samples` and `offset` stand for the stream's own where they are given.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum DomainConfig {
-    /// A dataset's images as they are.
-    Clean {
-        /// Name in records and reports; `clean` if absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        name: Option<String>,
-        /// Where its samples come from.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        dataset: Option<DatasetConfig>,
-        /// Samples in this domain.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 1))]
-        samples: Option<usize>,
-        /// How many of the shuffled samples to leave out before the first.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        offset: Option<usize>,
-    },
-    /// Each image corrupted, with noise of its own.
-    Corrupted {
-        /// What is done to the images.
-        corruption: Corruption,
-        /// How strongly.
-        severity: Severity,
-        /// For `frost` alone: the folder of ImageNet-C's pictures `frost1.png` to `frost5.jpg`, which are not shipped. The Python package
-        /// `imagecorruptions` has them in `imagecorruptions/frost`.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        frost: Option<PathBuf>,
-        /// Name in records and reports; corruption and severity, as in `fog/3`, if absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        name: Option<String>,
-        /// Where its samples come from.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        dataset: Option<DatasetConfig>,
-        /// Samples in this domain.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 1))]
-        samples: Option<usize>,
-        /// How many of the shuffled samples to leave out before the first.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        offset: Option<usize>,
-    },
-    /// Images that are corrupted in their files, such as a folder of ImageNet-C.
-    Stored {
-        /// Name in records and reports, such as `fog/5`.
-        name: String,
-        /// Where its samples come from.
-        dataset: DatasetConfig,
-        /// Samples in this domain.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 1))]
-        samples: Option<usize>,
-        /// How many of the shuffled samples to leave out before the first.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        offset: Option<usize>,
-    },
-    /// A `stored` domain for each corruption of a benchmark at each severity, called as in `fog/5`; corruption by corruption.
-    Benchmark {
-        /// Which.
-        benchmark: Benchmark,
-        /// Its folder.
-        path: PathBuf,
-        /// Corruptions, as their folders or files are called.
-        #[schemars(length(min = 1))]
-        corruptions: Vec<String>,
-        /// Severities.
-        #[schemars(length(min = 1))]
-        severities: Vec<Severity>,
-        /// Applied to each image, in order; none brings ImageNet-C's images as they are stored.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        transforms: Vec<Transform>,
-        /// Samples in each of these domains.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 1))]
-        samples: Option<usize>,
-        /// How many of the shuffled samples to leave out before the first.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        offset: Option<usize>,
-    },
-}
-
-impl StreamConfig {
-    /// The datasets that its domains name, each once.
-    pub fn datasets(&self) -> Vec<DatasetConfig> {
-        let mut datasets = Vec::new();
-        for parts in self.domains.iter().flat_map(DomainConfig::parts) {
-            datasets.extend(parts.dataset.filter(|dataset| !datasets.contains(dataset)));
-        }
-        datasets
-    }
-}
-
-/// A benchmark of images that are distributed corrupted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Benchmark {
-    /// ImageNet-C: `corruption/severity/wnid/image.JPEG`, of 224 × 224 pixels.
-    ImagenetC,
-    /// CIFAR-10-C: `corruption.npy` and `labels.npy`.
-    Cifar10C,
-    /// CIFAR-100-C, likewise.
-    Cifar100C,
-}
-
-impl Benchmark {
-    /// The images of one corruption.
-    fn dataset(
-        self,
-        path: &Path,
-        name: &str,
-        severity: Severity,
-        transforms: &[Transform],
-    ) -> DatasetConfig {
-        let classes = match self {
-            Self::ImagenetC => {
-                return DatasetConfig::Folder(FolderConfig {
-                    path: path.join(name).join(severity.to_string()),
-                    channels: ColourMode::Rgb,
-                    class_order: None,
-                    transforms: transforms.to_vec(),
-                });
-            }
-            Self::Cifar10C => CifarClasses::Cifar10,
-            Self::Cifar100C => CifarClasses::Cifar100,
-        };
-        DatasetConfig::Cifar(CifarConfig {
-            path: path.to_owned(),
-            classes,
-            split: Split::Test,
-            corruption: Some(StoredCorruption {
-                name: name.to_owned(),
-                severity,
-            }),
-            transforms: transforms.to_vec(),
-        })
-    }
-}
-
-/// A condition as it is configured.
-enum ConditionConfig {
-    Clean,
-    Corrupted(Corruption, Severity, Option<PathBuf>),
-    Stored,
-}
-
-impl ConditionConfig {
-    fn open(self, base: &Path) -> Result<Condition, DataError> {
-        Ok(match self {
-            Self::Clean => Condition::Clean,
-            Self::Corrupted(corruption, severity, frost) => {
-                let frost = frost.map(|folder| base.join(folder));
-                Condition::Corrupted(Corrupter::new(corruption, severity, frost.as_deref())?)
-            }
-            Self::Stored => Condition::Stored,
-        })
-    }
-}
-
-/// A domain, of whatever kind it was.
-struct Parts {
-    name: String,
-    condition: ConditionConfig,
-    dataset: Option<DatasetConfig>,
-    samples: Option<usize>,
-    offset: Option<usize>,
-}
-
-impl DomainConfig {
-    /// The domains that it stands for.
-    fn parts(&self) -> Vec<Parts> {
-        let one = match self.clone() {
-            Self::Clean {
-                name,
-                dataset,
-                samples,
-                offset,
-            } => Parts {
-                name: name.unwrap_or_else(|| "clean".into()),
-                condition: ConditionConfig::Clean,
-                dataset,
-                samples,
-                offset,
-            },
-            Self::Corrupted {
-                corruption,
-                severity,
-                frost,
-                name,
-                dataset,
-                samples,
-                offset,
-            } => Parts {
-                name: name.unwrap_or_else(|| format!("{corruption}/{severity}")),
-                condition: ConditionConfig::Corrupted(corruption, severity, frost),
-                dataset,
-                samples,
-                offset,
-            },
-            Self::Stored {
-                name,
-                dataset,
-                samples,
-                offset,
-            } => Parts {
-                name,
-                condition: ConditionConfig::Stored,
-                dataset: Some(dataset),
-                samples,
-                offset,
-            },
-            Self::Benchmark {
-                benchmark,
-                path,
-                corruptions,
-                severities,
-                transforms,
-                samples,
-                offset,
-            } => {
-                let at = |name: &str, severity| Parts {
-                    name: format!("{name}/{severity}"),
-                    condition: ConditionConfig::Stored,
-                    dataset: Some(benchmark.dataset(&path, name, severity, &transforms)),
-                    samples,
-                    offset,
-                };
-                let each = corruptions
-                    .iter()
-                    .map(|name| severities.iter().map(|&severity| at(name, severity)));
-                return each.flatten().collect();
-            }
-        };
-        vec![one]
-    }
-}
+use crate::{Corrupter, DataError, Dataset, DatasetConfig, Image, Selection, Targets};
 
 /// What was done to a domain's images.
 #[derive(Debug, Clone, PartialEq)]
@@ -297,7 +40,7 @@ pub struct Domain {
     /// Which of the stream's datasets it takes its samples from.
     dataset: usize,
     /// Numbers of its samples in the dataset, in stream order.
-    indices: Vec<usize>,
+    indices: Arc<[usize]>,
 }
 
 impl Domain {
@@ -332,6 +75,8 @@ pub struct StreamItem {
     pub position: usize,
     /// The index of its domain in [`Stream::domains`].
     pub domain: usize,
+    /// Its place in the domain, from 0.
+    pub place: usize,
     /// The dataset's id of the sample; the same in each domain.
     pub id: String,
     /// The image under the domain's condition, in [0, 1].
@@ -352,7 +97,9 @@ impl StreamItem {
 pub struct Stream {
     /// Those that domains take samples from, in the order in which they are met; at least one.
     datasets: Vec<Dataset>,
+    /// All rounds of them.
     domains: Vec<Domain>,
+    order: Order,
     seed: u64,
 }
 
@@ -402,17 +149,38 @@ impl Stream {
                 offset: parts.offset.unwrap_or(config.offset),
                 stratified: config.stratified,
             };
+            let dataset = &opened[place].1;
+            let mut indices = dataset.select(&selection, seed)?;
+            if let LabelOrder::Dirichlet { concentration } = config.labels {
+                let labels = dataset.expect_labels()?;
+                indices = order::dealt(&indices, labels, concentration, seed);
+            }
             domains.push(Domain {
                 name: parts.name,
                 condition: parts.condition.open(base)?,
                 dataset: place,
-                indices: opened[place].1.select(&selection, seed)?,
+                indices: indices.into(),
             });
         }
         if domains.is_empty() {
             return Err(DataError::NoDomains);
         }
+        let first_round = domains.clone();
+        for round in 2..=config.rounds.get() {
+            for domain in &first_round {
+                let name = format!("{} #{round}", domain.name);
+                if !names.insert(name.clone()) {
+                    return Err(DataError::DuplicateDomain { name });
+                }
+                domains.push(Domain {
+                    name,
+                    ..domain.clone()
+                });
+            }
+        }
+        let lengths: Vec<usize> = domains.iter().map(Domain::len).collect();
         Ok(Self {
+            order: Order::new(config, &lengths, seed),
             datasets: opened.into_iter().map(|(_, dataset)| dataset).collect(),
             domains,
             seed,
@@ -470,31 +238,44 @@ impl Stream {
     /// # Errors
     /// [`DataError::OutOfRange`]; whatever [`Dataset::sample`] refuses.
     pub fn item(&self, position: usize) -> Result<StreamItem, DataError> {
-        let mut within = position;
-        for (number, domain) in self.domains.iter().enumerate() {
-            if let Some(index) = domain.indices.get(within) {
-                let sample = self.datasets[domain.dataset].sample(*index)?;
-                let image = match &domain.condition {
-                    Condition::Clean | Condition::Stored => sample.image,
-                    Condition::Corrupted(corrupter) => {
-                        corrupter.corrupt(&sample.image, self.seed, &sample.id)
-                    }
-                };
-                return Ok(StreamItem {
-                    position,
-                    domain: number,
-                    id: sample.id,
-                    image,
-                    targets: sample.targets,
-                });
+        let Some((number, place)) = self.order.place(position) else {
+            return Err(DataError::OutOfRange {
+                start: position,
+                end: position.saturating_add(1),
+                available: self.len(),
+            });
+        };
+        let domain = &self.domains[number];
+        let sample = self.datasets[domain.dataset].sample(domain.indices[place])?;
+        let image = match &domain.condition {
+            Condition::Clean | Condition::Stored => sample.image,
+            Condition::Corrupted(corrupter) => {
+                corrupter.corrupt(&sample.image, self.seed, &sample.id)
             }
-            within -= domain.len();
-        }
-        Err(DataError::OutOfRange {
-            start: position,
-            end: position.saturating_add(1),
-            available: self.len(),
+        };
+        Ok(StreamItem {
+            position,
+            domain: number,
+            place,
+            id: sample.id,
+            image,
+            targets: sample.targets,
         })
+    }
+
+    /// Which sample of which domain each position is.
+    pub fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// The same domains, one after the other.
+    #[must_use]
+    pub fn in_turn(&self) -> Self {
+        let lengths: Vec<usize> = self.domains.iter().map(Domain::len).collect();
+        Self {
+            order: Order::in_turn(&lengths),
+            ..self.clone()
+        }
     }
 
     /// All samples in order, each read when the iterator reaches it; `skip` is cheap, so it continues a stopped run.
@@ -511,7 +292,7 @@ impl Stream {
     pub fn digest(&self) -> Result<String, DataError> {
         let mut used = vec![BTreeSet::new(); self.datasets.len()];
         for domain in &self.domains {
-            used[domain.dataset].extend(&domain.indices);
+            used[domain.dataset].extend(domain.indices.iter());
         }
         let parts = self.datasets.iter().zip(used).map(|(dataset, indices)| {
             let mut indices: Vec<usize> = indices.into_iter().collect();

@@ -118,6 +118,18 @@ impl Adapter {
     /// [`Error::Batch`] for ids and images that do not fit one another or the models; [`Error::NotFinite`]; whatever a plugin, a model or a
     /// tensor operation refuses.
     pub fn adapt(&mut self, batch: &Batch<'_>) -> Result<Adapted> {
+        let ids: BTreeSet<&str> = batch.ids.iter().copied().collect();
+        if ids.len() != batch.ids.len() {
+            return Err(Error::Batch {
+                found: format!("{} ids, of which {} differ", batch.ids.len(), ids.len()),
+                expected: "one or more, all different, since ids key the noise".into(),
+            });
+        }
+        self.adapt_stream(batch)
+    }
+
+    /// The same for a batch of a stream, in which a sample may come under several conditions, with the same draws.
+    pub(crate) fn adapt_stream(&mut self, batch: &Batch<'_>) -> Result<Adapted> {
         self.expect(batch)?;
         let before = self.method.state();
         match self.method.adapt(&mut self.tools, batch) {
@@ -130,11 +142,10 @@ impl Adapter {
     }
 
     fn expect(&self, batch: &Batch<'_>) -> Result<()> {
-        let ids: BTreeSet<&str> = batch.ids.iter().copied().collect();
-        if batch.ids.is_empty() || ids.len() != batch.ids.len() {
+        if batch.ids.is_empty() {
             return Err(Error::Batch {
-                found: format!("{} ids, of which {} differ", batch.ids.len(), ids.len()),
-                expected: "one or more, all different, since ids key the noise".into(),
+                found: "no ids".into(),
+                expected: "one or more".into(),
             });
         }
         let count = Some(batch.ids.len());

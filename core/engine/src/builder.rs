@@ -254,7 +254,7 @@ impl AdapterBuilder {
             method: &*config,
             adaptation: &adaptation,
             seed: self.seed,
-            domains: &[],
+            segments: &[],
             views: self.views,
             published: None,
         };

@@ -115,6 +115,20 @@ impl Prepared {
         exact: Option<&Weights>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Diagnosis> {
+        // Domains are looked at by themselves, however they are mixed.
+        let in_turn = self.stream.in_turn();
+        let own = std::mem::replace(&mut self.stream, in_turn);
+        let found = self.diagnose_in_turn(options, exact, progress);
+        self.stream = own;
+        found
+    }
+
+    fn diagnose_in_turn(
+        &mut self,
+        options: &DiagnoseOptions,
+        exact: Option<&Weights>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Diagnosis> {
         let Some(feedback) = self.adapter.method().feedback() else {
             let message = "this method uses no denoiser, so there is nothing to diagnose";
             return Err(self.document().refusal("/method/kind", message));

@@ -498,7 +498,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Whether carried weights are reset before the sample that comes after so many of its domain.
+    /// Whether carried weights are reset before the sample that comes after so many of its segment.
     pub(crate) fn resets_after(self, samples: usize) -> bool {
         match self {
             Self::SingleSample {} => false,
@@ -528,10 +528,10 @@ impl std::fmt::Display for Mode {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reset {
-    /// At the beginning of each domain.
+    /// At the beginning of each domain; where domains are mixed, of each round of them.
     #[default]
     Domain,
-    /// At the beginning of each domain, and in it after every so many samples, a multiple of the batch (RDumb, Press et al. 2023).
+    /// The same, and in between after every so many samples, a multiple of the batch (RDumb, Press et al. 2023).
     Every(NonZeroUsize),
     /// Never.
     Never,

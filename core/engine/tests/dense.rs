@@ -12,9 +12,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use common::Fixture;
-use dtta::{
-    Adapter, Batch, DiagnoseOptions, DiffusionConfig, Error, Mode, Prediction, Record, Reset,
-};
+use dtta::{Adapter, Batch, DiagnoseOptions, DiffusionConfig, Error, Mode, Record, Reset};
 use dtta_models::Weights;
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
@@ -318,6 +316,19 @@ fn pictures_show_input_target_predictions_and_error() {
     }
 }
 
+/// Whether an adapted sample is the same to single precision: last bits depend on how many images are multiplied at once.
+fn close(one: &Record, other: &Record) -> bool {
+    let numbers = |record: &Record| -> Vec<f64> {
+        let scores = record.adapted.scores.values().copied();
+        let losses = record.loss.iter().map(|&loss| f64::from(loss));
+        let confidence = record.adapted.confidence.map(f64::from);
+        scores.chain(losses).chain(confidence).collect()
+    };
+    let (one, other) = (numbers(one), numbers(other));
+    let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-5 * a.abs().max(1.0);
+    one.len() == other.len() && one.iter().zip(&other).all(near)
+}
+
 #[test]
 fn a_gate_leaves_the_samples_whose_prediction_explains_enough_and_no_others() {
     for task in TASKS {
@@ -346,11 +357,7 @@ fn a_gate_leaves_the_samples_whose_prediction_explains_enough_and_no_others() {
             );
             assert_eq!(some.measures, all.measures);
             if f64::from(some.measures["explained"]) < middle {
-                assert_eq!(
-                    (&some.adapted, &some.loss),
-                    (&all.adapted, &all.loss),
-                    "{task}"
-                );
+                assert!(close(some, all), "{task}: {some:?}, {all:?}");
             } else {
                 assert_eq!(some.adapted, some.source, "{task}");
                 assert!(some.loss.is_empty());

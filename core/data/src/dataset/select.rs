@@ -44,10 +44,7 @@ impl Dataset {
         };
         order.sort_unstable_by(by_rank);
         if selection.stratified {
-            let labels = self.labels().ok_or_else(|| DataError::Unlabelled {
-                path: self.location.clone(),
-            })?;
-            order = deal_by_class(&order, labels);
+            order = deal_by_class(&order, self.expect_labels()?);
         }
         let start = selection.offset;
         let end = selection.samples.map_or(self.len().max(start), |samples| {
@@ -73,6 +70,16 @@ impl Dataset {
 }
 
 impl Dataset {
+    /// The label of each sample.
+    ///
+    /// # Errors
+    /// [`DataError::Unlabelled`].
+    pub(crate) fn expect_labels(&self) -> Result<&[u32], DataError> {
+        self.labels().ok_or_else(|| DataError::Unlabelled {
+            path: self.location.clone(),
+        })
+    }
+
     /// Refuses to deal so many samples that a class runs out before its turn.
     fn expect_balance(&self, start: usize, end: usize) -> Result<(), DataError> {
         let mut held: BTreeMap<u32, usize> = BTreeMap::new();

@@ -405,3 +405,108 @@ fn a_domain_of_frost_needs_the_folder_of_its_pictures_and_its_digest_tells_them_
         )]
     );
 }
+
+/// A stream of the six samples of two domains, with more options.
+fn ordered(options: &str) -> Stream {
+    let json = format!(
+        r#"{{ "samples": 6, {options}, "domains": [
+            {{ "kind": "clean" }}, {{ "kind": "corrupted", "corruption": "brightness", "severity": 3 }} ] }}"#
+    );
+    stream(&json, dataset(20), 5).unwrap()
+}
+
+/// What tells a sample of a stream from the others.
+fn met(stream: &Stream) -> Vec<(usize, usize, String)> {
+    let items = stream.iter().map(Result::unwrap);
+    items
+        .map(|item| (item.domain, item.place, item.id))
+        .collect()
+}
+
+#[test]
+fn rounds_meet_the_same_samples_again() {
+    let stream = ordered(r#""rounds": 3"#);
+    let names: Vec<&str> = stream.domains().iter().map(|d| d.name.as_str()).collect();
+    let round = ["clean", "brightness/3"].map(String::from);
+    let more = [2, 3].map(|n| round.clone().map(|name| format!("{name} #{n}")));
+    assert_eq!(names, [round.to_vec(), more.concat()].concat());
+    assert_eq!(stream.order().segments(), [6; 6]);
+    let items: Vec<StreamItem> = stream.iter().map(Result::unwrap).collect();
+    for (item, again) in items.iter().zip(&items[24..]) {
+        assert_eq!((&item.id, &item.image), (&again.id, &again.image));
+        assert_eq!(item.domain + 4, again.domain);
+    }
+}
+
+#[test]
+fn mixed_domains_hold_the_samples_that_they_hold_in_turn() {
+    let in_turn = ordered(r#""rounds": 2"#);
+    let mixed = ordered(r#""rounds": 2, "mixed": true"#);
+    assert_eq!(mixed.order().segments(), [12, 12]);
+    assert_eq!(mixed.order().segment(11), (0, 12));
+    assert_eq!(mixed.order().segment(12), (12, 12));
+    let (met_mixed, met_in_turn) = (met(&mixed), met(&in_turn));
+    assert_ne!(met_mixed, met_in_turn);
+    let domains: Vec<usize> = met_mixed.iter().map(|(domain, ..)| *domain).collect();
+    assert!(domains[..12].iter().all(|&domain| domain < 2));
+    assert_ne!(
+        domains[..12],
+        domains[12..].iter().map(|d| d - 2).collect::<Vec<_>>()
+    );
+    let mut sorted = met_mixed;
+    sorted.sort();
+    assert_eq!(sorted, met_in_turn);
+    assert_eq!(met(&mixed.in_turn()), met_in_turn);
+    assert!(mixed.item(24).is_err());
+}
+
+#[test]
+fn a_small_concentration_brings_samples_of_a_class_together() {
+    let changes = |options: &str| {
+        let stream = stream(
+            &format!(r#"{{ {options} "domains": [{{ "kind": "clean" }}] }}"#),
+            dataset(400),
+            1,
+        )
+        .unwrap();
+        let mut ids: Vec<String> = stream.iter().map(|item| item.unwrap().id).collect();
+        let classes = stream.iter().map(|item| item.unwrap().class());
+        let classes: Vec<_> = classes.collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 400);
+        classes.windows(2).filter(|pair| pair[0] != pair[1]).count()
+    };
+    let of = |concentration: f64| {
+        changes(&format!(
+            r#""labels": {{ "kind": "dirichlet", "concentration": {concentration} }},"#
+        ))
+    };
+    // Two classes in two slots: at most three changes, where a shuffle has about 200.
+    assert!(changes("") > 150);
+    assert!(of(0.1) <= 3);
+    assert!(of(1e-300) <= 3);
+    assert!(of(1e300) <= 3);
+}
+
+#[test]
+fn refuses_a_concentration_that_is_none() {
+    for concentration in ["0", "-1", "1e999"] {
+        let json = format!(
+            r#"{{ "labels": {{ "kind": "dirichlet", "concentration": {concentration} }}, "domains": [] }}"#
+        );
+        assert!(serde_json::from_str::<StreamConfig>(&json).is_err());
+    }
+}
+
+#[test]
+fn gradual_domains_go_up_and_down() {
+    let json = r#"{ "samples": 2, "domains": [{ "kind": "gradual", "corruption": "fog" }] }"#;
+    let stream = stream(json, dataset(20), 5).unwrap();
+    let names: Vec<&str> = stream.domains().iter().map(|d| d.name.as_str()).collect();
+    let expected = "fog/1 fog/2 fog/3 fog/4 fog/5 fog/4 (2) fog/3 (2) fog/2 (2) fog/1 (2)";
+    assert_eq!(names.join(" "), expected);
+    let items: Vec<StreamItem> = stream.iter().map(Result::unwrap).collect();
+    assert_eq!(items[0].image, items[16].image);
+    assert_ne!(items[0].image, items[8].image);
+}

@@ -183,7 +183,7 @@ impl Diffusion {
             let message = "the denoiser was never trained without a condition, so it cannot tell what a prediction explains";
             return Err(refuse("/gate", message.into()));
         }
-        let issues = Control::contradictions(config.control, setting.domains);
+        let issues = Control::contradictions(config.control, setting.segments);
         if !issues.is_empty() {
             return Err(issues);
         }

@@ -138,8 +138,9 @@ pub struct Setting<'a> {
     pub denoiser: Option<(&'a dyn Denoiser, &'a Weights)>,
     /// How many objectives there are.
     pub objectives: usize,
-    /// Samples of each domain; empty where there is no stream.
-    pub domains: &'a [usize],
+    /// Samples of each segment of the stream, which no batch crosses: of each domain, or where they are mixed, of all; empty where there is
+    /// no stream.
+    pub segments: &'a [usize],
 }
 
 /// Images to adapt to.

@@ -35,7 +35,7 @@ pub(crate) struct Parts<'a> {
     pub adaptation: &'a AdaptationConfig,
     pub seed: u64,
     /// Samples of each domain; empty where there is no stream.
-    pub domains: &'a [usize],
+    pub segments: &'a [usize],
     /// How the two models see an image.
     pub views: [View; 2],
     /// The library whose configuration says how the task model does, where nothing else does.
@@ -109,7 +109,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
             .as_ref()
             .map(|(denoiser, phi)| (&**denoiser, phi)),
         objectives: parts.objectives.len(),
-        domains: parts.domains,
+        segments: parts.segments,
     };
     let method = parts.method.build(&setting);
     let mut method = method.map_err(|issues| refuse(within("/method", issues)))?;

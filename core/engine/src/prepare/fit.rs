@@ -1,7 +1,7 @@
 //! One look at the first sample, to learn that the parts of an experiment fit one another.
 
 use dtta_base::{TargetType, expect_memory};
-use dtta_data::{Domain, Stream, Target};
+use dtta_data::{Stream, Target};
 use dtta_plugin::Predicts;
 
 use crate::adapter::Adapter;
@@ -19,7 +19,7 @@ pub(super) fn check(
     let item = stream.item(0)?;
     let views = adapter.views();
     let views = views.expect("an experiment's adapter has its views");
-    let longest = stream.domains().iter().map(Domain::len).max();
+    let longest = stream.order().segments().into_iter().max();
     let rows = document
         .experiment
         .adaptation

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dtta_base::Digest;
-use dtta_data::{Dataset, Domain, Image, Stream, StreamItem};
+use dtta_data::{Dataset, Image, Stream, StreamItem};
 use dtta_models::Models;
 use dtta_plugin::{Predicts, Registry};
 use dtta_tensor::{Device, Named};
@@ -124,14 +124,14 @@ impl Prepared {
                 experiment.seed,
             )?
         };
-        let domains: Vec<usize> = stream.domains().iter().map(Domain::len).collect();
+        let segments = stream.order().segments();
         let Opened {
             mut adapter,
             in_words,
             plugins,
             digests,
             scorer,
-        } = open(&document, extensions, &devices, &domains, Values::Loaded)?;
+        } = open(&document, extensions, &devices, &segments, Values::Loaded)?;
         let predicts = fit::check(&document, &stream, &mut adapter)?;
         let scorer = match scorer {
             Some(scorer) => scorer,
@@ -221,27 +221,12 @@ impl Prepared {
         ))
     }
 
-    /// Samples of each domain.
-    pub(crate) fn domain_lengths(&self) -> Vec<usize> {
-        let domains = self.stream.domains().iter();
-        domains.map(dtta_data::Domain::len).collect()
-    }
-
-    /// The domain of a position, and the position where it starts.
-    pub(crate) fn domain_at(&self, position: usize) -> (usize, usize) {
-        let mut start = 0;
-        for (index, length) in self.domain_lengths().into_iter().enumerate() {
-            if position < start + length {
-                return (index, start);
-            }
-            start += length;
-        }
-        (self.stream.domains().len().saturating_sub(1), start)
-    }
-
     /// The pieces of the stream that can be computed by themselves, as positions.
     pub(crate) fn plan(&self) -> Vec<std::ops::Range<usize>> {
-        crate::run::units(&self.domain_lengths(), &self.experiment().adaptation)
+        crate::run::units(
+            &self.stream.order().segments(),
+            &self.experiment().adaptation,
+        )
     }
 
     /// What the run is, before anything is done.
@@ -275,7 +260,7 @@ impl Prepared {
         })
     }
 
-    /// A batch of samples of one domain, which starts at position `start` and has so many.
+    /// A batch of samples of one segment, which starts at position `start` and has so many.
     pub(crate) fn batch<'a>(
         &self,
         items: &'a [StreamItem],

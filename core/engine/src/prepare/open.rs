@@ -42,12 +42,12 @@ pub(crate) enum Values {
     DrawnIfMissing,
 }
 
-/// Opens models, plugins and method, for domains of so many samples.
+/// Opens models, plugins and method, for segments of so many samples.
 pub(crate) fn open(
     document: &Document,
     extensions: &Extensions,
     devices: &Devices,
-    domains: &[usize],
+    segments: &[usize],
     values: Values,
 ) -> Result<Opened> {
     let experiment = &document.experiment;
@@ -171,7 +171,7 @@ pub(crate) fn open(
         method: &*method,
         adaptation: &experiment.adaptation,
         seed: experiment.seed,
-        domains,
+        segments,
         views,
         published: published
             .filter(|_| source.preprocess.is_empty())

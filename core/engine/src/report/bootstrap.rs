@@ -21,7 +21,8 @@ const RESAMPLES: usize = 400;
 pub(crate) struct Samples<'a> {
     scorer: &'a Scorer,
     kept: [Kept; 2],
-    count: usize,
+    /// Places in the domain, in the order in which samples were added.
+    places: Vec<usize>,
 }
 
 /// The accumulators of some samples.
@@ -35,7 +36,7 @@ enum Kept {
 /// Samples whose accumulators are laid out alike.
 struct Alike {
     layout: Layout,
-    /// Places of the samples among all.
+    /// Which of all samples they are, in the order of adding.
     places: Vec<usize>,
     /// Their numbers, one sample after the other.
     numbers: Vec<i64>,
@@ -50,25 +51,36 @@ impl<'a> Samples<'a> {
         Self {
             scorer,
             kept: [kept(), kept()],
-            count: 0,
+            places: Vec::new(),
         }
     }
 
-    /// Adds a sample.
+    /// Adds a sample, which has this place in its domain.
     ///
     /// # Errors
     /// That a metric which says that its accumulators add up saved one that cannot.
-    pub fn add(&mut self, states: [Vec<u8>; 2]) -> Result<()> {
+    pub fn add(&mut self, place: usize, states: [Vec<u8>; 2]) -> Result<()> {
         for (kept, state) in self.kept.iter_mut().zip(states) {
-            kept.add(self.count, state)?;
+            kept.add(self.places.len(), state)?;
         }
-        self.count += 1;
+        self.places.push(place);
         Ok(())
+    }
+
+    /// For each sample in the order of adding, how many have a lower place.
+    fn ranks(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.places.len()).collect();
+        order.sort_by_key(|&added| self.places[added]);
+        let mut ranks = vec![0; order.len()];
+        for (rank, added) in order.into_iter().enumerate() {
+            ranks[added] = rank;
+        }
+        ranks
     }
 
     /// The scores of all samples together.
     pub fn report(&self) -> Result<[Scores; 2]> {
-        let once = vec![1; self.count];
+        let once = vec![1; self.places.len()];
         Ok([
             self.kept[0].report(self.scorer, &once)?,
             self.kept[1].report(self.scorer, &once)?,
@@ -170,16 +182,18 @@ impl Gains {
     /// The intervals of a domain, which may count in the mean.
     pub fn of_domain(&mut self, samples: &Samples<'_>, averaged: bool) -> Result<Intervals> {
         let mut gains: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        let Ok(place) = Uniform::new(0, samples.count) else {
+        let ranks = samples.ranks();
+        let Ok(place) = Uniform::new(0, ranks.len()) else {
             return Ok(Intervals::new());
         };
         for (resample, of_mean) in self.of_mean.iter_mut().enumerate() {
             let key = [self.seed.to_le_bytes(), (resample as u64).to_le_bytes()];
             let mut rng = keyed_rng("bootstrap", &[&key[0], &key[1]]);
-            let mut counts = vec![0u32; samples.count];
-            for _ in 0..samples.count {
-                counts[place.sample(&mut rng)] += 1;
+            let mut of_rank = vec![0u32; ranks.len()];
+            for _ in 0..ranks.len() {
+                of_rank[place.sample(&mut rng)] += 1;
             }
+            let counts: Vec<u32> = ranks.iter().map(|&rank| of_rank[rank]).collect();
             let source = samples.kept[0].report(samples.scorer, &counts)?;
             let adapted = samples.kept[1].report(samples.scorer, &counts)?;
             for (name, score) in source {
@@ -236,7 +250,7 @@ mod tests {
         for n in 0..samples {
             let pair = [class(n < source), class(n >= samples - adapted)];
             let scored = scorer.each([&pair[0], &pair[1]], &class(true), 1).unwrap();
-            all.add(scored[0].states.clone()).unwrap();
+            all.add(n, scored[0].states.clone()).unwrap();
         }
         all
     }

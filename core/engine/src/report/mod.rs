@@ -6,11 +6,14 @@ mod scorer;
 
 use std::collections::BTreeMap;
 
+use dtta_data::Order;
+
 pub(crate) use self::bootstrap::Samples;
 pub use self::scorer::Scored;
 pub(crate) use self::scorer::{Running, Scorer, targets};
 use crate::error::Result;
 use crate::record::{DomainSummary, Pair, Protocol, RunDescription, Scores, Summary};
+use crate::sinks::SampleState;
 pub(crate) use crate::sinks::StatesFile;
 
 /// The summary of a run from its description and the accumulators of its samples, domain after domain.
@@ -28,36 +31,49 @@ pub(crate) fn summary(
     if !averaged.contains(&true) {
         averaged.fill(true);
     }
-    let mut domains = Vec::new();
+    let lengths: Vec<usize> = run.domains.iter().map(|domain| domain.samples).collect();
+    let order = Order::new(&experiment.data.stream, &lengths, experiment.seed);
     let mut gains = bootstrap::Gains::new(experiment.seed);
-    let mut next = states.next()?;
-    let mut end = 0;
-    for (index, domain) in run.domains.iter().enumerate() {
-        end += domain.samples;
-        let mut samples = Samples::new(scorer);
-        let (mut count, mut skipped) = (0, 0);
-        while let Some(state) = next.take_if(|state| state.position < end) {
-            count += 1;
-            skipped += usize::from(state.skipped);
-            if let Some(states) = state.states {
-                samples.add(states)?;
-            }
-            next = states.next()?;
-        }
-        let [source, adapted] = samples.report()?;
-        let intervals = gains.of_domain(&samples, averaged[index])?;
+    let mut finished = |index: usize, read: Read<'_>| -> Result<DomainSummary> {
+        let [source, adapted] = read.samples.report()?;
+        let intervals = gains.of_domain(&read.samples, averaged[index])?;
         let seconds = run.done.seconds.get(index).copied().unwrap_or_default();
-        domains.push(DomainSummary {
-            name: domain.name.clone(),
+        Ok(DomainSummary {
+            name: run.domains[index].name.clone(),
             averaged: averaged[index],
-            samples: count - skipped,
-            skipped,
+            samples: read.count - read.skipped,
+            skipped: read.skipped,
             source,
             adapted,
             intervals,
-            seconds_per_sample: seconds / count.max(1) as f64,
-        });
+            seconds_per_sample: seconds / read.count.max(1) as f64,
+        })
+    };
+    // A domain is scored as soon as all of it was read, so that memory does not grow with their number unless they are mixed.
+    let mut open: BTreeMap<usize, Read<'_>> = BTreeMap::new();
+    let mut done: BTreeMap<usize, DomainSummary> = BTreeMap::new();
+    while let Some(state) = states.next()? {
+        let Some((domain, place)) = order.place(state.position) else {
+            break;
+        };
+        let mut read = open.remove(&domain).unwrap_or_else(|| Read::none(scorer));
+        read.add(place, state)?;
+        if read.count == lengths[domain] {
+            done.insert(domain, finished(domain, read)?);
+        } else {
+            open.insert(domain, read);
+        }
     }
+    // What is left is not complete: a shard has it so.
+    for index in (0..lengths.len())
+        .filter(|index| !done.contains_key(index))
+        .collect::<Vec<_>>()
+    {
+        let read = open.remove(&index);
+        let read = read.unwrap_or_else(|| Read::none(scorer));
+        done.insert(index, finished(index, read)?);
+    }
+    let domains: Vec<DomainSummary> = done.into_values().collect();
     let of_mean = || domains.iter().filter(|domain| domain.averaged);
     let mean = Pair {
         source: mean(of_mean().map(|domain| &domain.source)),
@@ -97,6 +113,32 @@ pub(crate) fn summary(
         draws_per_second: run.done.draws as f64 / seconds.max(1e-9),
         peak_memory_bytes,
     })
+}
+
+/// What was read of a domain.
+struct Read<'a> {
+    samples: Samples<'a>,
+    count: usize,
+    skipped: usize,
+}
+
+impl<'a> Read<'a> {
+    fn none(scorer: &'a Scorer) -> Self {
+        Self {
+            samples: Samples::new(scorer),
+            count: 0,
+            skipped: 0,
+        }
+    }
+
+    fn add(&mut self, place: usize, state: SampleState) -> Result<()> {
+        self.count += 1;
+        self.skipped += usize::from(state.skipped);
+        match state.states {
+            Some(states) => self.samples.add(place, states),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The mean of each score over the domains that have it.

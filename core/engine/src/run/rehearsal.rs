@@ -59,17 +59,17 @@ impl Prepared {
 
     /// Adapts to the batch that starts at a position and scores it, as a run does; says how many samples that was.
     fn rehearse_batch(&mut self, position: usize) -> Result<usize> {
-        let lengths = self.domain_lengths();
-        let batches = batches(&lengths, self.experiment().adaptation.batch);
+        let segments = self.stream.order().segments();
+        let batches = batches(&segments, self.experiment().adaptation.batch);
         let mut from = batches.into_iter().filter(|batch| batch.start >= position);
         let batch = from.next().unwrap_or(position..position + 1);
-        let (domain, start) = self.domain_at(batch.start);
+        let (start, length) = self.stream.order().segment(batch.start);
         let items = batch
             .map(|position| Ok(self.stream.item(position)?))
             .collect::<Result<Vec<_>>>()?;
-        let seen = self.batch(&items, start, lengths[domain])?;
+        let seen = self.batch(&items, start, length)?;
         self.adapter.reset();
-        let adapted = self.adapter.adapt(&seen)?;
+        let adapted = self.adapter.adapt_stream(&seen)?;
         self.adapter.reset();
         let scored = self.score(&items, [&adapted.source.named, &adapted.adapted.named])?;
         let mut running = Running::new(&self.scorer)?;

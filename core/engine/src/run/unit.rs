@@ -84,10 +84,10 @@ impl FromStr for Shard {
     }
 }
 
-/// The batches of a stream with domains of these lengths, as positions. No batch crosses from one domain into the next.
-pub(crate) fn batches(domains: &[usize], size: usize) -> Vec<Range<usize>> {
+/// The batches of a stream with segments of these lengths, as positions. No batch crosses from one segment into the next.
+pub(crate) fn batches(segments: &[usize], size: usize) -> Vec<Range<usize>> {
     let (mut batches, mut start, size) = (Vec::new(), 0, size.max(1));
-    for &length in domains {
+    for &length in segments {
         let end = start + length;
         let firsts = (start..end).step_by(size);
         batches.extend(firsts.map(|first| first..end.min(first.saturating_add(size))));
@@ -96,16 +96,16 @@ pub(crate) fn batches(domains: &[usize], size: usize) -> Vec<Range<usize>> {
     batches
 }
 
-/// The units of a stream with domains of these lengths.
-pub(crate) fn units(domains: &[usize], adaptation: &AdaptationConfig) -> Vec<Range<usize>> {
+/// The units of a stream with segments of these lengths.
+pub(crate) fn units(segments: &[usize], adaptation: &AdaptationConfig) -> Vec<Range<usize>> {
     let reset = match adaptation.mode {
-        Mode::SingleSample {} => return batches(domains, adaptation.batch),
+        Mode::SingleSample {} => return batches(segments, adaptation.batch),
         Mode::Online { reset } => reset,
     };
     match reset {
-        Reset::Every(every) => batches(domains, every.get()),
-        Reset::Domain => batches(domains, usize::MAX),
-        Reset::Never => std::iter::once(0..domains.iter().sum()).collect(),
+        Reset::Every(every) => batches(segments, every.get()),
+        Reset::Domain => batches(segments, usize::MAX),
+        Reset::Never => std::iter::once(0..segments.iter().sum()).collect(),
     }
 }
 

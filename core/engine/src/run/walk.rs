@@ -1,6 +1,7 @@
 //! The loop over the stream. A batch is a transaction: it is adapted to, scored and recorded, or nothing of it is left but a record that
 //! says why.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -37,8 +38,8 @@ pub(super) struct Walk<'a> {
 #[derive(Clone)]
 struct Before {
     state: State,
-    /// Of its domain.
-    scores: [Vec<u8>; 2],
+    /// Of the domains that its samples are from.
+    scores: BTreeMap<usize, [Vec<u8>; 2]>,
     done: Done,
 }
 
@@ -57,14 +58,13 @@ impl<'a> Walk<'a> {
         mut description: RunDescription,
         checkpoint: Option<Checkpoint>,
     ) -> Result<Self> {
-        let lengths = prepared.domain_lengths();
+        let domains = prepared.stream.domains().len();
         let size = prepared.experiment().adaptation.batch;
-        let running = lengths
-            .iter()
+        let running = (0..domains)
             .map(|_| Running::new(&prepared.scorer))
             .collect::<Result<Vec<_>>>()?;
         description.done = Done {
-            seconds: vec![0.0; lengths.len()],
+            seconds: vec![0.0; domains],
             ..Done::default()
         };
         if let Some(checkpoint) = checkpoint {
@@ -72,7 +72,7 @@ impl<'a> Walk<'a> {
             prepared.adapter.restore(checkpoint.into_state())?;
         }
         let first = range.start + description.done.samples;
-        let batches = batches(&lengths, size).into_iter();
+        let batches = batches(&prepared.stream.order().segments(), size).into_iter();
         let batches = batches.filter(|batch| batch.start >= first && batch.end <= range.end);
         Ok(Self {
             batches: batches.collect(),
@@ -117,15 +117,15 @@ impl<'a> Walk<'a> {
             if self.saved_at.elapsed() >= self.options.checkpoint_every {
                 self.save(folder, sinks)?;
             }
-            let (domain, start) = self.prepared.domain_at(batch.start);
+            let segment = self.prepared.stream.order().segment(batch.start);
             let mode = self.prepared.experiment().adaptation.mode;
-            if mode.resets_after(batch.start - start) {
+            if mode.resets_after(batch.start - segment.0) {
                 self.prepared.adapter.reset();
             }
             let items = batch
                 .map(|position| Ok(self.prepared.stream.item(position)?))
                 .collect::<Result<Vec<_>>>()?;
-            self.batch(&items, domain, start, sinks)?;
+            self.batch(&items, segment, sinks)?;
         }
         Ok(())
     }
@@ -134,31 +134,32 @@ impl<'a> Walk<'a> {
     fn batch(
         &mut self,
         items: &[StreamItem],
-        domain: usize,
-        start: usize,
+        segment: (usize, usize),
         sinks: &mut [Box<dyn Sink + '_>],
     ) -> Result<()> {
         let before = Before {
             state: self.prepared.adapter.state(),
-            scores: self.running[domain].save(),
+            scores: domains(items)
+                .map(|domain| (domain, self.running[domain].save()))
+                .collect(),
             done: self.description.done.clone(),
         };
         let clock = Instant::now();
-        let error = match self.attempt(items, domain, start) {
+        let error = match self.attempt(items, segment) {
             Ok(outcome) => {
                 let seconds = clock.elapsed().as_secs_f64();
-                let recorded = self.record(items, domain, start, seconds, &Ok(outcome), sinks);
+                let recorded = self.record(items, seconds, &Ok(outcome), sinks);
                 return match recorded {
                     Ok(()) => Ok(()),
                     Err(error) => {
-                        self.take_back(before, domain)?;
+                        self.take_back(before)?;
                         Err(error)
                     }
                 };
             }
             Err(error) => error,
         };
-        self.take_back(before.clone(), domain)?;
+        self.take_back(before.clone())?;
         let seconds = clock.elapsed().as_secs_f64();
         let experiment = self.prepared.experiment();
         if experiment.plugins.on_failure != FailurePolicy::Skip || !error.is_of_the_batch() {
@@ -170,11 +171,11 @@ impl<'a> Walk<'a> {
             });
         }
         if items.len() > 1 && experiment.adaptation.mode == (Mode::SingleSample {}) {
-            let one = |item| self.batch(std::slice::from_ref(item), domain, start, sinks);
+            let one = |item| self.batch(std::slice::from_ref(item), segment, sinks);
             let each = items.iter().try_for_each(one);
             if each.is_err() {
                 // A run continues at a whole batch.
-                self.take_back(before, domain)?;
+                self.take_back(before)?;
             }
             return each;
         }
@@ -184,26 +185,33 @@ impl<'a> Walk<'a> {
             items.len(),
             items[0].id
         );
-        self.record(items, domain, start, seconds, &Err(reason), sinks)
+        self.record(items, seconds, &Err(reason), sinks)
     }
 
     /// Adapts and scores.
-    fn attempt(&mut self, items: &[StreamItem], domain: usize, start: usize) -> Result<Outcome> {
-        let length = self.prepared.stream.domains()[domain].len();
+    fn attempt(
+        &mut self,
+        items: &[StreamItem],
+        (start, length): (usize, usize),
+    ) -> Result<Outcome> {
         let batch = self.prepared.batch(items, start, length)?;
-        let adapted = self.prepared.adapter.adapt(&batch)?;
+        let adapted = self.prepared.adapter.adapt_stream(&batch)?;
         let pairs = [&adapted.source.named, &adapted.adapted.named];
         let scored = self.prepared.score(items, pairs)?;
-        for scored in scored.iter().flatten() {
-            self.running[domain].add(scored)?;
+        for (item, scored) in items.iter().zip(&scored) {
+            if let Some(scored) = scored {
+                self.running[item.domain].add(scored)?;
+            }
         }
         Ok(Outcome { adapted, scored })
     }
 
     /// Puts everything back to where it was before a batch.
-    fn take_back(&mut self, before: Before, domain: usize) -> Result<()> {
+    fn take_back(&mut self, before: Before) -> Result<()> {
         self.prepared.adapter.restore(before.state)?;
-        self.running[domain] = Running::of(&self.prepared.scorer, &before.scores)?;
+        for (domain, scores) in &before.scores {
+            self.running[*domain] = Running::of(&self.prepared.scorer, scores)?;
+        }
         self.description.done = before.done;
         Ok(())
     }
@@ -212,13 +220,16 @@ impl<'a> Walk<'a> {
     fn record(
         &mut self,
         items: &[StreamItem],
-        domain: usize,
-        start: usize,
         seconds: f64,
         outcome: &Result<Outcome, String>,
         sinks: &mut [Box<dyn Sink + '_>],
     ) -> Result<()> {
-        let so_far = self.running[domain].report().unwrap_or_default();
+        let so_far: BTreeMap<usize, _> = domains(items)
+            .map(|domain| {
+                let scores = self.running[domain].report();
+                (domain, scores.unwrap_or_default())
+            })
+            .collect();
         let of_pixels = self.prepared.predicts().target.is_map();
         let names = self.prepared.stream.class_names();
         let named = |class: Option<i64>| {
@@ -229,7 +240,7 @@ impl<'a> Walk<'a> {
             let mut record = Record {
                 position: item.position,
                 id: item.id.clone(),
-                domain: self.prepared.stream.domains()[domain].name.clone(),
+                domain: self.prepared.stream.domains()[item.domain].name.clone(),
                 target: item.targets.class(),
                 target_name: named(item.targets.class().map(i64::from)),
                 source: Default::default(),
@@ -275,17 +286,15 @@ impl<'a> Walk<'a> {
                     ]
                 }),
                 scored,
-                domain,
-                place: item.position - start,
                 done: self.description.done.samples,
                 total: self.total,
-                so_far: &so_far,
+                so_far: &so_far[&item.domain],
             };
             for sink in &mut *sinks {
                 sink.sample(&finished)?;
             }
+            self.description.done.seconds[item.domain] += seconds / items.len() as f64;
         }
-        self.description.done.seconds[domain] += seconds;
         if let Ok(outcome) = outcome {
             self.description.done.draws += outcome.adapted.draws;
         }
@@ -309,4 +318,10 @@ impl<'a> Walk<'a> {
             samples: self.description.done.samples,
         }
     }
+}
+
+/// The domains that some samples are from, more than once where they change in between.
+fn domains(items: &[StreamItem]) -> impl Iterator<Item = usize> {
+    let changes = items.chunk_by(|one, next| one.domain == next.domain);
+    changes.map(|items| items[0].domain)
 }

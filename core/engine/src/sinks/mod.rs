@@ -12,7 +12,7 @@ use dtta_tensor::Named;
 
 pub(crate) use self::pictures::{Pictures, can_picture};
 pub(crate) use self::records::Records;
-pub(crate) use self::states::{States, StatesFile, StatesWriter};
+pub(crate) use self::states::{SampleState, States, StatesFile, StatesWriter};
 use crate::error::Result;
 use crate::record::{Record, RunDescription, Scores, Summary};
 use crate::report::Scored;
@@ -66,7 +66,7 @@ pub struct Start<'a> {
 pub struct Finished<'a> {
     /// Its record.
     pub record: &'a Record,
-    /// Its image and targets.
+    /// Its image and targets, its domain and its place in it.
     pub item: &'a StreamItem,
     /// Its row in `predictions`.
     pub row: usize,
@@ -74,10 +74,6 @@ pub struct Finished<'a> {
     pub predictions: Option<[&'a Named; 2]>,
     /// Its scores, and what the metric accumulated of it; none without targets.
     pub scored: Option<&'a Scored>,
-    /// Its domain's place in the stream.
-    pub domain: usize,
-    /// Its own place in the domain.
-    pub place: usize,
     /// Samples finished, this one too.
     pub done: usize,
     /// Samples in all, of this shard.

@@ -69,7 +69,7 @@ impl Sink for Pictures {
         let Some(style) = style(predicts) else {
             return Ok(());
         };
-        if finished.place >= self.of_each_domain {
+        if finished.item.place >= self.of_each_domain {
             return Ok(());
         }
         let folder = self.folder.join(file_name(&finished.record.domain));
