@@ -46,10 +46,10 @@ pub use error::{Error, Result};
 pub use experiment::*;
 pub use merge::merge;
 pub use methods::{
-    Adapted, Batch, Collapse, CottaConfig, DeyoConfig, Diffusion, DiffusionConfig, EataConfig,
-    EntropyConfig, FisherConfig, Group, MemoConfig, Method, MethodConfig, MethodSource, Methods,
-    ObjectivesConfig, Pass, RoidConfig, RottaConfig, SafeguardsConfig, SarConfig, Setting,
-    SourceConfig, Toolbox,
+    Adapted, Batch, Collapse, CottaConfig, DeyoConfig, Diffusion, DiffusionClassifierConfig,
+    DiffusionConfig, EataConfig, EntropyConfig, FisherConfig, Group, MemoConfig, Method,
+    MethodConfig, MethodSource, Methods, ObjectivesConfig, Pass, RoidConfig, RottaConfig,
+    SafeguardsConfig, SarConfig, Setting, SourceConfig, Stage, Toolbox,
 };
 pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights, ViewsConfig};
 pub use plan::{Missing, Plan, Work};

@@ -17,8 +17,9 @@ use dtta::{
     Adapter, Batch, CottaConfig, DeyoConfig, EataConfig, EntropyConfig, Error, MemoConfig,
     MethodConfig, Mode, Reset, RoidConfig, RottaConfig, SarConfig,
 };
-use dtta_models::{BatchNormStatistics, Models};
-use dtta_tensor::{Device, Tensor};
+use dtta::{Draws, Feedback, LossKind, NoiseSharing, Request, TimestepSampler};
+use dtta_models::{BatchNormStatistics, CLASS_EMBEDDING, CLASS_EMBEDDINGS, Models};
+use dtta_tensor::{Device, Named, Tensor};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -449,4 +450,87 @@ fn safeguards_that_have_no_place_are_refused_by_pointer() {
     let error = refusal(&single);
     assert!(error.contains("/adaptation/safeguards/pull"), "{error}");
     assert!(error.contains("/adaptation/safeguards/collapse"), "{error}");
+}
+
+#[test]
+fn the_diffusion_classifier_says_the_class_of_the_lowest_loss() {
+    let fixture = Fixture::new();
+    let of = |stages: Value| {
+        let timesteps = json!({"range": [100, 700]});
+        let method =
+            json!({"kind": "diffusion_classifier", "stages": stages, "timesteps": timesteps});
+        let mut experiment = Fixture::experiment();
+        experiment["method"] = method;
+        experiment
+    };
+    let experiment = of(json!([{"draws": 6, "keep": 1}]));
+    fixture.run(&experiment, "one").unwrap();
+    let device = Device::cpu();
+    let path = fixture.path().join("denoiser.json");
+    let (denoiser, weights) = Models::standard()
+        .load_denoiser(&path, None, &device)
+        .unwrap();
+    let feedback = Feedback {
+        draws: Draws {
+            seed: 3,
+            count: 6,
+            sampler: TimestepSampler::Uniform,
+            range: denoiser.schedule().range(Some([100.0, 700.0])).unwrap(),
+            noise: NoiseSharing::Fresh,
+        },
+        micro_batch: 4,
+        loss: LossKind::Mse,
+        space: None,
+    };
+    let constants = denoiser.constants(&weights).unwrap();
+    let embeddings = constants.get(CLASS_EMBEDDINGS).unwrap();
+    let prepared = fixture.prepare(&experiment).unwrap();
+    for (record, item) in fixture.records("one").iter().zip(prepared.stream().iter()) {
+        let image = item.unwrap().image;
+        let pixels: Vec<f32> = image.data().iter().map(|x| (x - 0.5) / 0.5).collect();
+        let images = Tensor::from_floats(&pixels, &[1, 1, 8, 8], &device).unwrap();
+        let losses: Vec<f32> = (0..4)
+            .map(|class| {
+                let conditioning =
+                    Named::one(CLASS_EMBEDDING, embeddings.narrow(0, class, 1).unwrap());
+                let request = Request {
+                    ids: &[&record.id],
+                    images: &images,
+                    conditioning: &conditioning,
+                    step: 0,
+                };
+                feedback.losses(&*denoiser, &weights, &request).unwrap()[0]
+            })
+            .collect();
+        let best = (0..4).min_by(|&a, &b| losses[a].total_cmp(&losses[b]));
+        assert_eq!(
+            record.adapted.prediction,
+            best.map(|best| best as i64),
+            "{}: {losses:?} {record:?}",
+            record.id
+        );
+        let away = (record.loss[0] - losses[best.unwrap()]).abs();
+        assert!(away < 1e-5, "{}: {:?}, {losses:?}", record.id, record.loss);
+    }
+
+    // The first round has the same draws, so what it leaves is the better half of these classes.
+    fixture
+        .run(
+            &of(json!([{"draws": 6, "keep": 2}, {"draws": 9, "keep": 1}])),
+            "two",
+        )
+        .unwrap();
+    let (one, two) = (fixture.records("one"), fixture.records("two"));
+    for (one, two) in one.iter().zip(&two) {
+        assert_eq!((one.loss[0], two.loss.len()), (two.loss[0], 2));
+    }
+    for stages in [
+        json!([]),
+        json!([{"draws": 6, "keep": 2}]),
+        json!([{"draws": 6, "keep": 2}, {"draws": 6, "keep": 1}]),
+        json!([{"draws": 6, "keep": 1}, {"draws": 8, "keep": 1}]),
+    ] {
+        let error = fixture.prepare(&of(stages)).err().unwrap().to_string();
+        assert!(error.contains("/method/stages"), "{error}");
+    }
 }

@@ -121,7 +121,7 @@ impl Cotta {
             });
         }
         Ok(match sum {
-            Some(mean) => with_logits(&plain, mean),
+            Some(mean) => with_logits(&plain, &mean)?,
             None => plain,
         })
     }

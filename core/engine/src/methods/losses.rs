@@ -59,11 +59,44 @@ pub(super) fn probabilities(logits: &Tensor) -> Result<Vec<Vec<f32>>> {
     Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())
 }
 
-/// The same outputs with other logits.
-pub(super) fn with_logits(outputs: &Named, logits: Tensor) -> Named {
+/// The same outputs with other logits, and with their softmax where there are `probabilities`.
+///
+/// # Errors
+/// Whatever a tensor operation refuses.
+pub(super) fn with_logits(outputs: &Named, logits: &Tensor) -> Result<Named> {
     let each = outputs.iter().map(|(name, tensor)| {
-        let tensor = if name == "logits" { &logits } else { tensor };
-        (name.to_owned(), tensor.clone())
+        let tensor = match name {
+            "logits" => logits.clone(),
+            "probabilities" => logits.softmax(1)?,
+            _ => tensor.clone(),
+        };
+        Ok((name.to_owned(), tensor))
     });
     each.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use dtta_tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn other_logits_have_their_own_probabilities() {
+        let of = |values: &[f32]| Tensor::from_floats(values, &[1, 2], &Device::cpu()).unwrap();
+        let (old, new) = (of(&[1.0, 2.0]), of(&[0.0, 0.0]));
+        let outputs: Named = [
+            ("logits", &old),
+            ("probabilities", &old),
+            ("features", &old),
+        ]
+        .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+        .into_iter()
+        .collect();
+        let found = with_logits(&outputs, &new).unwrap();
+        let floats = |name: &str| found.get(name).unwrap().to_floats().unwrap();
+        assert_eq!(floats("logits"), [0.0, 0.0]);
+        assert_eq!(floats("probabilities"), [0.5, 0.5]);
+        assert_eq!(floats("features"), [1.0, 2.0]);
+    }
 }

@@ -164,7 +164,7 @@ impl Rule for Roid {
             return Ok(notes.with(outputs));
         }
         let corrected = corrected(logits(&outputs)?)?;
-        Ok(notes.with(with_logits(&outputs, corrected)))
+        Ok(notes.with(with_logits(&outputs, &corrected)?))
     }
 
     fn trained(&mut self) -> &mut Trained {

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    CottaConfig, DeyoConfig, DiffusionConfig, EataConfig, EntropyConfig, MemoConfig, Method,
-    MethodConfig, ObjectivesConfig, RoidConfig, RottaConfig, SarConfig, Setting, SourceConfig,
+    CottaConfig, DeyoConfig, DiffusionClassifierConfig, DiffusionConfig, EataConfig, EntropyConfig,
+    MemoConfig, Method, MethodConfig, ObjectivesConfig, RoidConfig, RottaConfig, SarConfig,
+    Setting, SourceConfig,
 };
 use crate::experiment::AdaptationConfig;
 
@@ -62,6 +63,7 @@ impl Methods {
         let mut methods = Self(BTreeMap::new());
         methods.add::<CottaConfig>();
         methods.add::<DeyoConfig>();
+        methods.add::<DiffusionClassifierConfig>();
         methods.add::<DiffusionConfig>();
         methods.add::<EataConfig>();
         methods.add::<EntropyConfig>();
