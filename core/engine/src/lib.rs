@@ -47,8 +47,8 @@ pub use experiment::*;
 pub use merge::merge;
 pub use methods::{
     Adapted, Batch, Collapse, CottaConfig, DeyoConfig, Diffusion, DiffusionClassifierConfig,
-    DiffusionConfig, EataConfig, EntropyConfig, FisherConfig, Group, MemoConfig, Method,
-    MethodConfig, MethodSource, Methods, ObjectivesConfig, Pass, RoidConfig, RottaConfig,
+    DiffusionConfig, DusaConfig, EataConfig, EntropyConfig, FisherConfig, Group, MemoConfig,
+    Method, MethodConfig, MethodSource, Methods, ObjectivesConfig, Pass, RoidConfig, RottaConfig,
     SafeguardsConfig, SarConfig, Setting, SourceConfig, Stage, Toolbox,
 };
 pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights, ViewsConfig};

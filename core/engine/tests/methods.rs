@@ -534,3 +534,25 @@ fn the_diffusion_classifier_says_the_class_of_the_lowest_loss() {
         assert!(error.contains("/method/stages"), "{error}");
     }
 }
+
+#[test]
+fn dusa_moves_the_weights_by_mixtures_and_continues_after_a_stop() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["method"] = json!({
+        "kind": "dusa", "likely": 2, "random": 1, "draws": 3, "timesteps": {"range": [100, 700]},
+        "optimizer": {"kind": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    });
+    fixture.run(&experiment, "whole").unwrap();
+    let whole = fixture.records("whole");
+    assert!(whole.iter().all(|record| record.loss.len() == 1));
+    assert!(whole.iter().any(|record| record.source != record.adapted));
+    assert!(fixture.run_until(&experiment, "broken", false, 6).is_err());
+    fixture
+        .run_until(&experiment, "broken", true, usize::MAX)
+        .unwrap();
+    assert_eq!(whole, fixture.records("broken"));
+    experiment["method"]["likely"] = json!(5);
+    let error = fixture.prepare(&experiment).err().unwrap().to_string();
+    assert!(error.contains("/method/likely"), "{error}");
+}

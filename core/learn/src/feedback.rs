@@ -66,6 +66,38 @@ pub struct Evaluation {
     pub denoiser_gradients: Vec<Option<Tensor>>,
 }
 
+/// Some draws: what the denoiser is asked, and what it should answer.
+pub(crate) struct Question {
+    /// The image of each row.
+    pub owners: Tensor,
+    /// The time of each row.
+    pub times: Vec<f64>,
+    /// `[R, C, H, W]`.
+    pub noisy: Tensor,
+    /// What it should answer, likewise.
+    pub target: Tensor,
+    /// What errors are multiplied by, `[R, 1, 1, 1]`, where they are compared in another space.
+    pub scales: Option<Tensor>,
+}
+
+impl Question {
+    /// The denoiser's answer at these times to noisy images under a conditioning, both with as many rows. Only what it is given and what it
+    /// answers is rounded to the precision of its weights.
+    pub fn answer(
+        &self,
+        denoiser: &dyn Denoiser,
+        weights: &Weights,
+        noisy: &Tensor,
+        conditioning: &Named,
+    ) -> Result<Tensor> {
+        let precision = weights.precision();
+        let noisy = noisy.to_precision(precision)?;
+        let conditioning = conditioning.try_map(|slot| slot.to_precision(precision))?;
+        let predicted = denoiser.predict(weights, &noisy, &self.times, &conditioning)?;
+        Ok(predicted.to_precision(Precision::F32)?)
+    }
+}
+
 /// What one micro-batch adds.
 struct Part {
     rows: Range<usize>,
@@ -177,7 +209,7 @@ impl Feedback {
     }
 
     /// What a call holds at the least: images, noise, their sum, and the noise that is predicted.
-    fn expect_memory(&self, request: &Request<'_>) -> Result<()> {
+    pub(crate) fn expect_memory(&self, request: &Request<'_>) -> Result<()> {
         let images: usize = request.images.shape()[1..].iter().product();
         let draws = request.ids.len().saturating_mul(self.draws.count);
         let rows = draws.min(self.micro_batch);
@@ -258,8 +290,7 @@ impl Feedback {
         })
     }
 
-    /// How far answers are from what they should be in each row, under the conditioning of each image. Only what the denoiser is given
-    /// and what it answers is rounded to the precision of its weights.
+    /// How far answers are from what they should be in each row, under the conditioning of each image.
     fn distances(
         &self,
         denoiser: &dyn Denoiser,
@@ -268,6 +299,27 @@ impl Feedback {
         request: &Request<'_>,
         rows: &Range<usize>,
     ) -> Result<Tensor> {
+        let question = self.question(denoiser, request, rows)?;
+        let conditioning = conditioning.try_map(|slot| slot.index_select(0, &question.owners))?;
+        let predicted = question.answer(denoiser, weights, &question.noisy, &conditioning)?;
+        let mut error = predicted.sub(&question.target)?;
+        if let Some(scales) = &question.scales {
+            error = error.mul(scales)?;
+        }
+        let distance = match self.loss {
+            LossKind::Mse => error.mul(&error)?,
+            LossKind::L1 => error.abs()?,
+        };
+        Ok(distance.mean(&[1, 2, 3], false)?)
+    }
+
+    /// What the denoiser is asked in some rows, and what it should answer.
+    pub(crate) fn question(
+        &self,
+        denoiser: &dyn Denoiser,
+        request: &Request<'_>,
+        rows: &Range<usize>,
+    ) -> Result<Question> {
         let count = self.draws.count;
         let times: Vec<f64> = (rows.start / count..=(rows.end - 1) / count)
             .flat_map(|image| self.draws.times(request.ids[image], request.step))
@@ -280,27 +332,19 @@ impl Feedback {
         let noise = self.noise(request, rows.clone(), &x0)?;
         let schedule = denoiser.schedule();
         let mixed = schedule.mix(&x0, &noise, &times)?;
-        let precision = weights.precision();
-        let noisy = mixed.noisy.to_precision(precision)?;
-        let conditioning = conditioning.try_map(|slot| {
-            let slot = slot.index_select(0, &owners)?;
-            slot.to_precision(precision)
-        })?;
-        let predicted = denoiser.predict(weights, &noisy, &times, &conditioning)?;
-        let predicted = predicted.to_precision(Precision::F32)?;
-
-        let mut error = predicted.sub(&mixed.target)?;
-        if let Some(space) = self.space {
+        let scales = self.space.map(|space| {
             let scales = schedule.error_scales(space, &times)?;
             let scales: Vec<f32> = scales.into_iter().map(|scale| scale as f32).collect();
             let extents = [scales.len(), 1, 1, 1];
-            error = error.mul(&Tensor::from_floats(&scales, &extents, error.device())?)?;
-        }
-        let distance = match self.loss {
-            LossKind::Mse => error.mul(&error)?,
-            LossKind::L1 => error.abs()?,
-        };
-        Ok(distance.mean(&[1, 2, 3], false)?)
+            Ok::<_, Error>(Tensor::from_floats(&scales, &extents, x0.device())?)
+        });
+        Ok(Question {
+            owners,
+            times,
+            noisy: mixed.noisy,
+            target: mixed.target,
+            scales: scales.transpose()?,
+        })
     }
 
     fn noise(&self, request: &Request<'_>, rows: Range<usize>, x0: &Tensor) -> Result<Tensor> {

@@ -297,3 +297,92 @@ fn losses_of_an_image_do_not_depend_on_its_neighbours() {
         );
     }
 }
+
+/// The loss of mixtures of answers and its gradient with respect to the shares, on the tape.
+fn mixtures_on_the_tape(space: Option<Space>) -> (f32, Vec<f32>) {
+    let device = Device::cpu();
+    let (denoiser, weights) = denoiser();
+    let draws = feedback(1, LossKind::Mse).draws;
+    let leaf = logits().softmax(-1).unwrap().to_leaf().unwrap();
+    let constants = denoiser.constants(&weights).unwrap();
+    let embeddings = constants.get(CLASS_EMBEDDINGS).unwrap();
+    let mut total: Option<Tensor> = None;
+    for (image, id) in IDS.iter().enumerate() {
+        let times = draws.times(id, 2);
+        let mut noise = vec![0.0; 7 * 64];
+        for (draw, noise) in noise.chunks_mut(64).enumerate() {
+            draws.noise(id, 2, draw, noise);
+        }
+        let noise = Tensor::from_floats(&noise, &[7, 1, 8, 8], &device).unwrap();
+        let x0 = images().narrow(0, image, 1).unwrap();
+        let x0 = x0.expand(&[7, 1, 8, 8]).unwrap();
+        let noisy = denoiser.schedule().add_noise(&x0, &noise, &times).unwrap();
+        let mut error = noise.affine(-1.0, 0.0).unwrap();
+        for class in 0..4 {
+            let told = embeddings.narrow(0, class, 1).unwrap();
+            let told = told.expand(&[7, told.shape()[1]]).unwrap();
+            let told = Named::one(CLASS_EMBEDDING, told);
+            let answer = denoiser.predict(&weights, &noisy, &times, &told).unwrap();
+            let share = leaf
+                .narrow(0, image, 1)
+                .unwrap()
+                .narrow(1, class, 1)
+                .unwrap();
+            let share = share.reshape(&[1, 1, 1, 1]).unwrap();
+            error = error.add(&answer.mul(&share).unwrap()).unwrap();
+        }
+        if let Some(space) = space {
+            let scales = denoiser.schedule().error_scales(space, &times).unwrap();
+            let scales: Vec<f32> = scales.into_iter().map(|scale| scale as f32).collect();
+            let scales = Tensor::from_floats(&scales, &[7, 1, 1, 1], &device).unwrap();
+            error = error.mul(&scales).unwrap();
+        }
+        let loss = error.mul(&error).unwrap().mean(&[], false).unwrap();
+        total = Some(match total {
+            None => loss,
+            Some(total) => total.add(&loss).unwrap(),
+        });
+    }
+    let total = total.unwrap();
+    let gradient = total.backward().unwrap().of(&leaf).unwrap();
+    (total.item().unwrap(), gradient.to_floats().unwrap())
+}
+
+#[test]
+fn the_closed_form_of_mixtures_is_the_gradient_of_the_whole_graph() {
+    let (denoiser, weights) = denoiser();
+    let shares = logits().softmax(-1).unwrap().to_floats().unwrap();
+    let constants = denoiser.constants(&weights).unwrap();
+    let embeddings = constants
+        .get(CLASS_EMBEDDINGS)
+        .unwrap()
+        .narrow(0, 0, 4)
+        .unwrap();
+    let told = Tensor::cat(&[&embeddings, &embeddings, &embeddings], 0).unwrap();
+    let conditioning = Named::one(CLASS_EMBEDDING, told);
+    for space in [None, Some(Space::Sample)] {
+        let (loss, gradient) = mixtures_on_the_tape(space);
+        for micro_batch in [1, 9, 1000] {
+            let feedback = Feedback {
+                space,
+                ..feedback(micro_batch, LossKind::Mse)
+            };
+            let request = Request {
+                ids: &IDS,
+                images: &images(),
+                conditioning: &conditioning,
+                step: 2,
+            };
+            let found = feedback
+                .mixtures(&*denoiser, &weights, &request, &shares)
+                .unwrap();
+            let sum: f32 = found.losses.iter().sum();
+            assert!((sum / loss - 1.0).abs() < 1e-5, "{sum} {loss}");
+            let largest = gradient.iter().fold(0.0f32, |most, g| most.max(g.abs()));
+            for (found, expected) in found.gradients.iter().zip(&gradient) {
+                let away = (found - expected).abs() / largest;
+                assert!(away < 1e-5, "{found} {expected}");
+            }
+        }
+    }
+}

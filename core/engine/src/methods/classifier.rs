@@ -2,7 +2,7 @@
 //! for each image from the source weights.
 
 use dtta_base::Issue;
-use dtta_learn::{Learner, Movement, OptimizerConfig, Selected, SelectionConfig, State};
+use dtta_learn::{Feedback, Learner, Movement, OptimizerConfig, Selected, SelectionConfig, State};
 use dtta_models::Weights;
 use dtta_tensor::Named;
 
@@ -27,6 +27,11 @@ pub(super) trait Rule: Send {
 
     /// Takes up a state.
     fn restore(&mut self, state: State) -> Result<()>;
+
+    /// How it asks the denoiser, where it does.
+    fn feedback(&self) -> Option<Feedback> {
+        None
+    }
 }
 
 /// What a rule came to.
@@ -37,6 +42,8 @@ pub(super) struct Moved {
     pub losses: Vec<Vec<f32>>,
     /// Of each image, the share of the steps that learned from it.
     pub used: Vec<f32>,
+    /// Draws that went through the denoiser.
+    pub draws: usize,
 }
 
 /// Notes of the steps of a batch, on the way to [`Moved`].
@@ -79,6 +86,7 @@ impl Notes {
             outputs,
             losses: self.losses,
             used: self.used,
+            draws: 0,
         }
     }
 }
@@ -197,6 +205,7 @@ impl<R: Rule + 'static> Method for Classifier<R> {
                 outputs: below_one_another(&outputs)?,
                 losses: each.iter().flat_map(|moved| moved.losses.clone()).collect(),
                 used: each.iter().flat_map(|moved| moved.used.clone()).collect(),
+                draws: each.iter().map(|moved| moved.draws).sum(),
             }
         } else {
             self.moved(tools, batch)?
@@ -205,7 +214,12 @@ impl<R: Rule + 'static> Method for Classifier<R> {
         found.adapted = tools.predict(&all.outputs, images)?;
         found.losses = all.losses;
         found.measures.insert("used".into(), all.used);
+        found.draws = all.draws;
         Ok(found)
+    }
+
+    fn feedback(&self) -> Option<Feedback> {
+        self.rule.feedback()
     }
 
     fn learner(&mut self) -> Option<&mut Learner> {

@@ -12,7 +12,7 @@ use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::losses::{logits, with_logits};
+use super::losses::{certain, logits, with_logits};
 use super::{Adapted, Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::{Error, Result};
 use crate::experiment::{AdaptationConfig, Mode};
@@ -55,9 +55,6 @@ pub struct Stage {
     #[schemars(range(min = 1))]
     pub keep: usize,
 }
-
-/// The logit of what is certain, for mappers: the softmax of it and zeros is one-hot in single precision.
-const CERTAIN: f32 = 100.0;
 
 fn default_micro_batch() -> usize {
     64
@@ -221,23 +218,6 @@ impl DiffusionClassifier {
             }),
         }
     }
-}
-
-/// Outputs that say that each pair's class is certain, of those that the head has.
-fn certain(pairs: &[(usize, usize)], classes: usize, outputs: &Named) -> Result<Named> {
-    let device = logits(outputs)?.device();
-    let mut values = vec![0.0; pairs.len() * classes];
-    for (row, &(_, class)) in pairs.iter().enumerate() {
-        values[row * classes + class] = CERTAIN;
-    }
-    let logits = Tensor::from_floats(&values, &[pairs.len(), classes], device)?;
-    let known = outputs
-        .iter()
-        .filter(|(name, _)| ["logits", "probabilities"].contains(name));
-    let known: Named = known
-        .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
-        .collect();
-    with_logits(&known, &logits)
 }
 
 impl Method for DiffusionClassifier {

@@ -75,6 +75,29 @@ pub(super) fn with_logits(outputs: &Named, logits: &Tensor) -> Result<Named> {
     each.collect()
 }
 
+/// The logit of what is certain, for mappers: the softmax of it and zeros is one-hot in single precision.
+const CERTAIN: f32 = 100.0;
+
+/// Outputs for mappers that say that the class of each pair (image, class) is certain, of those that the head has.
+///
+/// # Errors
+/// [`Error::Outputs`] for outputs without logits.
+pub(super) fn certain(pairs: &[(usize, usize)], classes: usize, outputs: &Named) -> Result<Named> {
+    let device = logits(outputs)?.device();
+    let mut values = vec![0.0; pairs.len() * classes];
+    for (row, &(_, class)) in pairs.iter().enumerate() {
+        values[row * classes + class] = CERTAIN;
+    }
+    let logits = Tensor::from_floats(&values, &[pairs.len(), classes], device)?;
+    let known = outputs
+        .iter()
+        .filter(|(name, _)| ["logits", "probabilities"].contains(name));
+    let known: Named = known
+        .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+        .collect();
+    with_logits(&known, &logits)
+}
+
 #[cfg(test)]
 mod tests {
     use dtta_tensor::Device;

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    CottaConfig, DeyoConfig, DiffusionClassifierConfig, DiffusionConfig, EataConfig, EntropyConfig,
-    MemoConfig, Method, MethodConfig, ObjectivesConfig, RoidConfig, RottaConfig, SarConfig,
-    Setting, SourceConfig,
+    CottaConfig, DeyoConfig, DiffusionClassifierConfig, DiffusionConfig, DusaConfig, EataConfig,
+    EntropyConfig, MemoConfig, Method, MethodConfig, ObjectivesConfig, RoidConfig, RottaConfig,
+    SarConfig, Setting, SourceConfig,
 };
 use crate::experiment::AdaptationConfig;
 
@@ -65,6 +65,7 @@ impl Methods {
         methods.add::<DeyoConfig>();
         methods.add::<DiffusionClassifierConfig>();
         methods.add::<DiffusionConfig>();
+        methods.add::<DusaConfig>();
         methods.add::<EataConfig>();
         methods.add::<EntropyConfig>();
         methods.add::<MemoConfig>();
