@@ -17,8 +17,8 @@ pub struct Overrides(Vec<Override>);
 
 #[derive(Debug, Clone, PartialEq)]
 struct Override {
-    /// As it was given.
-    text: String,
+    /// Where it comes from, as messages name it.
+    origin: String,
     /// The place that was set.
     pointer: String,
     /// The first place on the way there that the document did not have.
@@ -26,13 +26,62 @@ struct Override {
 }
 
 impl Overrides {
+    /// Puts a value into a place of a document, in JSON's notation (`/adaptation/batch`) or with dots (`adaptation.batch`), making objects on
+    /// the way. `origin` is what messages name: `--set adaptation.batch=2`.
+    ///
+    /// # Errors
+    /// In words, why there is no such place.
+    pub fn put(
+        &mut self,
+        document: &mut Value,
+        pointer: &str,
+        value: Value,
+        origin: impl Into<String>,
+    ) -> Result<(), String> {
+        let (pointer, made) = put(document, pointer, value)?;
+        self.0.push(Override {
+            origin: origin.into(),
+            pointer,
+            made,
+        });
+        Ok(())
+    }
+
+    /// Puts the value of `POINTER=VALUE` into a document: JSON, or else text.
+    ///
+    /// # Errors
+    /// [`Error::Override`].
+    pub fn set(&mut self, document: &mut Value, text: &str) -> Result<()> {
+        let refuse = |reason: String| Error::Override {
+            text: text.into(),
+            reason,
+        };
+        let (pointer, value) = text
+            .split_once('=')
+            .ok_or_else(|| refuse("expected POINTER=VALUE, such as `method.steps=3`".into()))?;
+        let value = match strict(value) {
+            Ok((_, repeated)) if !repeated.is_empty() => {
+                return Err(refuse(format!("`{}` is given twice", repeated[0].pointer)));
+            }
+            Ok((value, _)) => value,
+            Err(_) => Value::String(value.into()),
+        };
+        self.put(document, pointer, value, format!("--set {text}"))
+            .map_err(refuse)
+    }
+
+    /// Where the value at a place comes from, if an override set it, and what of the pointer lies within what that set.
+    pub fn origin<'a>(&self, pointer: &'a str) -> Option<(&str, &'a str)> {
+        let set = self.0.iter().rfind(|set| set.holds(pointer))?;
+        Some((&set.origin, pointer.strip_prefix(&set.pointer).unwrap_or("")))
+    }
+
     /// The same faults; those of what an override set name it.
     #[must_use]
     pub fn name(&self, issues: Vec<Issue>) -> Vec<Issue> {
         let named = issues.into_iter().map(|mut issue| {
-            let setter = self.0.iter().rfind(|set| set.holds(&issue.pointer));
-            if let Some(set) = setter {
-                issue.message += &format!(" (from `--set {}`)", set.text);
+            if let Some((origin, _)) = self.origin(&issue.pointer) {
+                issue.message += &format!(" (from `{origin}`)");
             }
             issue
         });
@@ -63,9 +112,11 @@ pub fn read_json(path: &Path, overrides: &[String]) -> Result<Value> {
 /// [`Error::Read`], [`Error::Encoding`], [`Error::Json`], [`Error::Invalid`] for fields that are given twice, or [`Error::Override`].
 pub fn read_document(path: &Path, overrides: &[String]) -> Result<(Value, Overrides)> {
     let mut value = parse_json(path, &read_text(path)?)?;
-    let set = overrides.iter().map(|text| set(&mut value, text));
-    let set = set.collect::<Result<_>>()?;
-    Ok((value, Overrides(set)))
+    let mut set = Overrides::default();
+    for text in overrides {
+        set.set(&mut value, text)?;
+    }
+    Ok((value, set))
 }
 
 /// The typed document that `value` holds.
@@ -142,21 +193,19 @@ pub fn invalid(path: &Path, what: &'static str, issues: Vec<Issue>) -> Error {
     }
 }
 
-/// Puts the value of `POINTER=VALUE` into a document, making objects on the way.
-fn set(document: &mut Value, text: &str) -> Result<Override> {
-    let refuse = |reason: String| Error::Override {
-        text: text.into(),
-        reason,
-    };
-    let (pointer, value) = text
-        .split_once('=')
-        .ok_or_else(|| refuse("expected POINTER=VALUE, such as `method.steps=3`".into()))?;
+/// Puts a value into a document, making objects on the way; gives the pointer in JSON's notation, and the first place on the way there that
+/// the document did not have.
+fn put(
+    document: &mut Value,
+    pointer: &str,
+    value: Value,
+) -> Result<(String, Option<String>), String> {
     let parts: Vec<String> = match pointer.strip_prefix('/') {
         Some(pointer) => pointer.split('/').map(unescaped).collect(),
         None => pointer.split('.').map(str::to_owned).collect(),
     };
     if parts.iter().any(String::is_empty) {
-        return Err(refuse("the pointer has an empty part".into()));
+        return Err("the pointer has an empty part".into());
     }
     let mut place = document;
     let (mut pointer, mut made) = (String::new(), None);
@@ -177,29 +226,13 @@ fn set(document: &mut Value, text: &str) -> Result<Override> {
                     .parse()
                     .ok()
                     .and_then(|index: usize| items.get_mut(index));
-                item.ok_or_else(|| {
-                    refuse(format!("`{part}` is not an index of a list of {length}"))
-                })?
+                item.ok_or_else(|| format!("`{part}` is not an index of a list of {length}"))?
             }
-            _ => {
-                return Err(refuse(format!(
-                    "`{part}` lies within a value that has no parts"
-                )));
-            }
+            _ => return Err(format!("`{part}` lies within a value that has no parts")),
         };
     }
-    *place = match strict(value) {
-        Ok((_, repeated)) if !repeated.is_empty() => {
-            return Err(refuse(format!("`{}` is given twice", repeated[0].pointer)));
-        }
-        Ok((value, _)) => value,
-        Err(_) => Value::String(value.into()),
-    };
-    Ok(Override {
-        text: text.into(),
-        pointer,
-        made,
-    })
+    *place = value;
+    Ok((pointer, made))
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ pub(crate) fn strict(text: &str) -> serde_json::Result<(Value, Vec<Issue>)> {
 }
 
 /// A name as a part of a JSON pointer.
-pub(crate) fn escaped(name: &str) -> String {
+pub fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 

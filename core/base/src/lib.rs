@@ -20,7 +20,7 @@ pub use document::{
 pub use error::{Error, Issue, Result, listed, told};
 pub use fault::check;
 pub use file::{FolderLock, file_name, remove, replace, write_json, write_whole};
-pub use json::parse_json;
+pub use json::{escaped, parse_json};
 pub use memory::{expect_memory, in_bytes};
 pub use random::keyed_rng;
 pub use schema::{also_spelled, published, schema_of};

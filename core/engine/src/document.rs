@@ -44,18 +44,15 @@ impl Document {
         Self::new(path, value, Overrides::default(), methods)
     }
 
-    fn new(path: &Path, mut value: Value, overrides: Overrides, methods: &Methods) -> Result<Self> {
-        spell_out_models(&mut value);
+    /// Validates an experiment that overrides were put into.
+    pub(crate) fn new(
+        path: &Path,
+        value: Value,
+        overrides: Overrides,
+        methods: &Methods,
+    ) -> Result<Self> {
         let refuse = |issues| Error::Base(invalid(path, WHAT, overrides.name(issues)));
-        let experiment = parse_by(
-            &schema(methods),
-            value,
-            |experiment: &Experiment| match methods.config(&experiment.method) {
-                Ok(method) => contradictions(experiment, &*method),
-                Err(issues) => within("/method", issues),
-            },
-        );
-        let experiment = experiment.map_err(refuse)?;
+        let experiment = validated(value, methods).map_err(refuse)?;
         Ok(Self {
             path: path.into(),
             experiment,
@@ -86,6 +83,22 @@ impl Document {
             _ => Path::new("."),
         }
     }
+}
+
+/// The experiment that `value` holds, or every fault of it.
+pub(crate) fn validated(
+    mut value: Value,
+    methods: &Methods,
+) -> Result<Experiment, Vec<Issue>> {
+    spell_out_models(&mut value);
+    parse_by(
+        &schema(methods),
+        value,
+        |experiment: &Experiment| match methods.config(&experiment.method) {
+            Ok(method) => contradictions(experiment, &*method),
+            Err(issues) => within("/method", issues),
+        },
+    )
 }
 
 /// Models that are named by a text alone become what that stands for, so that the rest of the library knows one form.

@@ -89,6 +89,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Experiments or runs that cannot be held against each other as asked.
+    #[error("cannot compare {what}: {reason}")]
+    Compare {
+        /// Which.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
     /// The run was asked to stop.
     #[error("interrupted after {samples} samples; continue with `--resume`")]
     Interrupted {

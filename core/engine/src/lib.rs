@@ -11,6 +11,7 @@
 
 mod adapter;
 mod builder;
+mod compare;
 mod diagnose;
 mod document;
 mod error;
@@ -30,6 +31,7 @@ mod values;
 
 pub use adapter::Adapter;
 pub use builder::AdapterBuilder;
+pub use compare::*;
 pub use diagnose::{
     Conclusion, DiagnoseOptions, Diagnosis, DomainDiagnosis, RangeConclusion, RangeDiagnosis,
     Rounding,

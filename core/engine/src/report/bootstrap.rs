@@ -1,5 +1,6 @@
 //! How sure the gains of some domains are, and of their mean: 95 % intervals of a paired bootstrap over samples (Efron and Tibshirani 1993,
-//! percentiles). Domains of equal size are resampled alike, since a stream shows the same samples under each condition.
+//! percentiles). Domains of equal size are resampled alike, since a stream shows the same samples under each condition. What several seeds
+//! made of one sample is resampled together.
 //!
 //! A resample counts how often each sample was drawn. Where the metric's accumulators add up, number by number, those counts weigh their
 //! numbers, and the metric is asked once for each resample; otherwise it merges one accumulator after the other.
@@ -17,12 +18,12 @@ use crate::record::{Interval, Intervals, Scores};
 /// Resamplings of a bootstrap.
 const RESAMPLES: usize = 400;
 
-/// The accumulators of a domain's samples, source and adapted.
+/// The accumulators of a domain's samples, of two sides: source and adapted, or two methods.
 pub(crate) struct Samples<'a> {
     scorer: &'a Scorer,
     kept: [Kept; 2],
-    /// Places in the domain, in the order in which samples were added.
-    places: Vec<usize>,
+    /// For each sample, which of the things it belongs to that are resampled: any number, such as its place in the domain.
+    units: Vec<usize>,
 }
 
 /// The accumulators of some samples.
@@ -51,36 +52,39 @@ impl<'a> Samples<'a> {
         Self {
             scorer,
             kept: [kept(), kept()],
-            places: Vec::new(),
+            units: Vec::new(),
         }
     }
 
-    /// Adds a sample, which has this place in its domain.
+    /// Adds a sample, which is resampled together with the others of its unit.
     ///
     /// # Errors
     /// That a metric which says that its accumulators add up saved one that cannot.
-    pub fn add(&mut self, place: usize, states: [Vec<u8>; 2]) -> Result<()> {
+    pub fn add(&mut self, unit: usize, states: [Vec<u8>; 2]) -> Result<()> {
         for (kept, state) in self.kept.iter_mut().zip(states) {
-            kept.add(self.places.len(), state)?;
+            kept.add(self.units.len(), state)?;
         }
-        self.places.push(place);
+        self.units.push(unit);
         Ok(())
     }
 
-    /// For each sample in the order of adding, how many have a lower place.
-    fn ranks(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.places.len()).collect();
-        order.sort_by_key(|&added| self.places[added]);
-        let mut ranks = vec![0; order.len()];
-        for (rank, added) in order.into_iter().enumerate() {
-            ranks[added] = rank;
-        }
-        ranks
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.units.len()
+    }
+
+    /// For each sample, how many units have a lower number than its own; and how many there are.
+    fn ranks(&self) -> (Vec<usize>, usize) {
+        let mut units = self.units.clone();
+        units.sort_unstable();
+        units.dedup();
+        let rank = |unit: &usize| units.partition_point(|other| other < unit);
+        (self.units.iter().map(rank).collect(), units.len())
     }
 
     /// The scores of all samples together.
     pub fn report(&self) -> Result<[Scores; 2]> {
-        let once = vec![1; self.places.len()];
+        let once = vec![1; self.units.len()];
         Ok([
             self.kept[0].report(self.scorer, &once)?,
             self.kept[1].report(self.scorer, &once)?,
@@ -165,7 +169,7 @@ impl Alike {
 }
 
 /// Gains in each resample, over the domains of a run.
-pub(super) struct Gains {
+pub(crate) struct Gains {
     seed: u64,
     /// For each resample, by score: the sum over averaged domains, and how many had it.
     of_mean: Vec<BTreeMap<String, (f64, usize)>>,
@@ -182,18 +186,18 @@ impl Gains {
     /// The intervals of a domain, which may count in the mean.
     pub fn of_domain(&mut self, samples: &Samples<'_>, averaged: bool) -> Result<Intervals> {
         let mut gains: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        let ranks = samples.ranks();
-        let Ok(place) = Uniform::new(0, ranks.len()) else {
+        let (ranks, units) = samples.ranks();
+        let Ok(unit) = Uniform::new(0, units) else {
             return Ok(Intervals::new());
         };
         for (resample, of_mean) in self.of_mean.iter_mut().enumerate() {
             let key = [self.seed.to_le_bytes(), (resample as u64).to_le_bytes()];
             let mut rng = keyed_rng("bootstrap", &[&key[0], &key[1]]);
-            let mut of_rank = vec![0u32; ranks.len()];
-            for _ in 0..ranks.len() {
-                of_rank[place.sample(&mut rng)] += 1;
+            let mut drawn = vec![0u32; units];
+            for _ in 0..units {
+                drawn[unit.sample(&mut rng)] += 1;
             }
-            let counts: Vec<u32> = ranks.iter().map(|&rank| of_rank[rank]).collect();
+            let counts: Vec<u32> = ranks.iter().map(|&rank| drawn[rank]).collect();
             let source = samples.kept[0].report(samples.scorer, &counts)?;
             let adapted = samples.kept[1].report(samples.scorer, &counts)?;
             for (name, score) in source {

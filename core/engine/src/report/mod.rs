@@ -2,17 +2,19 @@
 //! leaves on disk, so a merged run's report is that of an unbroken one.
 
 mod bootstrap;
+mod memory;
 mod scorer;
 
 use std::collections::BTreeMap;
 
 use dtta_data::Order;
 
-pub(crate) use self::bootstrap::Samples;
+pub(crate) use self::bootstrap::{Gains, Samples};
+pub(crate) use self::memory::{forget_peak, peak_memory};
 pub use self::scorer::Scored;
 pub(crate) use self::scorer::{Running, Scorer, targets};
 use crate::error::Result;
-use crate::record::{DomainSummary, Pair, Protocol, RunDescription, Scores, Summary};
+use crate::record::{DomainDescription, DomainSummary, Pair, Protocol, RunDescription, Scores, Summary};
 use crate::sinks::SampleState;
 pub(crate) use crate::sinks::StatesFile;
 
@@ -27,13 +29,10 @@ pub(crate) fn summary(
     peak_memory_bytes: Option<u64>,
 ) -> Result<Summary> {
     let experiment = &run.experiment;
-    let mut averaged: Vec<bool> = run.domains.iter().map(|domain| domain.shifted).collect();
-    if !averaged.contains(&true) {
-        averaged.fill(true);
-    }
+    let averaged = averaged(&run.domains);
     let lengths: Vec<usize> = run.domains.iter().map(|domain| domain.samples).collect();
     let order = Order::new(&experiment.data.stream, &lengths, experiment.seed);
-    let mut gains = bootstrap::Gains::new(experiment.seed);
+    let mut gains = Gains::new(experiment.seed);
     let mut finished = |index: usize, read: Read<'_>| -> Result<DomainSummary> {
         let [source, adapted] = read.samples.report()?;
         let intervals = gains.of_domain(&read.samples, averaged[index])?;
@@ -141,8 +140,17 @@ impl<'a> Read<'a> {
     }
 }
 
+/// Which domains count in means: those that are shifted; all where none is.
+pub(crate) fn averaged(domains: &[DomainDescription]) -> Vec<bool> {
+    let mut averaged: Vec<bool> = domains.iter().map(|domain| domain.shifted).collect();
+    if !averaged.contains(&true) {
+        averaged.fill(true);
+    }
+    averaged
+}
+
 /// The mean of each score over the domains that have it.
-fn mean<'a>(scores: impl Iterator<Item = &'a Scores>) -> Scores {
+pub(crate) fn mean<'a>(scores: impl Iterator<Item = &'a Scores>) -> Scores {
     let mut sums: BTreeMap<String, (f64, usize)> = BTreeMap::new();
     for (name, value) in scores.flatten() {
         let (sum, count) = sums.entry(name.clone()).or_default();
@@ -152,14 +160,4 @@ fn mean<'a>(scores: impl Iterator<Item = &'a Scores>) -> Scores {
     sums.into_iter()
         .map(|(name, (sum, count))| (name, sum / count as f64))
         .collect()
-}
-
-/// The largest resident set of this process in bytes, where the system tells (Linux).
-pub(crate) fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

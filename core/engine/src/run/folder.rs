@@ -196,12 +196,20 @@ pub(super) fn finished(
     }
 }
 
+/// The description of a run in a folder, if there is one.
+///
+/// # Errors
+/// One that cannot be read.
+pub(crate) fn described(path: &Path) -> Result<Option<RunDescription>> {
+    read(&path.join(DESCRIPTION))
+}
+
 /// The description of a run in a folder.
 ///
 /// # Errors
 /// [`Error::Merge`] if there is none.
 pub(crate) fn read_description(path: &Path) -> Result<RunDescription> {
-    read(&path.join(DESCRIPTION))?.ok_or_else(|| Error::Merge {
+    described(path)?.ok_or_else(|| Error::Merge {
         path: path.into(),
         reason: format!("it has no `{DESCRIPTION}`"),
     })

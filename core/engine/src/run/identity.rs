@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use dtta_base::sha256;
+use dtta_base::{escaped, sha256};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -115,44 +115,53 @@ fn computed(experiment: &Experiment) -> Experiment {
 impl RunDescription {
     /// The first thing in which two runs differ, in words: what this one has, and what the other.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
-        let documents = [&self.experiment, &other.experiment]
-            .map(|experiment| serde_json::to_value(computed(experiment)).unwrap_or_default());
-        let [own, others] = &documents;
-        let pointer = first_difference(own, others);
-        let of_experiment = pointer.map(|pointer| {
-            let shown = |value: &Value| {
-                let found = value.pointer(&pointer);
-                found.map_or("nothing".to_owned(), Value::to_string)
-            };
-            let (own, others) = (shown(own), shown(others));
-            format!("its experiment has {own} at `{pointer}`, this one {others}")
-        });
+        let of_experiment = experiments_differ(&self.experiment, &other.experiment);
         of_experiment.or_else(|| self.identity.difference(&other.identity))
     }
 }
 
-/// The pointer of the first place at which two documents differ.
-fn first_difference(own: &Value, others: &Value) -> Option<String> {
-    match (own, others) {
-        (Value::Object(own), Value::Object(others)) => {
-            let names = own.keys().chain(others.keys());
-            names.into_iter().find_map(|name| {
-                let escaped = name.replace('~', "~0").replace('/', "~1");
-                let within = match (own.get(name), others.get(name)) {
-                    (Some(own), Some(others)) => first_difference(own, others)?,
-                    _ => String::new(),
-                };
-                Some(format!("/{escaped}{within}"))
-            })
+/// The first place at which results of two experiments may differ, in words.
+pub(crate) fn experiments_differ(own: &Experiment, others: &Experiment) -> Option<String> {
+    let documents = [own, others]
+        .map(|experiment| serde_json::to_value(computed(experiment)).unwrap_or_default());
+    let [own, others] = &documents;
+    let pointer = differences(own, others).into_iter().next()?;
+    let shown = |value: &Value| {
+        let found = value.pointer(&pointer);
+        found.map_or("nothing".to_owned(), Value::to_string)
+    };
+    let (own, others) = (shown(own), shown(others));
+    Some(format!(
+        "its experiment has {own} at `{pointer}`, this one {others}"
+    ))
+}
+
+/// The pointers of the places at which two documents differ; lists of other lengths differ as wholes.
+pub(crate) fn differences(own: &Value, others: &Value) -> Vec<String> {
+    fn find(own: &Value, others: &Value, at: &str, found: &mut Vec<String>) {
+        match (own, others) {
+            (Value::Object(own), Value::Object(others)) => {
+                let more = others.keys().filter(|name| !own.contains_key(*name));
+                for name in own.keys().chain(more) {
+                    let at = format!("{at}/{}", escaped(name));
+                    match (own.get(name), others.get(name)) {
+                        (Some(own), Some(others)) => find(own, others, &at, found),
+                        _ => found.push(at),
+                    }
+                }
+            }
+            (Value::Array(own), Value::Array(others)) if own.len() == others.len() => {
+                for (place, (own, others)) in own.iter().zip(others).enumerate() {
+                    find(own, others, &format!("{at}/{place}"), found);
+                }
+            }
+            _ if own == others => {}
+            _ => found.push(at.to_owned()),
         }
-        (Value::Array(own), Value::Array(others)) if own.len() == others.len() => {
-            let pairs = own.iter().zip(others).enumerate();
-            pairs.into_iter().find_map(|(place, (own, others))| {
-                Some(format!("/{place}{}", first_difference(own, others)?))
-            })
-        }
-        _ => (own != others).then(String::new),
     }
+    let mut found = Vec::new();
+    find(own, others, "", &mut found);
+    found
 }
 
 #[cfg(test)]
@@ -160,16 +169,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_place_where_two_documents_differ() {
-        let own = serde_json::json!({"a": [1, {"b/c": 2}], "d": 3});
+    fn finds_the_places_where_two_documents_differ() {
+        let own = serde_json::json!({"a": [1, {"b/c": 2}], "d": 3, "list": [1]});
         let mut others = own.clone();
-        assert_eq!(first_difference(&own, &others), None);
+        assert_eq!(differences(&own, &others), [""; 0]);
         others["a"][1]["b/c"] = 4.into();
-        assert_eq!(first_difference(&own, &others).unwrap(), "/a/1/b~1c");
-        let mut others = own.clone();
+        assert_eq!(differences(&own, &others), ["/a/1/b~1c"]);
         others["e"] = 4.into();
-        assert_eq!(first_difference(&own, &others).unwrap(), "/e");
-        assert_eq!(first_difference(&others, &own).unwrap(), "/e");
+        others["list"] = serde_json::json!([1, 2]);
+        assert_eq!(differences(&own, &others), ["/a/1/b~1c", "/list", "/e"]);
+        assert_eq!(differences(&others, &own), ["/a/1/b~1c", "/list", "/e"]);
+        assert_eq!(differences(&1.into(), &2.into()), [""]);
     }
 
     #[test]

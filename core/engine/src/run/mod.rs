@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-pub(crate) use self::folder::{RunFolder, read_description};
+pub(crate) use self::folder::{RunFolder, described, read_description};
 pub use self::identity::Identity;
+pub(crate) use self::identity::{differences, experiments_differ};
 pub use self::rehearsal::Rehearsal;
 pub use self::unit::Shard;
 pub(crate) use self::unit::{batches, units};
