@@ -658,7 +658,7 @@ fn refuses_a_device_that_is_not_built_in_by_the_feature_to_build_with() {
 #[test]
 fn committed_schemas_are_what_the_command_prints() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schema");
-    for document in ["experiment", "training", "model"] {
+    for document in ["experiment", "comparison", "training", "model"] {
         let committed = fs::read(folder.join(format!("{document}.schema.json"))).unwrap();
         let printed = dtta(&["schema", document], &folder).stdout;
         assert!(
@@ -849,6 +849,7 @@ fn documents_go_to_stdout_as_json() {
     let fixture = Fixture::new();
     for arguments in [
         &["schema"][..],
+        &["schema", "comparison"],
         &["schema", "training"],
         &["schema", "model"],
         &["plugins", "list"],
@@ -973,4 +974,303 @@ fn a_library_that_is_none_is_refused_in_a_process_of_its_own() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("is not a native plugin"), "{said}");
     assert!(!said.contains("panicked"), "{said}");
+}
+
+/// A comparison of three methods on the tiny experiment.
+fn comparison() -> Value {
+    let tent = json!({"kind": "entropy", "optimizer": {"kind": "sgd", "learning_rate": 0.1}});
+    json!({
+        "name": "tiny", "experiment": "experiment.json", "seeds": [3, 4], "reference": "diffusion",
+        "methods": {
+            "source": {"/method": {"kind": "source"}}, "tent": {"/method": tent}, "diffusion": {},
+        },
+    })
+}
+
+fn with_comparison(comparison: &Value) -> Fixture {
+    let fixture = Fixture::new();
+    fixture.write(&Fixture::experiment());
+    fs::write(fixture.path().join("compare.json"), comparison.to_string()).unwrap();
+    fixture
+}
+
+/// A table in Markdown, without what follows machine, weights and clock.
+fn without_measures(text: &str) -> String {
+    let lines = text.lines().map(|line| {
+        if line.starts_with("- digests: ") {
+            return "- digests: …".to_owned();
+        }
+        let cells = line.split(" | ").map(|cell| {
+            let bare = cell.trim_end_matches(" |");
+            let mut numbers = bare
+                .split([' ', ',', '[', ']'])
+                .filter(|word| !word.is_empty());
+            let is_measure = numbers.all(|word| word.parse::<f64>().is_ok() || word == "MiB");
+            match is_measure && bare.contains(|c: char| c.is_ascii_digit()) {
+                true => cell.replace(bare, "…"),
+                false => cell.to_owned(),
+            }
+        });
+        cells.collect::<Vec<_>>().join(" | ")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A comparison as JSON, without what follows the clock.
+fn timeless(comparison: &Value) -> Value {
+    let mut value = comparison.clone();
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.shift_remove("cost");
+                fields.shift_remove("equal_time");
+                fields.values_mut().for_each(strip);
+            }
+            Value::Array(values) => values.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    strip(&mut value);
+    value
+}
+
+#[test]
+fn a_comparison_is_printed_in_every_format() {
+    let fixture = with_comparison(&comparison());
+    let compare = |more: &[&str]| {
+        let arguments = ["compare", "compare.json", "--device", "cpu"];
+        let output = dtta(&[&arguments, more].concat(), fixture.path());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        (String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let sweep = ["--sweep", "/method/draws=2,6", "--reference", "tent"];
+    let (markdown, said) = compare(&sweep);
+    for word in [
+        "8 runs on cpu",
+        "[8/8] diffusion-draws-6, seed 4: accuracy",
+        "comparison.json: runs/compare-tiny",
+    ] {
+        assert!(said.contains(word), "`{word}` is not in {said}");
+    }
+    // Which setting fits into whose time is the machine's business.
+    let (head, rest) = markdown.split_once("| method | in the time of |").unwrap();
+    let (_, tail) = rest.split_once("\n\n").unwrap();
+    insta::assert_snapshot!("comparison", without_measures(&format!("{head}\n{tail}")));
+    for method in ["source", "tent"] {
+        assert!(
+            rest.contains(&format!("| diffusion | {method} |")),
+            "{rest}"
+        );
+    }
+
+    let (json, _) = compare(&[&sweep[..], &["--format", "json"]].concat());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json,
+        read(&fixture.path().join("runs/compare-tiny/comparison.json"))
+    );
+    let (csv, _) = compare(&[&sweep[..], &["--format", "csv", "--domains"]].concat());
+    let mut lines = csv.lines();
+    let columns = lines.next().unwrap().split(',').count();
+    let rows: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
+    assert!(rows.iter().all(|row| row.len() == columns), "{csv}");
+    // Four methods, the mean and two domains, three scores.
+    assert_eq!(rows.len(), 4 * 3 * 3);
+    let row = rows
+        .iter()
+        .find(|row| row[..3] == ["tent", "mean", "accuracy"])
+        .unwrap();
+    let mean = &json["methods"][1]["mean"];
+    let expected = [&mean["source"]["accuracy"], &mean["adapted"]["accuracy"]];
+    let expected = expected.map(|score| score.as_f64().unwrap().to_string());
+    assert_eq!(row[5..7], expected);
+    let (latex, _) = compare(&[&sweep[..], &["--format", "latex", "--domains"]].concat());
+    assert_eq!(latex.matches("\\begin{tabular}").count(), 3);
+    assert!(
+        latex.contains("gaussian\\_noise/3") && latex.contains("accuracy, \\%"),
+        "{latex}"
+    );
+}
+
+#[test]
+fn a_comparison_that_is_killed_and_started_again_ends_with_the_same_table() {
+    let fixture = with_comparison(&comparison());
+    let compare = |out: &str| -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dtta"));
+        command
+            .args([
+                "compare",
+                "compare.json",
+                "--device",
+                "cpu",
+                "--format",
+                "json",
+            ])
+            .args(["--checkpoint-every", "0", "--out", out])
+            .current_dir(fixture.path())
+            .env_remove("DTTA_PLUGIN_PATH");
+        command
+    };
+    let started = std::time::Instant::now();
+    let whole = compare("whole").output().unwrap();
+    assert!(whole.status.success());
+    let took = started.elapsed();
+    let whole: Value = serde_json::from_slice(&whole.stdout).unwrap();
+    // Wherever it is, twelve times; then to its end.
+    for n in 1..=12 {
+        let mut child = compare("killed")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(took * n / 14);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let found = compare("killed").output().unwrap();
+    assert!(
+        found.status.success(),
+        "{}",
+        String::from_utf8_lossy(&found.stderr)
+    );
+    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(timeless(&found), timeless(&whole));
+}
+
+#[test]
+fn finished_runs_are_compared_with_the_difference_of_their_configurations() {
+    let fixture = with_comparison(&comparison());
+    for (out, steps) in [("a", "method.steps=1"), ("b", "method.steps=2")] {
+        let arguments = [
+            "run",
+            "experiment.json",
+            "--device",
+            "cpu",
+            "--out",
+            out,
+            "--set",
+            steps,
+        ];
+        let output = dtta(&arguments, fixture.path());
+        assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    }
+    let output = dtta(&["compare", "a", "b", "--device", "cpu"], fixture.path());
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("| differs at | a | b |"), "{printed}");
+    assert!(printed.contains("| /method/steps | 1 | 2 |"), "{printed}");
+}
+
+#[test]
+fn settings_are_tuned_and_the_table_says_how_many_were_tried() {
+    let mut file = comparison();
+    file["tuning"] = json!({
+        "domains": [{"kind": "corrupted", "corruption": "snow", "severity": 3}], "samples": 4,
+        "settings": {"tent": [{}, {"/method/steps": 2}], "diffusion": [{"/method/steps": 1}, {}]},
+    });
+    let fixture = with_comparison(&file);
+    let compare = |arguments: &[&str]| {
+        let output = dtta(
+            &[&["compare", "--device", "cpu"], arguments].concat(),
+            fixture.path(),
+        );
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        (String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let (_, said) = compare(&["compare.json", "--tune", "--out", "out"]);
+    assert!(
+        said.contains("compare with: dtta compare out/tuned.json"),
+        "{said}"
+    );
+    let (table, _) = compare(&["out/tuned.json", "--out", "tuned"]);
+    let protocol: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("- "))
+        .collect();
+    let line = |name: &str| {
+        let start = format!("- {name}: ");
+        *protocol
+            .iter()
+            .find(|line| line.starts_with(&start))
+            .unwrap()
+    };
+    assert!(line("tent").ends_with("cpu, best of 2 settings"), "{table}");
+    assert!(line("source").ends_with("cpu, not tuned"), "{table}");
+    assert!(
+        table.contains("settings were tried on snow/3 (4 samples, seed 3), chosen by accuracy"),
+        "{table}"
+    );
+}
+
+#[test]
+fn refuses_comparisons_that_cannot_be_made() {
+    let fixture = with_comparison(&comparison());
+    let mut said = String::new();
+    let mut refuse = |arguments: &[&str]| {
+        let output = dtta(
+            &[&["compare", "--device", "cpu"], arguments].concat(),
+            fixture.path(),
+        );
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        let error = text.split_once("error: ").unwrap().1;
+        said += &format!("$ dtta compare {}\nerror: {error}\n", arguments.join(" "));
+    };
+    let write = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut file = comparison();
+        change(&mut file);
+        fs::write(fixture.path().join(name), file.to_string()).unwrap();
+    };
+    write("wrong.json", &|file| {
+        file["methods"]["tent"] = json!({"/method": {"kind": "entropi"}, "/adaptation/batch": 0, "/data/stream/domains/9/kind": 1});
+        file["seedz"] = json!(1);
+    });
+    refuse(&["wrong.json"]);
+    write("wrong.json", &|file| {
+        file["methods"]["tent"]["/method/stepz"] = json!(1);
+        file["methods"]["diffusion"]["/adaptation/batch"] = json!(0);
+    });
+    refuse(&["wrong.json"]);
+    refuse(&["compare.json", "--set", "adaptation.batch=0"]);
+    refuse(&["compare.json", "--sweep", "/method/drawz=8,30"]);
+    refuse(&["compare.json", "--reference", "tend"]);
+    refuse(&["compare.json", "experiment.json"]);
+    refuse(&["experiment.json", "experiment.json"]);
+    refuse(&["compare.json", "--tune"]);
+    write("wrong.json", &|file| {
+        file["tuning"] = json!({
+            "domains": [{"kind": "corrupted", "corruption": "gaussian_noise", "severity": 1}],
+            "settings": {"tent": [{}]},
+        });
+    });
+    refuse(&["wrong.json", "--tune"]);
+    write("wrong.json", &|file| {
+        file["tuning"] = json!({
+            "domains": [{"kind": "corrupted", "corruption": "snow", "severity": 1}],
+            "settings": {"tent": [{}, {}], "diffusion": [{}]},
+        });
+    });
+    refuse(&["wrong.json", "--tune"]);
+    fs::create_dir(fixture.path().join("empty")).unwrap();
+    refuse(&["empty", "compare.json"]);
+    refuse(&["empty", "empty"]);
+    refuse(&["empty"]);
+    refuse(&["empty", "empty", "--seeds", "1"]);
+    let output = dtta(
+        &["compare", "compare.json", "--device", "cpu", "--out", "out"],
+        fixture.path(),
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    refuse(&["compare.json", "--out", "out", "--set", "method.steps=0"]);
+    refuse(&[
+        "compare.json",
+        "--out",
+        "out",
+        "--set",
+        "data.stream.samples=4",
+    ]);
+    insta::assert_snapshot!("comparison_refusals", said);
 }

@@ -73,7 +73,10 @@ impl Overrides {
     /// Where the value at a place comes from, if an override set it, and what of the pointer lies within what that set.
     pub fn origin<'a>(&self, pointer: &'a str) -> Option<(&str, &'a str)> {
         let set = self.0.iter().rfind(|set| set.holds(pointer))?;
-        Some((&set.origin, pointer.strip_prefix(&set.pointer).unwrap_or("")))
+        Some((
+            &set.origin,
+            pointer.strip_prefix(&set.pointer).unwrap_or(""),
+        ))
     }
 
     /// The same faults; those of what an override set name it.

@@ -4,6 +4,7 @@
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
+mod compare;
 mod corrupt;
 mod data;
 mod diagnose;
@@ -78,6 +79,8 @@ enum Verb {
     Init(init::Arguments),
     /// Runs an experiment.
     Run(run::Arguments),
+    /// Runs methods with several seeds and holds them against each other, or finished runs.
+    Compare(compare::Arguments),
     /// Merges the shards of a run.
     Merge(merge::Arguments),
     /// Compares the denoiser's loss given the true target, the prediction and another sample's target, by timestep. Reads labels; adapts nothing.
@@ -107,6 +110,8 @@ enum Verb {
 enum Document {
     /// What `dtta run` takes.
     Experiment,
+    /// What `dtta compare` takes.
+    Comparison,
     /// What `dtta train` takes.
     Training,
     /// A model's configuration, beside its weights.
@@ -153,6 +158,7 @@ fn main() -> ExitCode {
     let outcome = match command.verb {
         Verb::Init(arguments) => done(init::init(&arguments)),
         Verb::Run(arguments) => run::run(&arguments),
+        Verb::Compare(arguments) => compare::compare(&arguments),
         Verb::Merge(arguments) => merge::merge(&arguments),
         Verb::Diagnose(arguments) => done(diagnose::diagnose(&arguments)),
         Verb::Train(arguments) => done(train::train(&arguments)),
@@ -162,6 +168,7 @@ fn main() -> ExitCode {
         Verb::Data(arguments) => done(data::data(&arguments)),
         Verb::Schema { document } => done(print_json(&match document {
             Document::Experiment => dtta::schema(&dtta::Methods::standard()),
+            Document::Comparison => dtta::ComparisonFile::schema(),
             Document::Training => dtta_train::schema(),
             Document::Model => dtta_models::Models::standard().schema(),
         })),
@@ -175,10 +182,15 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Writes a document to stdout. A reader that went away is not a failure.
+/// Writes a document to stdout.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
-    match writeln!(std::io::stdout().lock(), "{text}") {
+    print(&format!("{text}\n"))
+}
+
+/// Writes a text to stdout. A reader that went away is not a failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             let error = anyhow::Error::from(error).context("cannot write to stdout");
             Err(Failure::Failed(error))

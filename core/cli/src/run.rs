@@ -27,13 +27,26 @@ pub struct Arguments {
     /// Runs shard I of N, counting from 0. Combine the shards with `dtta merge`.
     #[arg(long, value_name = "I/N", default_value_t = Shard::whole(), hide_default_value = true)]
     shard: Shard,
-    /// Time between two checkpoints.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
-    checkpoint_every: f64,
+    #[command(flatten)]
+    pace: Pace,
     /// Says which files are missing and what the run takes. If none is, adapts to one batch and discards the result, reads samples for a
     /// while, and estimates the time of the run.
     #[arg(long)]
     dry_run: bool,
+    /// Continues an interrupted run in its folder.
+    #[arg(long)]
+    resume: bool,
+    /// Replaces an earlier run in the folder.
+    #[arg(long, conflicts_with = "resume")]
+    force: bool,
+}
+
+/// What a run does beside its experiment.
+#[derive(Args)]
+pub struct Pace {
+    /// Time between two checkpoints.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    checkpoint_every: f64,
     /// Keeps the latents of `models.encoder` in a folder, and takes those that are there, so that other runs on the same images do not
     /// encode them again. Results are the same.
     #[arg(long, value_name = "DIR")]
@@ -41,12 +54,33 @@ pub struct Arguments {
     /// What the files in the folder of latents may take in all, about.
     #[arg(long, value_name = "GB", default_value_t = 20.0, requires = "latents")]
     latents_max: f64,
-    /// Continues an interrupted run in its folder.
-    #[arg(long)]
-    resume: bool,
-    /// Replaces an earlier run in the folder.
-    #[arg(long, conflicts_with = "resume")]
-    force: bool,
+}
+
+impl Pace {
+    /// Time between two checkpoints.
+    pub fn checkpoint_every(&self) -> Result<Duration, Failure> {
+        Duration::try_from_secs_f64(self.checkpoint_every).map_err(Failure::misuse)
+    }
+
+    /// Whether latents are kept.
+    pub fn keeps_latents(&self) -> bool {
+        self.latents.is_some()
+    }
+
+    /// The folder of latents, if there is one, and what it may hold in bytes.
+    pub fn latents(&self) -> Result<Option<(PathBuf, u64)>, Failure> {
+        let Some(folder) = &self.latents else {
+            return Ok(None);
+        };
+        let most = self.latents_max * 1e9;
+        if most.is_nan() || most < 0.0 {
+            let found = self.latents_max;
+            return Err(Failure::Misuse(anyhow!(
+                "--latents-max is {found}, expected a number of at least 0"
+            )));
+        }
+        Ok(Some((folder.clone(), most as u64)))
+    }
 }
 
 /// How long a dry run reads samples.
@@ -83,22 +117,35 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         say!("{}", rehearsed(&found.map_err(refused)?));
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(folder) = &arguments.latents {
-        let most = arguments.latents_max * 1e9;
-        if most.is_nan() || most < 0.0 {
-            let found = arguments.latents_max;
-            return Err(Failure::Misuse(anyhow!(
-                "--latents-max is {found}, expected a number of at least 0"
-            )));
-        }
+    if let Some((folder, most)) = arguments.pace.latents()? {
         prepared
-            .keep_latents(folder, most as u64)
+            .keep_latents(&folder, most)
             .map_err(Failure::misuse)?;
     }
     let out = arguments
         .out
         .clone()
         .unwrap_or_else(|| default_out(&name, arguments.shard));
+    let options = RunOptions {
+        existing: match (arguments.resume, arguments.force) {
+            (true, _) => Existing::Resume,
+            (_, true) => Existing::Replace,
+            _ => Existing::Keep,
+        },
+        shard: arguments.shard,
+        checkpoint_every: arguments.pace.checkpoint_every()?,
+        ..RunOptions::new(&out, stops()?)
+    };
+    let bar = Bar::of("");
+    let progress = bar.progress();
+    let outcome = prepared.run(&options, vec![Box::new(bar)]);
+    progress.finish_and_clear();
+    let summary = outcome.map_err(refused)?;
+    Ok(report(&summary, &out))
+}
+
+/// What is set once a user asks to stop. The second time, plugins are interrupted.
+pub fn stops() -> Result<&'static AtomicBool, Failure> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             dtta_plugin::interrupt();
@@ -108,23 +155,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     })
     .map_err(Failure::failed)?;
-    let options = RunOptions {
-        existing: match (arguments.resume, arguments.force) {
-            (true, _) => Existing::Resume,
-            (_, true) => Existing::Replace,
-            _ => Existing::Keep,
-        },
-        shard: arguments.shard,
-        checkpoint_every: Duration::try_from_secs_f64(arguments.checkpoint_every)
-            .map_err(Failure::misuse)?,
-        ..RunOptions::new(&out, &STOP)
-    };
-    let bar = Bar::new();
-    let progress = bar.0.clone();
-    let outcome = prepared.run(&options, vec![Box::new(bar)]);
-    progress.finish_and_clear();
-    let summary = outcome.map_err(refused)?;
-    Ok(report(&summary, &out))
+    Ok(&STOP)
 }
 
 /// Prints a summary. Skipped samples show in the exit code.
@@ -146,6 +177,7 @@ pub fn refused(error: dtta::Error) -> Failure {
         | dtta::Error::Resume { .. }
         | dtta::Error::Shard { .. }
         | dtta::Error::Merge { .. }
+        | dtta::Error::Compare { .. }
         | dtta::Error::Base(_) => Failure::misuse(error),
         error => Failure::failed(error),
     }
@@ -182,13 +214,24 @@ fn default_out(name: &str, shard: Shard) -> PathBuf {
 }
 
 /// A progress bar with the current domain's leading score before and after.
-struct Bar(ProgressBar, Vec<ScoreSpec>);
+pub struct Bar(ProgressBar, Vec<ScoreSpec>);
 
 impl Bar {
-    fn new() -> Self {
-        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} eta {eta}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self(ProgressBar::new(0).with_style(style), Vec::new())
+    /// Of a run by its name, or of the only one.
+    pub fn of(name: &str) -> Self {
+        let template = match name {
+            "" => "{wide_bar} {pos}/{len} {msg} eta {eta}",
+            _ => "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}",
+        };
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(0).with_style(style);
+        Self(bar.with_prefix(name.to_owned()), Vec::new())
+    }
+
+    /// What is drawn, to end it.
+    pub fn progress(&self) -> ProgressBar {
+        self.0.clone()
     }
 }
 

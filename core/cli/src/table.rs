@@ -57,7 +57,7 @@ pub fn shown(spec: Option<&ScoreSpec>) -> (f64, usize) {
 fn domains(summary: &Summary, name: &str) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    let title = format!("domain ({})", titled(summary, name));
+    let title = format!("domain ({})", titled(&summary.scores, name));
     table.set_header([
         title.as_str(),
         "source",
@@ -116,7 +116,7 @@ fn scores(summary: &Summary) -> Table {
         intervals,
     } = &summary.mean;
     for name in source.keys() {
-        let mut cells = vec![titled(summary, name)];
+        let mut cells = vec![titled(&summary.scores, name)];
         cells.extend(change(summary, name, [source, adapted], intervals));
         table.add_row(cells);
     }
@@ -134,8 +134,8 @@ fn mean_of(summary: &Summary) -> String {
 }
 
 /// A score's name with its unit and, where less is better, that.
-fn titled(summary: &Summary, name: &str) -> String {
-    let spec = ScoreSpec::of(&summary.scores, name);
+pub fn titled(scores: &[ScoreSpec], name: &str) -> String {
+    let spec = ScoreSpec::of(scores, name);
     let mut notes = Vec::new();
     if let Some(spec) = spec {
         match spec.unit.as_deref() {

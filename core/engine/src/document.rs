@@ -86,10 +86,7 @@ impl Document {
 }
 
 /// The experiment that `value` holds, or every fault of it.
-pub(crate) fn validated(
-    mut value: Value,
-    methods: &Methods,
-) -> Result<Experiment, Vec<Issue>> {
+pub(crate) fn validated(mut value: Value, methods: &Methods) -> Result<Experiment, Vec<Issue>> {
     spell_out_models(&mut value);
     parse_by(
         &schema(methods),

@@ -34,6 +34,17 @@ pub fn merge(
     extensions: &Extensions,
     device: &Device,
 ) -> Result<Summary> {
+    merge_into(runs, out, extensions, device, Existing::Keep)
+}
+
+/// As [`merge`], with what is to become of a run that `out` holds.
+pub(crate) fn merge_into(
+    runs: &[PathBuf],
+    out: &Path,
+    extensions: &Extensions,
+    device: &Device,
+    existing: Existing,
+) -> Result<Summary> {
     let mut pieces = runs
         .iter()
         .map(|path| Piece::open(path))
@@ -60,7 +71,7 @@ pub fn merge(
             *sum += seconds;
         }
     }
-    let folder = RunFolder::open(out, Existing::Keep)?;
+    let folder = RunFolder::open(out, existing)?;
     folder.describe(&run, Status::Running)?;
     let written = write(&pieces, &run, folder.path());
     if let Err(error) = written {

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 /// A document, and what takes it.
-const DOCUMENTS: [(&str, &str); 3] = [
+const DOCUMENTS: [(&str, &str); 4] = [
     ("experiment", "What `dtta run` and `dtta diagnose` take."),
+    ("comparison", "What `dtta compare` takes."),
     ("training", "What `dtta train` takes."),
     (
         "model",

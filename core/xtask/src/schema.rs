@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{options, process};
 
 /// The documents that have a schema.
-const DOCUMENTS: [&str; 3] = ["experiment", "training", "model"];
+const DOCUMENTS: [&str; 4] = ["experiment", "comparison", "training", "model"];
 
 /// What to do with the committed schemas.
 #[derive(clap::Args)]

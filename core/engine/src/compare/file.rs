@@ -155,10 +155,10 @@ impl ComparisonFile {
                 }
             }
             let counts = tuning.settings.values().map(Vec::len);
-            if counts.clone().min() != counts.max() || tuning.settings.values().any(Vec::is_empty)
-            {
+            if counts.clone().min() != counts.max() || tuning.settings.values().any(Vec::is_empty) {
                 let settings = tuning.settings.iter();
-                let counts = settings.map(|(name, settings)| format!("`{name}` {}", settings.len()));
+                let counts =
+                    settings.map(|(name, settings)| format!("`{name}` {}", settings.len()));
                 let counts = counts.collect::<Vec<_>>().join(", ");
                 let message =
                     format!("each method gets the same number of settings, here {counts}");

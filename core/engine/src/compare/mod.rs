@@ -4,14 +4,26 @@
 //!   try several values.
 //! - `run.rs` runs them as ordinary runs in folders of their own, which are continued, skipped, sharded and merged as all runs are.
 //! - `table.rs` makes the [`Comparison`] of what the runs left on disk, `samples.rs` reads that, and `pair.rs` holds two sides against each
-//!   other, sample by sample.
-//! - `tune.rs` chooses settings on other domains than those that are reported.
+//!   other, sample by sample. `finished.rs` does so with finished runs from anywhere.
+//! - `tune.rs` chooses settings on other conditions than those that are reported.
 
 mod comparison;
 mod file;
+mod finished;
+mod pair;
+mod plan;
+mod run;
+mod samples;
+mod sweep;
+mod table;
+mod tune;
 
 pub use self::comparison::{
-    ComparedDomain, ComparedMethod, ComparedRun, ComparedScores, ComparedSource, Comparison,
-    Change, Cost, Difference, EqualTime, EqualTimeSetting, FailedRun, Swept,
+    Change, ComparedDomain, ComparedMethod, ComparedRun, ComparedScores, ComparedSource,
+    Comparison, Cost, Difference, EqualTime, EqualTimeSetting, FailedRun, Swept,
 };
 pub use self::file::{ComparisonFile, Settings, Tuned, TunedOn, TuningConfig};
+pub use self::finished::compare_runs;
+pub use self::plan::{ComparisonPlan, PlanOptions, RunName};
+pub use self::run::{CompareOptions, Watch};
+pub use self::tune::{Tuning, TuningPlan};

@@ -241,6 +241,7 @@ fn percentiles(gains: BTreeMap<String, Vec<f64>>) -> Intervals {
 #[cfg(test)]
 mod tests {
     use dtta_tensor::{Device, Named, Tensor};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -289,6 +290,54 @@ mod tests {
         let found = Gains::new(0).of_domain(&scored, true).unwrap();
         let (low, high) = (0.0, 0.0);
         assert_eq!(found["accuracy"], Interval { low, high });
+    }
+
+    #[test]
+    fn what_belongs_together_is_drawn_together() {
+        let scorer = Scorer::core();
+        let class = |right: bool| {
+            let class = Tensor::from_ints(&[i64::from(right)], &[1], &Device::cpu()).unwrap();
+            Named::one("class", class)
+        };
+        // Three seeds that made the same of each sample know no more than one.
+        let of_seeds = |seeds: usize| {
+            let mut all = Samples::new(&scorer);
+            for _ in 0..seeds {
+                for n in 0..40 {
+                    let pair = [class(n < 10), class(n >= 25)];
+                    let scored = scorer.each([&pair[0], &pair[1]], &class(true), 1).unwrap();
+                    all.add_to(n, scored[0].states.clone()).unwrap();
+                }
+            }
+            assert_eq!(all.len(), 40 * seeds);
+            Gains::new(5).of_domain(&all, true).unwrap()
+        };
+        assert_eq!(of_seeds(3), of_seeds(1));
+    }
+
+    proptest! {
+        #[test]
+        fn sides_change_places_and_intervals_are_mirrored(right in proptest::collection::vec(any::<(bool, bool)>(), 1..40)) {
+            let scorer = Scorer::core();
+            let class = |right: bool| {
+                let class = Tensor::from_ints(&[i64::from(right)], &[1], &Device::cpu()).unwrap();
+                Named::one("class", class)
+            };
+            let interval = |sides: [usize; 2]| {
+                let mut all = Samples::new(&scorer);
+                for &(first, second) in &right {
+                    let both = [first, second].map(class);
+                    let pair = sides.map(|side| &both[side]);
+                    let scored = scorer.each(pair, &class(true), 1).unwrap();
+                    all.add(scored[0].states.clone()).unwrap();
+                }
+                Gains::new(1).of_domain(&all, true).unwrap()["accuracy"]
+            };
+            let (forth, back) = (interval([0, 1]), interval([1, 0]));
+            prop_assert_eq!([back.low, back.high], [-forth.high, -forth.low]);
+            let same = interval([1, 1]);
+            prop_assert_eq!([same.low, same.high], [0.0, 0.0]);
+        }
     }
 
     #[test]

@@ -14,7 +14,9 @@ pub(crate) use self::memory::{forget_peak, peak_memory};
 pub use self::scorer::Scored;
 pub(crate) use self::scorer::{Running, Scorer, targets};
 use crate::error::Result;
-use crate::record::{DomainDescription, DomainSummary, Pair, Protocol, RunDescription, Scores, Summary};
+use crate::record::{
+    DomainDescription, DomainSummary, Pair, Protocol, RunDescription, Scores, Summary,
+};
 use crate::sinks::SampleState;
 pub(crate) use crate::sinks::StatesFile;
 
