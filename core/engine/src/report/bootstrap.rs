@@ -306,7 +306,7 @@ mod tests {
                 for n in 0..40 {
                     let pair = [class(n < 10), class(n >= 25)];
                     let scored = scorer.each([&pair[0], &pair[1]], &class(true), 1).unwrap();
-                    all.add_to(n, scored[0].states.clone()).unwrap();
+                    all.add(n, scored[0].states.clone()).unwrap();
                 }
             }
             assert_eq!(all.len(), 40 * seeds);
@@ -325,11 +325,11 @@ mod tests {
             };
             let interval = |sides: [usize; 2]| {
                 let mut all = Samples::new(&scorer);
-                for &(first, second) in &right {
+                for (n, &(first, second)) in right.iter().enumerate() {
                     let both = [first, second].map(class);
                     let pair = sides.map(|side| &both[side]);
                     let scored = scorer.each(pair, &class(true), 1).unwrap();
-                    all.add(scored[0].states.clone()).unwrap();
+                    all.add(n, scored[0].states.clone()).unwrap();
                 }
                 Gains::new(1).of_domain(&all, true).unwrap()["accuracy"]
             };
