@@ -53,10 +53,7 @@ impl ModelFiles {
             None => beside(config)?,
         };
         let config = config_of(config)?;
-        let named_index = weights
-            .extension()
-            .is_some_and(|extension| extension == "json");
-        let shards = match named_index && weights.is_file() {
+        let shards = match weights.is_file() {
             true => index::shards(&weights)?,
             false => Vec::new(),
         };

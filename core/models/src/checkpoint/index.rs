@@ -23,8 +23,11 @@ pub(super) fn is_index(start: &[u8]) -> bool {
     text.starts_with('{') && text.contains("\"weight_map\"")
 }
 
-/// The files that an index names.
+/// The files that an index names; none for a file that is no index, by what it holds and not by its name.
 pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
+    if !is_index(&Source::open(path)?.beginning()?) {
+        return Ok(Vec::new());
+    }
     let map = weight_map(path)?;
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
     Ok(distinct(map.values().map(String::as_str))
@@ -96,8 +99,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let mut twice = Vec::new();
     for (number, name) in names.iter().enumerate() {
         let source = Source::open(&folder.join(name))?;
-        let mut start = vec![0; source.length().min(1 << 16) as usize];
-        source.bytes(0, &mut start)?;
+        let start = source.beginning()?;
         let shard = Checkpoint::single(source, &start)?;
         format.get_or_insert(shard.format);
         files.extend(shard.files);

@@ -184,8 +184,7 @@ impl Checkpoint {
     /// Opens a file with tensors, or the index of several. What it is, its first bytes tell; its name does not matter.
     pub fn open(path: &Path) -> Result<Self> {
         let source = Source::open(path)?;
-        let mut start = vec![0; source.length().min(1 << 16) as usize];
-        source.bytes(0, &mut start)?;
+        let start = source.beginning()?;
         let mut checkpoint = match index::is_index(&start) {
             true => index::open(path)?,
             false => Self::single(source, &start)?,

@@ -56,6 +56,13 @@ impl Source {
         self.length
     }
 
+    /// Its first bytes, from which its format is told.
+    pub fn beginning(&self) -> Result<Vec<u8>> {
+        let mut start = vec![0; self.length.min(1 << 16) as usize];
+        self.bytes(0, &mut start)?;
+        Ok(start)
+    }
+
     /// The bytes from `start` on.
     pub fn bytes(&self, start: u64, into: &mut [u8]) -> Result<()> {
         read_at(&self.file, start, into).map_err(|source| self.failed(source))

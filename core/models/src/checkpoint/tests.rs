@@ -252,6 +252,25 @@ fn changed_index(change: impl FnOnce(&mut Value, &Path)) -> String {
 }
 
 #[test]
+fn an_index_names_its_files_whatever_it_is_called() {
+    let folder = fixture("sharded");
+    let index = folder.join("model.safetensors.index.json");
+    let copy = tempfile::tempdir().unwrap();
+    let config = copy.path().join("model.json");
+    fs::write(&config, "{}").unwrap();
+    for name in ["weights.idx", "model.safetensors", "weights"] {
+        let renamed = copy.path().join(name);
+        fs::copy(&index, &renamed).unwrap();
+        let files = ModelFiles::find(&config, Some(&renamed)).unwrap();
+        // A digest that leaves them out is one of no weights at all.
+        assert_eq!(files.shards.len(), 3, "{name}");
+    }
+    let single = folder.join("model-00001-of-00003.safetensors");
+    let files = ModelFiles::find(&config, Some(&single)).unwrap();
+    assert!(files.shards.is_empty(), "{:?}", files.shards);
+}
+
+#[test]
 fn an_index_is_held_to_what_its_files_hold() {
     let [first, second, third] = [1, 2, 3].map(|n| format!("model-{n:05}-of-00003.safetensors"));
     let said = changed_index(|_, folder| fs::remove_file(folder.join(&second)).unwrap());
