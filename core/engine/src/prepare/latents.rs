@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use dtta_base::{Digest, sha256, write_whole};
+use dtta_base::{Digest, write_whole};
 
 use crate::error::Result;
 
@@ -61,28 +61,30 @@ impl Latents {
         numbers: usize,
         compute: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<Vec<f32>> {
-        let path = self.path(shape, pixels);
-        match read(&path, numbers) {
+        let key = self.key(shape, pixels);
+        let path = self.folder.join(&key).with_extension(ENDING);
+        match read(&path, &key, numbers) {
             Ok(Some(latent)) => return Ok(latent),
             Ok(None) => {}
             Err(reason) => log::warn!("`{}` {reason}: it is computed again", path.display()),
         }
         let latent = compute()?;
-        self.write(&path, &latent);
+        self.write(&path, &key, &latent);
         Ok(latent)
     }
 
-    fn path(&self, shape: [usize; 3], pixels: &[f32]) -> PathBuf {
+    /// The digest of all that a latent depends on.
+    fn key(&self, shape: [usize; 3], pixels: &[f32]) -> String {
         let mut digest = Digest::new();
         digest.field(&self.encoder);
         for extent in shape {
             digest.field((extent as u64).to_le_bytes());
         }
         digest.field(bytes(pixels));
-        self.folder.join(digest.finish()).with_extension(ENDING)
+        digest.finish()
     }
 
-    fn write(&self, path: &Path, latent: &[f32]) {
+    fn write(&self, path: &Path, key: &str, latent: &[f32]) {
         let body = bytes(latent);
         let size = (DIGEST + body.len()) as u64;
         {
@@ -100,26 +102,39 @@ impl Latents {
                 None => return,
             }
         }
-        let whole = [sha256(&body).as_bytes(), &body].concat();
+        let whole = [checksum(key, &body).as_bytes(), &body].concat();
         if let Err(error) = write_whole(path, &whole) {
             log::warn!("a latent is not kept: {error}");
         }
     }
 }
 
+/// What a file begins with: of its numbers, and of what they are the latent of, so that a file under another's name is none of it.
+fn checksum(key: &str, body: &[u8]) -> String {
+    let mut digest = Digest::new();
+    digest.field(key);
+    digest.field(body);
+    digest.finish()
+}
+
 /// The numbers of a file that is whole; nothing if there is none.
-fn read(path: &Path, numbers: usize) -> Result<Option<Vec<f32>>, String> {
-    let whole = match fs::read(path) {
-        Ok(whole) => whole,
+fn read(path: &Path, key: &str, numbers: usize) -> Result<Option<Vec<f32>>, String> {
+    let failed = |error: std::io::Error| format!("cannot be read ({error})");
+    let about = match fs::metadata(path) {
+        Ok(about) => about,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot be read ({error})")),
+        Err(error) => return Err(failed(error)),
     };
-    let (digest, body) = whole
-        .split_at_checked(DIGEST)
-        .ok_or_else(|| "is cut".to_owned())?;
-    if body.len() != numbers * size_of::<f32>() || sha256(body).as_bytes() != digest {
+    // Before it is opened: what is no file may wait for a writer, and one of another length has nothing that is looked for.
+    let length = DIGEST + numbers * size_of::<f32>();
+    if !about.is_file() || about.len() != length as u64 {
         return Err("is damaged".into());
     }
+    let whole = fs::read(path).map_err(failed)?;
+    let (_, body) = whole
+        .split_at_checked(DIGEST)
+        .filter(|(digest, body)| checksum(key, body).as_bytes() == *digest)
+        .ok_or("is damaged")?;
     let chunks = body.chunks_exact(size_of::<f32>());
     let latent = chunks.map(|chunk| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
     Ok(Some(latent.collect()))
@@ -195,6 +210,40 @@ mod tests {
             assert_eq!(fs::read(path).unwrap(), whole);
             assert!(!get(&latents, SHAPE, &[1.0, 0.5]).1);
         }
+    }
+
+    #[test]
+    fn a_file_under_the_name_of_another_is_computed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let latents = Latents::open(folder.path(), 1 << 20, "a".into()).unwrap();
+        get(&latents, SHAPE, &[1.0, 0.5]);
+        get(&latents, SHAPE, &[3.0, 0.5]);
+        let [one, other] = &files(folder.path())[..] else {
+            panic!("two files")
+        };
+        fs::copy(one, folder.path().join("kept")).unwrap();
+        fs::copy(other, one).unwrap();
+        fs::rename(folder.path().join("kept"), other).unwrap();
+        for first in [1.0, 3.0] {
+            let expected = (vec![first, 2.0, 0.0], true);
+            assert_eq!(get(&latents, SHAPE, &[first, 0.5]), expected);
+            assert!(!get(&latents, SHAPE, &[first, 0.5]).1);
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let latents = Latents::open(folder.path(), 1 << 20, "a".into()).unwrap();
+        let path = folder.path().join(latents.key(SHAPE, &[1.0, 0.5]));
+        let path = path.with_extension(ENDING);
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        // Where there are no such things, a folder is none either.
+        if !made.is_ok_and(|made| made.success()) {
+            fs::create_dir(&path).unwrap();
+        }
+        assert!(get(&latents, SHAPE, &[1.0, 0.5]).1);
+        fs::metadata(&path).unwrap();
     }
 
     #[test]
