@@ -127,9 +127,13 @@ pub enum LabelSpace {
     },
     /// Those of these labels, for datasets that number them so from 0.
     Subset {
-        /// Labels of the models.
+        /// Labels of the models; of the backbone alone where `denoiser_classes` says those of the denoiser.
         #[schemars(length(min = 1))]
         classes: Vec<usize>,
+        /// Labels of the denoiser for the same classes in the same order, where it numbers them in another way, as one of ImageNet-1k
+        /// does beside a backbone of ImageNet-21k. Needed where the models differ in their number of classes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        denoiser_classes: Option<Vec<usize>>,
     },
 }
 
@@ -148,8 +152,21 @@ impl LabelSpace {
                 let objects = objectnet(&base.join(mappings))?;
                 objects.into_iter().map(|(_, classes)| classes).collect()
             }
-            Self::Subset { classes } => single(classes.clone()),
+            Self::Subset { classes, .. } => single(classes.clone()),
         })
+    }
+
+    /// Likewise the labels of the denoiser's classes, where they are others.
+    pub(crate) fn denoiser_classes(&self) -> Option<Vec<Vec<usize>>> {
+        match self {
+            Self::Subset {
+                denoiser_classes, ..
+            } => {
+                let classes = denoiser_classes.as_ref()?.iter();
+                Some(classes.map(|&class| vec![class]).collect())
+            }
+            _ => None,
+        }
     }
 
     /// How many classes the models must have, whose labels these are.

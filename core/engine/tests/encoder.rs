@@ -228,7 +228,8 @@ fn the_protocol_says_how_a_published_backbone_saw_images() {
         .join("../models/tests/fixtures/backbones/resnet_basic");
     let mut experiment = Fixture::experiment();
     experiment["models"]["backbone"] = json!(folder);
-    experiment["models"]["label_space"] = json!({"kind": "subset", "classes": [0, 1, 2, 3]});
+    experiment["models"]["label_space"] =
+        json!({"kind": "subset", "classes": [0, 1, 2, 3], "denoiser_classes": [0, 1, 2, 3]});
     let summary = fixture.run(&experiment, "published").unwrap();
     let seen = &summary.protocol.seen["backbone"];
     assert_eq!(seen.published.as_deref(), Some("timm"));

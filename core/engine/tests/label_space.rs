@@ -118,6 +118,47 @@ fn logits_and_embeddings_are_restricted_before_any_softmax() {
 }
 
 #[test]
+fn a_label_is_not_taken_for_the_same_class_of_models_that_number_theirs_in_different_ways() {
+    let fixture = Fixture::new();
+    two_classes(&fixture, &["c", "a"]);
+    cut_down(&fixture);
+    let run = |space: serde_json::Value, out: &str| {
+        let mut experiment = Fixture::experiment();
+        // Of classes 2 and 0 of the denoiser's four.
+        experiment["models"]["backbone"]["config"] = json!("small-classifier.json");
+        experiment["models"]["label_space"] = space;
+        fixture.run(&experiment, out)
+    };
+    let refusal = |space, out: &str| run(space, out).err().unwrap().to_string();
+    let message = refusal(json!({"kind": "subset", "classes": [0, 1]}), "alike");
+    assert!(
+        message.contains("/models/label_space: the backbone has 2 classes, the denoiser 4"),
+        "{message}"
+    );
+    let space =
+        |classes: &[i64]| json!({"kind": "subset", "classes": [0, 1], "denoiser_classes": classes});
+    let message = refusal(space(&[0]), "short");
+    assert!(
+        message.contains("/models/label_space/denoiser_classes: has 1 labels, `classes` 2"),
+        "{message}"
+    );
+    run(space(&CLASSES), "own").unwrap();
+    let mut experiment = Fixture::experiment();
+    experiment["models"]["backbone"]["config"] = json!("small-classifier.json");
+    experiment["models"]["denoiser"]["config"] = json!("small-denoiser.json");
+    fixture.run(&experiment, "small").unwrap();
+    let losses = |out: &str| -> Vec<f32> {
+        let records = fixture.records(out).into_iter();
+        records.flat_map(|record| record.loss).collect()
+    };
+    let (own, small) = (losses("own"), losses("small"));
+    assert_eq!(own.len(), 32);
+    for (a, b) in own.iter().zip(&small) {
+        assert!((a - b).abs() <= 1e-4 * b.abs(), "{a}, {b}");
+    }
+}
+
+#[test]
 fn refuses_label_spaces_that_models_or_datasets_do_not_have() {
     let fixture = Fixture::new();
     two_classes(&fixture, &["c", "a"]);

@@ -138,13 +138,29 @@ pub(crate) fn open(
                 return Err(document.refusal("/models/label_space", message));
             }
         }
+        let other = space.denoiser_classes();
+        if let [(_, Some(backbone)), (_, Some(denoiser))] = found
+            && backbone != denoiser
+            && other.is_none()
+        {
+            let message = format!(
+                "the backbone has {backbone} classes, the denoiser {denoiser}, so a label is not the same class of both: \
+                 `denoiser_classes` says which are the denoiser's"
+            );
+            return Err(document.refusal("/models/label_space", message));
+        }
+        if let Some(other) = other.as_ref().filter(|other| other.len() != classes.len()) {
+            let message = format!("has {} labels, `classes` {}", other.len(), classes.len());
+            return Err(document.refusal("/models/label_space/denoiser_classes", message));
+        }
         let refuse =
             |error: ModelError| document.refusal("/models/label_space", dtta_base::told(&error));
         let (model, weights): (Box<dyn Backbone>, Weights) = backbone;
         let model = SomeClasses::of(model, &classes).map_err(refuse)?;
         backbone = (Box::new(model), weights);
         if let Some((model, weights)) = denoiser {
-            let model = SomeEmbeddings::of(model, &classes).map_err(refuse)?;
+            let model = SomeEmbeddings::of(model, other.as_ref().unwrap_or(&classes));
+            let model = model.map_err(refuse)?;
             denoiser = Some((Box::new(model), weights));
         }
     }
