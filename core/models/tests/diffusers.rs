@@ -562,6 +562,37 @@ fn the_schedule_comes_from_the_pipelines_folder_or_is_asked_for() {
 }
 
 #[test]
+fn a_scheduler_may_have_the_odd_numbers_that_python_writes_where_they_say_nothing() {
+    let pipeline = tempfile::tempdir().unwrap();
+    for name in ["unet", "scheduler"] {
+        fs::create_dir(pipeline.path().join(name)).unwrap();
+    }
+    let part = pipeline.path().join("unet/config.json");
+    fs::copy(config("ddpm"), &part).unwrap();
+    let with = |fields: &str| {
+        let text = format!(
+            r#"{{"_class_name": "DPMSolverMultistepScheduler", "solver_type": "a \\", "_note": "-Infinity \" NaN", {fields}}}"#
+        );
+        let path = pipeline.path().join("scheduler/scheduler_config.json");
+        fs::write(path, text).unwrap();
+        let denoiser = Models::standard().denoiser(&part);
+        denoiser.map(|denoiser| denoiser.schedule().alphas_cumprod().len())
+    };
+    // As diffusers writes what the class has by default.
+    let usual = with(r#""num_train_timesteps": 70, "lambda_min_clipped": -Infinity"#);
+    assert_eq!(usual.unwrap(), 70);
+    for odd in ["NaN", "Infinity", "-Infinity"] {
+        let message = with(&format!(r#""beta_start": {odd}"#))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains(&format!("field beta_start = \"{odd}\" is not supported")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn what_a_network_is_shown_under_a_scheduler_is_what_the_scheduler_says() {
     let table = read(&fixtures().join("../schedules.json"));
     let rows = |rows: &Value| -> Tensor {

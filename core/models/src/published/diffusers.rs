@@ -2,6 +2,7 @@
 //! `AutoencoderKL`. Defaults are those of the classes. The noise schedule is not in a model's `config.json`: it comes from the pipeline's
 //! `scheduler/scheduler_config.json`, which [`with_scheduler`] puts beside the fields under the name `scheduler`.
 
+use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -57,11 +58,43 @@ pub(crate) fn with_scheduler(config: &Path, fields: &mut Map<String, Value>) -> 
     for folder in [folder, &pipeline] {
         let path = folder.join(SCHEDULER_FILE);
         if path.is_file() {
-            fields.insert(SCHEDULER.into(), dtta_base::read_json(&path, &[])?);
+            let text = fs::read_to_string(&path).map_err(|source| dtta_base::Error::Read {
+                path: path.clone(),
+                source,
+            })?;
+            let scheduler = dtta_base::parse_json(&path, &without_odd_numbers(&text))?;
+            fields.insert(SCHEDULER.into(), scheduler);
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// JSON as Python writes it, such as the `lambda_min_clipped` of `DPMSolverMultistepScheduler`: `NaN`, `Infinity` and `-Infinity`, which
+/// JSON does not have, become texts, so that a field that is a number does not take them.
+fn without_odd_numbers(text: &str) -> String {
+    let mut found = String::with_capacity(text.len());
+    // Texts are between quotes; a quote within one has a backslash before it.
+    let (mut rest, mut in_text) = (text, false);
+    while let Some(next) = rest.chars().next() {
+        let odd = ["NaN", "Infinity", "-Infinity"];
+        let odd = odd
+            .into_iter()
+            .find(|odd| !in_text && rest.starts_with(odd));
+        let length = match (odd, next) {
+            (Some(odd), _) => {
+                found.extend(["\"", odd, "\""]);
+                rest = &rest[odd.len()..];
+                continue;
+            }
+            (None, '\\') => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            (None, other) => other.len_utf8(),
+        };
+        in_text ^= next == '"';
+        found.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    found
 }
 
 /// The fields of a model file of ours.
