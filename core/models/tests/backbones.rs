@@ -322,6 +322,26 @@ fn every_transformer_with_a_second_head_for_distillation_is_refused() {
 }
 
 #[test]
+fn a_model_of_timm_that_was_trained_on_has_the_classes_that_its_own_file_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    // What `save_for_hf` of timm 0.9 writes of `create_model('resnet18.a1_in1k', num_classes=7)`, in short.
+    for (own, expected) in [
+        (json!({"num_classes": 7}), 7),
+        (json!({"model_args": {"num_classes": 7}}), 7),
+        (json!({}), 1000),
+    ] {
+        let mut document =
+            json!({"architecture": "resnet18", "pretrained_cfg": {"num_classes": 1000}});
+        let fields = document.as_object_mut().unwrap();
+        fields.extend(own.as_object().unwrap().clone());
+        std::fs::write(&config, document.to_string()).unwrap();
+        let backbone = Models::standard().backbone(&config).unwrap();
+        assert_eq!(backbone.spec().outputs, expected, "{document}");
+    }
+}
+
+#[test]
 fn what_another_kind_of_timm_needs_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.json");
@@ -347,7 +367,7 @@ fn what_another_kind_of_timm_needs_is_refused_by_name() {
             "field img_size = 256 is not supported (pretrained_cfg's input_size is 224 by 224)",
         ),
         (
-            json!({"architecture": "resnet50", "num_classes": 7, "pretrained_cfg": {"num_classes": 8}}),
+            json!({"architecture": "resnet50", "num_classes": 7, "model_args": {"num_classes": 8}, "pretrained_cfg": {}}),
             "field num_classes = 7 is not supported (another place of the file says 8)",
         ),
         (

@@ -278,11 +278,12 @@ fn translate(fields: &mut Fields) -> Option<Translation> {
     };
     let mut arguments = fields.object("model_args");
     arguments.only("in_chans", json!(3), json!(3));
-    let classes = [
+    let stated = [
         fields.find::<usize>("num_classes"),
         arguments.find("num_classes"),
-        pretrained.find("num_classes"),
     ];
+    // Of the weights that training began with, where the file says something else: the library puts the file's own in its place.
+    let begun_with = pretrained.find("num_classes");
     let pooled = arguments.find::<String>("global_pool");
     // What makes no difference once a model is trained: dropped features and blocks, and where memory is.
     for name in [
@@ -301,8 +302,8 @@ fn translate(fields: &mut Fields) -> Option<Translation> {
     let preprocessing = preprocessing(&mut pretrained);
     fields.join(pretrained);
 
-    let stated: Vec<usize> = classes.into_iter().flatten().collect();
-    let count = stated.first().copied().unwrap_or(1000);
+    let stated: Vec<usize> = stated.into_iter().flatten().collect();
+    let count = stated.first().copied().or(begun_with).unwrap_or(1000);
     if count == 0 {
         fields.refuse(
             "num_classes",
