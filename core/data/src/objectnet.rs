@@ -27,10 +27,14 @@ const CLASSES: usize = 1000;
 /// [`dtta_base::Error`] for a file that is missing, is no JSON, or does not say what the others need.
 pub fn objectnet(mappings: &Path) -> dtta_base::Result<Vec<(String, Vec<usize>)>> {
     let [folders, objects, ids, labels] = OBJECTNET_MAPPINGS.map(|name| mappings.join(name));
-    let folder_of: BTreeMap<String, String> = texts(&folders)?
-        .into_iter()
-        .map(|(folder, object)| (object, folder))
-        .collect();
+    let mut folder_of = BTreeMap::new();
+    for (folder, object) in texts(&folders)? {
+        if let Some(other) = folder_of.insert(object, folder.clone()) {
+            let message = format!("has the objects of `{other}` as well");
+            let issue = Issue::new(format!("/{folder}"), message);
+            return Err(invalid(&folders, WHAT, vec![issue]));
+        }
+    }
     let labels = labels_of(&labels, &classes_of(&ids)?)?;
     let mut found = BTreeMap::new();
     for (object, names) in texts(&objects)? {
@@ -177,6 +181,11 @@ mod tests {
                 "/Zebra",
             ),
             (0, json!({"alarm_clock": 3}).to_string(), "/alarm_clock"),
+            (
+                0,
+                json!({"a": "Zebra", "b": "Zebra"}).to_string(),
+                "/b: has the objects of `a`",
+            ),
             (
                 1,
                 json!({"Zebra": "horse"}).to_string(),
