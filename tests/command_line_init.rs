@@ -221,11 +221,10 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
     }
 }
 
-#[test]
-fn a_folder_of_images_in_colour_is_brought_to_what_the_models_see() {
-    let folder = tempfile::tempdir().unwrap();
-    for class in 0..10 {
-        let class = folder.path().join(format!("images/{class}"));
+/// A folder `images` of so many classes, with two images of 40×30 each.
+fn images_of(classes: usize, folder: &Path) {
+    for class in 0..classes {
+        let class = folder.join(format!("images/{class}"));
         fs::create_dir_all(&class).unwrap();
         for image in 0..2 {
             let file = fs::File::create(class.join(format!("{image}.png"))).unwrap();
@@ -235,6 +234,50 @@ fn a_folder_of_images_in_colour_is_brought_to_what_the_models_see() {
             writer.write_image_data(&[128; 40 * 30 * 3]).unwrap();
         }
     }
+}
+
+#[test]
+fn a_published_backbone_is_shown_images_as_its_configuration_says() {
+    let folder = tempfile::tempdir().unwrap();
+    images_of(7, folder.path());
+    let fixture = |name: &str| example(&format!("../core/models/tests/fixtures/{name}"));
+    // Of timm, with an input of 33×40 and a crop of 0.95, squashed; and a denoiser that is told its classes.
+    let backbone = fixture("backbones/resnet_basic");
+    let denoiser = folder.path().join("denoiser");
+    let config = fs::read_to_string(example("fashion/models/denoiser.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["num_classes"] = json!(7);
+    fs::write(denoiser.with_extension("json"), config.to_string()).unwrap();
+    let models = dtta_models::Models::standard();
+    let model = models.denoiser(&denoiser.with_extension("json")).unwrap();
+    let device = dtta_tensor::Device::cpu();
+    let weights = dtta_models::Weights::initialise(model.parameters(), 0, &device).unwrap();
+    let path = denoiser.with_extension("safetensors");
+    let precision = dtta_models::Precision::F32;
+    weights.save(&path, precision, &Default::default()).unwrap();
+    let (code, said) = init_with(folder.path(), [&backbone, "denoiser.json", "images"], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("what its configuration says"), "{said}");
+    let experiment = read(folder.path().join("mine/experiment.json"));
+    assert_eq!(
+        experiment["data"]["dataset"]["transforms"],
+        json!([
+            {"kind": "resize", "height": 34, "width": 42, "filter": "bicubic", "as_bytes": true},
+            {"kind": "centre_crop", "height": 33, "width": 40},
+        ])
+    );
+    let preprocess = &experiment["models"]["backbone"]["preprocess"];
+    let steps: Vec<dtta_data::Transform> = serde_json::from_value(preprocess.clone()).unwrap();
+    let expected =
+        json!([{"kind": "normalise", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}]);
+    let expected: Vec<dtta_data::Transform> = serde_json::from_value(expected).unwrap();
+    assert_eq!(steps, expected);
+}
+
+#[test]
+fn a_folder_of_images_in_colour_is_brought_to_what_the_models_see() {
+    let folder = tempfile::tempdir().unwrap();
+    images_of(10, folder.path());
     let [denoiser, _] = fashion();
     let (code, said) = init(folder.path(), &denoiser, "images", &[]);
     assert_eq!(code, Some(0), "{said}");

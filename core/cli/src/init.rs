@@ -8,7 +8,7 @@ use clap::Args;
 use dtta::{ColourMode, Document, Prepared};
 use dtta_base::write_json;
 use dtta_data::{Dataset, DatasetConfig};
-use dtta_models::{Backbone, Denoiser};
+use dtta_models::{Backbone, Denoiser, Preprocessing, Resized};
 use dtta_tensor::Device;
 use serde_json::{Value, json};
 
@@ -75,13 +75,20 @@ fn write(arguments: &Arguments) -> Result<()> {
     let backbone = extensions.models.backbone(&arguments.backbone)?;
     let denoiser = extensions.models.denoiser(&arguments.denoiser)?;
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    let value = experiment(arguments, &*backbone, &*denoiser)?;
+    let published = extensions.models.preprocessing(&arguments.backbone)?;
+    let value = experiment(arguments, &*backbone, published.as_ref(), &*denoiser)?;
     let document = Document::parse(&path, value, &extensions.methods)?;
     let prepared = Prepared::new(document, &extensions, Device::cpu())?;
     write_json(&schema, &dtta::schema(&extensions.methods))?;
     write_json(&path, prepared.experiment())?;
+    let seen = match published {
+        Some(_) => {
+            "The backbone gets what its configuration says. The denoiser's file does not say how it sees pixels: it gets [0, 1] as [-1, 1]"
+        }
+        None => "The models' files do not say how they see pixels: both get [0, 1] as [-1, 1]",
+    };
     say!(
-        "wrote {0}; next:\n  dtta run {0} --dry-run\n  dtta diagnose {0}\n  dtta run {0}\nThe models' files do not say how they see pixels: both get [0, 1] as [-1, 1]. If yours was trained otherwise, \
+        "wrote {0}; next:\n  dtta run {0} --dry-run\n  dtta diagnose {0}\n  dtta run {0}\n{seen}. If yours was trained otherwise, \
          change `preprocess` under `/models`. Steps, learning rate and timesteps are a start, not tuned.",
         path.display()
     );
@@ -92,17 +99,27 @@ fn write(arguments: &Arguments) -> Result<()> {
 fn experiment(
     arguments: &Arguments,
     backbone: &dyn Backbone,
+    published: Option<&Preprocessing>,
     denoiser: &dyn Denoiser,
 ) -> Result<Value> {
     let spec = backbone.spec();
     let task = Task::of(spec.per_pixel, spec.outputs);
     let folder = &arguments.folder;
-    let dataset = task.dataset(&arguments.data, folder, spec.image)?;
+    let dataset = task.dataset(&arguments.data, folder, spec.image, published)?;
     let opened: DatasetConfig = serde_json::from_value(dataset.clone())?;
     let opened = Dataset::open(&opened, folder)?;
     let image = opened.sample(0)?.image.shape();
-    let model = |config: &Path, shape: [usize; 3]| -> Result<Value> {
-        Ok(json!({"config": from(folder, config)?, "preprocess": task.steps(image, shape)}))
+    let model = |config: &Path, steps: Vec<Value>| -> Result<Value> {
+        Ok(json!({"config": from(folder, config)?, "preprocess": steps}))
+    };
+    let shown = match published {
+        // Images are brought to what it takes once, before they are corrupted.
+        Some(published) if image == published.image => {
+            vec![json!({"kind": "normalise", "mean": published.mean, "std": published.std})]
+        }
+        // None of the experiment's: those of its configuration.
+        Some(_) => Vec::new(),
+        None => task.steps(image, spec.image),
     };
     let all = denoiser.schedule().range(None).map_err(Error::msg)?;
     let (span, whole) = (all.high - all.low, all.whole);
@@ -129,8 +146,8 @@ fn experiment(
             },
         },
         "models": {
-            "backbone": model(&arguments.backbone, spec.image)?,
-            "denoiser": model(&arguments.denoiser, denoiser.image_shape())?,
+            "backbone": model(&arguments.backbone, shown)?,
+            "denoiser": model(&arguments.denoiser, task.steps(image, denoiser.image_shape()))?,
         },
         "plugins": task.plugins(arguments, spec.outputs, denoiser)?,
         "method": {
@@ -186,9 +203,10 @@ impl Task {
         data: &Path,
         folder: &Path,
         [channels, height, width]: [usize; 3],
+        published: Option<&Preprocessing>,
     ) -> Result<Value> {
         let path = from(folder, data)?;
-        let transforms = covering(height, width);
+        let transforms = published.map_or_else(|| covering(height, width), resized);
         let channels = match channels {
             1 => ColourMode::Grayscale,
             _ => ColourMode::Rgb,
@@ -313,6 +331,24 @@ impl Task {
 fn covering(height: usize, width: usize) -> [Value; 2] {
     [
         json!({"kind": "resize_short", "side": height.max(width)}),
+        json!({"kind": "centre_crop", "height": height, "width": width}),
+    ]
+}
+
+/// To the extents of a published model, as its library brings images to them.
+fn resized(published: &Preprocessing) -> [Value; 2] {
+    let [_, height, width] = published.image;
+    let filter = published.interpolation;
+    let resize = match published.resized {
+        Resized::Short(side) => {
+            json!({"kind": "resize_short", "side": side, "filter": filter, "as_bytes": true})
+        }
+        Resized::To([height, width]) => {
+            json!({"kind": "resize", "height": height, "width": width, "filter": filter, "as_bytes": true})
+        }
+    };
+    [
+        resize,
         json!({"kind": "centre_crop", "height": height, "width": width}),
     ]
 }
