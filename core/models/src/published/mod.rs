@@ -6,14 +6,15 @@ mod diffusers;
 mod dit;
 mod fields;
 mod lite;
+mod scheduler;
 mod timm;
 mod torchvision;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub(crate) use self::diffusers::with_scheduler;
 pub(crate) use self::fields::Fields;
+pub(crate) use self::scheduler::with_scheduler;
 use crate::error::Result;
 use dtta_base::Issue;
 
