@@ -85,29 +85,18 @@ impl Identity {
 fn computed(experiment: &Experiment) -> Experiment {
     let ordinary = LimitsConfig::default();
     let mut computed = experiment.clone();
-    let plugins = &mut computed.plugins;
-    plugins.limits = match plugins.on_failure {
+    let limits = &mut computed.plugins.limits;
+    *limits = match experiment.plugins.on_failure {
         FailurePolicy::Fail => ordinary,
-        FailurePolicy::Skip => {
-            let LimitsConfig {
-                operations,
-                handles,
-                bytes,
-                work,
-                instructions,
-                memory_bytes,
-                ..
-            } = plugins.limits;
-            LimitsConfig {
-                operations,
-                handles,
-                bytes,
-                work,
-                instructions,
-                memory_bytes,
-                ..ordinary
-            }
-        }
+        FailurePolicy::Skip => LimitsConfig {
+            log_lines: ordinary.log_lines,
+            component_bytes: ordinary.component_bytes,
+            component_code_bytes: ordinary.component_code_bytes,
+            component_functions: ordinary.component_functions,
+            component_complexity: ordinary.component_complexity,
+            compile_seconds: ordinary.compile_seconds,
+            ..*limits
+        },
     };
     computed
 }
