@@ -134,10 +134,12 @@ impl Tensor {
         let last = axis + 1 == self.shape().rank();
         let x = self.raw.clone();
         guard("softmax", || {
-            self.like(match () {
-                () if self.has_cpu_ops() && last => Dispatch::cpu_softmax(x),
-                () if self.has_torch_ops() => Dispatch::torch_softmax(x, axis),
-                () => Dispatch::softmax(x, axis),
+            self.like(if self.has_cpu_ops() && last {
+                Dispatch::cpu_softmax(x)
+            } else if self.has_torch_ops() {
+                Dispatch::torch_softmax(x, axis)
+            } else {
+                Dispatch::softmax(x, axis)
             })
         })
     }

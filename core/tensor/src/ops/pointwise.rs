@@ -87,10 +87,12 @@ impl Tensor {
         self.expect_kind("gelu", "x", Kind::Float)?;
         let x = self.raw.clone();
         guard("gelu", || {
-            self.like(match () {
-                () if self.has_cpu_ops() => Dispatch::cpu_gelu(x),
-                () if self.has_torch_ops() => Dispatch::torch_gelu(x),
-                () => Dispatch::gelu(x),
+            self.like(if self.has_cpu_ops() {
+                Dispatch::cpu_gelu(x)
+            } else if self.has_torch_ops() {
+                Dispatch::torch_gelu(x)
+            } else {
+                Dispatch::gelu(x)
             })
         })
     }
@@ -103,10 +105,12 @@ impl Tensor {
         self.expect_kind("relu", "x", Kind::Float)?;
         let x = self.raw.clone();
         guard("relu", || {
-            self.like(match () {
-                () if self.has_cpu_ops() => Dispatch::cpu_relu(x),
-                () if self.has_torch_ops() => Dispatch::torch_relu(x),
-                () => Dispatch::relu(x),
+            self.like(if self.has_cpu_ops() {
+                Dispatch::cpu_relu(x)
+            } else if self.has_torch_ops() {
+                Dispatch::torch_relu(x)
+            } else {
+                Dispatch::relu(x)
             })
         })
     }
