@@ -63,7 +63,7 @@ impl Nearest {
         out
     }
 
-    /// For each place of an axis of the output, the input's (PyTorch's `nearest`).
+    /// For each place of an axis of the output, the input's.
     fn sources(self, axis: usize) -> Vec<usize> {
         let (from, to) = (self.input[axis], self.output[axis]);
         (0..to).map(|place| place * from / to).collect()

@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::tensor::{Tensor, guard};
 
 impl Tensor {
-    /// Resizes `[B, C, H, W]` by taking the nearest pixel (PyTorch's `nearest`).
+    /// Resizes `[B, C, H, W]` by taking the nearest pixel: place `i` of `n` is that of `⌊i m / n⌋` of `m`. This is PyTorch's `nearest`, which
+    /// rounds `m / n` to 32 bits and may so be one pixel before where `i m / n` is whole, as of 82 places of 2; never at twice the extent.
     ///
     /// # Errors
     /// [`TensorError::Shape`](crate::TensorError::Shape) unless the rank is 4, [`TensorError::Argument`](crate::TensorError::Argument) for an extent of 0.
