@@ -340,6 +340,21 @@ fn a_sweep_makes_methods_of_those_that_have_the_place() {
     let swept = |name: &str| format!("{name}-batch-2");
     let expected = ["source", "tent", "diffusion-draws-1", "diffusion-draws-9"];
     assert_eq!(names, expected.map(swept));
+    // The reference is there beside its variants.
+    let of_draws = PlanOptions {
+        sweep: vec!["/method/draws=1,9".into()],
+        ..PlanOptions::default()
+    };
+    let beside = bench.plan(&methods(), &of_draws).unwrap();
+    let names: Vec<String> = beside.runs().take(5).map(|run| run.method).collect();
+    let expected = [
+        "source",
+        "tent",
+        "diffusion",
+        "diffusion-draws-1",
+        "diffusion-draws-9",
+    ];
+    assert_eq!(names, expected);
     let stop = AtomicBool::new(false);
     let options = CompareOptions::new(bench.0.path().join("out"), &stop);
     let found = plan
@@ -769,7 +784,12 @@ fn refuses_to_tune_on_what_is_reported_or_one_method_more_than_another() {
         "{found:?}"
     );
     let error = refused(&|file| drop(file.as_object_mut().unwrap().shift_remove("tuning")));
-    assert!(error.to_string().contains("has no `tuning`"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("no comparison file with a `tuning`"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -3,8 +3,10 @@
 mod formats;
 mod tables;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
@@ -14,9 +16,10 @@ use dtta::{
 };
 use dtta_base::{file_name, told};
 use dtta_plugin::ScoreSpec;
-use indicatif::ProgressBar;
+use indicatif::{HumanDuration, ProgressBar};
 
 use self::formats::Format;
+use crate::data::tell_left_out;
 use crate::experiment::{Places, extensions};
 use crate::run::{Bar, Pace, refused, stops};
 use crate::say::say;
@@ -34,7 +37,7 @@ pub struct Arguments {
     /// Overrides a value of every method, such as `data.stream.samples=20`.
     #[arg(long, value_name = "POINTER=VALUE")]
     set: Vec<String>,
-    /// Runs every method that has the place with each of the values, such as `/method/draws=8,30`.
+    /// Runs every method that has the place with each of the values (the reference as it is, too), such as `/method/draws=8,30`.
     #[arg(long, value_name = "POINTER=V1,V2")]
     sweep: Vec<String>,
     /// The method that the others are held against, beside the source model.
@@ -51,6 +54,9 @@ pub struct Arguments {
     shard: Option<Shard>,
     #[command(flatten)]
     pace: Pace,
+    /// Adapts to one batch of each method, discards the result, and estimates the time of all runs.
+    #[arg(long)]
+    dry_run: bool,
     /// Replaces runs of other experiments in the folder.
     #[arg(long)]
     force: bool,
@@ -63,6 +69,9 @@ pub struct Arguments {
     #[command(flatten)]
     places: Places,
 }
+
+/// How long a dry run reads samples of each method.
+const READING: Duration = Duration::from_secs(1);
 
 /// Runs what is to be compared, and prints the table.
 pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -98,6 +107,9 @@ fn run(
 ) -> Result<ExitCode, Failure> {
     let plan = ComparisonPlan::load(&arguments.what, &arguments.changes(), &extensions.methods);
     let plan = plan.map_err(Failure::misuse)?;
+    if arguments.dry_run {
+        return rehearse(&plan, extensions, devices);
+    }
     let out = arguments.out(plan.name());
     let options = arguments.options(&out)?;
     let mut told = Told::new(&plan, devices);
@@ -127,6 +139,9 @@ fn tune(
     };
     let plan = TuningPlan::load(path, &arguments.changes(), &extensions.methods);
     let plan = plan.map_err(Failure::misuse)?;
+    if arguments.dry_run {
+        return rehearse(plan.plan(), extensions, devices);
+    }
     let out = arguments.out(plan.name());
     let options = arguments.options(&out)?;
     let mut told = Told::new(plan.plan(), devices);
@@ -137,6 +152,36 @@ fn tune(
     }
     say!("compare with: dtta compare {}", found.file.display());
     arguments.print(&found.comparison)
+}
+
+/// Says what all runs of a plan would take, if each batch takes as long as the first.
+fn rehearse(
+    plan: &ComparisonPlan,
+    extensions: &Extensions,
+    devices: &Devices,
+) -> Result<ExitCode, Failure> {
+    let seeds = plan.seeds().len();
+    say!(
+        "{}: {seeds} runs of each method on {}",
+        plan.name(),
+        devices.name()
+    );
+    let found = plan
+        .rehearse(extensions, devices, READING)
+        .map_err(refused)?;
+    let mut total = 0.0;
+    for (name, found) in &found {
+        let all = seeds as f64 * found.seconds;
+        total += all;
+        say!(
+            "{name}: {:.0} ms per sample, about {}",
+            1e3 * found.seconds / found.samples as f64,
+            HumanDuration(Duration::from_secs(all.ceil() as u64)),
+        );
+    }
+    let total = HumanDuration(Duration::from_secs(f64::ceil(total) as u64));
+    say!("all: about {total}; no problems found");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A comparison that was stopped goes on by the same call.
@@ -167,6 +212,7 @@ impl Arguments {
             || self.reference.is_some()
             || self.tune
             || self.force
+            || self.dry_run
             || self.pace.keeps_latents()
             || !(self.set.is_empty() && self.sweep.is_empty())
     }
@@ -208,18 +254,29 @@ impl Arguments {
 struct Told {
     runs: Vec<RunName>,
     bar: Option<ProgressBar>,
+    /// Datasets of which was told what they leave out.
+    datasets: BTreeSet<PathBuf>,
 }
 
 impl Told {
     fn new(plan: &ComparisonPlan, devices: &Devices) -> Self {
         let runs: Vec<RunName> = plan.runs().collect();
         say!("{}: {} runs on {}", plan.name(), runs.len(), devices.name());
-        Self { runs, bar: None }
+        Self {
+            runs,
+            bar: None,
+            datasets: BTreeSet::new(),
+        }
     }
 }
 
 impl Watch for Told {
-    fn starts(&mut self, run: &RunName, _prepared: &Prepared) -> Vec<Box<dyn Sink>> {
+    fn starts(&mut self, run: &RunName, prepared: &Prepared) -> Vec<Box<dyn Sink>> {
+        for dataset in prepared.stream().datasets() {
+            if self.datasets.insert(dataset.location().into()) {
+                tell_left_out(dataset.location(), dataset.left_out());
+            }
+        }
         let bar = Bar::of(&run.to_string());
         self.bar = Some(bar.progress());
         vec![Box::new(bar)]

@@ -1,5 +1,7 @@
 //! A comparison as tables of words: what people read, in whatever format.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use dtta::{Change, ComparedMethod, Comparison, EqualTime, Interval, Protocol, Scores, TunedOn};
 use dtta_models::BatchNormStatistics;
 use dtta_plugin::ScoreSpec;
@@ -238,18 +240,7 @@ impl Shown<'_> {
                 tuned.metric,
             ));
         }
-        let shared = |protocol: &Protocol| protocol.digests.clone();
-        if let Some(first) = methods.first() {
-            let all = methods.iter().map(|method| shared(&method.protocol));
-            let all: Vec<_> = all.collect();
-            let digests = shared(&first.protocol);
-            let shared = digests.iter().filter(|(name, digest)| {
-                all.iter()
-                    .all(|other| other.get(*name).is_none_or(|found| found == *digest))
-            });
-            let shown = shared.map(|(name, digest)| format!("{name} {}", short(digest)));
-            lines.push(format!("digests: {}", shown.collect::<Vec<_>>().join(", ")));
-        }
+        lines.extend(digests(methods));
         for run in failed {
             let reason = run.reason.lines().next().unwrap_or_default();
             lines.push(format!(
@@ -331,6 +322,30 @@ fn of_method(method: &ComparedMethod, tuned_on: Option<&TunedOn>) -> String {
         (Some(_), None) => said.push("not tuned".into()),
     }
     said.join(", ")
+}
+
+/// The digests that all methods which have them share, then those of which a method has another.
+fn digests(methods: &[ComparedMethod]) -> Vec<String> {
+    let mut of_part: BTreeMap<&String, BTreeSet<&String>> = BTreeMap::new();
+    for (part, digest) in methods.iter().flat_map(|method| &method.protocol.digests) {
+        of_part.entry(part).or_default().insert(digest);
+    }
+    let shared = of_part.iter().filter(|(_, digests)| digests.len() == 1);
+    let shared = shared.flat_map(|(part, digests)| digests.iter().map(move |one| (*part, *one)));
+    let told = |digests: &mut dyn Iterator<Item = (&String, &String)>| {
+        let told = digests.map(|(part, digest)| format!("{part} {}", short(digest)));
+        told.collect::<Vec<_>>().join(", ")
+    };
+    let mut lines = vec![format!("digests: {}", told(&mut { shared }))];
+    for method in methods {
+        let own = method.protocol.digests.iter();
+        let own = own.filter(|(part, _)| of_part[part].len() > 1);
+        let own = told(&mut { own });
+        if !own.is_empty() {
+            lines.push(format!("digests of {} alone: {own}", method.name));
+        }
+    }
+    lines
 }
 
 fn short(digest: &str) -> String {

@@ -43,7 +43,7 @@ pub struct ComparisonFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// Several values for a place, such as `"/method/draws": [8, 30, 90]`. Each method that has the place is run with each of them, called
-    /// as in `diffusion-draws-8`.
+    /// as in `diffusion-draws-8`; the reference as it is, too.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(with = "BTreeMap<String, Vec<Value>>")]
     pub sweep: Map<String, Value>,

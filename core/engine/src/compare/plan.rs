@@ -123,13 +123,26 @@ impl ComparisonPlan {
         &self.name
     }
 
-    /// The runs, method by method.
+    /// The seeds that each method is run with.
+    pub fn seeds(&self) -> &[u64] {
+        &self.seeds
+    }
+
+    /// The runs, all methods with one seed before the next.
     pub fn runs(&self) -> impl Iterator<Item = RunName> + '_ {
-        let methods = self.methods.iter();
-        methods.flat_map(|method| {
-            self.seeds.iter().map(|&seed| RunName {
-                method: method.name.clone(),
-                seed,
+        self.documents().map(|(run, _)| run)
+    }
+
+    /// The same with their experiments.
+    pub(super) fn documents(&self) -> impl Iterator<Item = (RunName, &Document)> {
+        let places = self.seeds.iter().enumerate();
+        places.flat_map(|(place, &seed)| {
+            self.methods.iter().map(move |method| {
+                let run = RunName {
+                    method: method.name.clone(),
+                    seed,
+                };
+                (run, &method.documents[place])
             })
         })
     }
@@ -154,8 +167,10 @@ impl ComparisonPlan {
         }
         let more = options.sweep.iter().map(|text| Sweep::parse(text));
         sweeps.extend(more.collect::<Result<Vec<_>>>()?);
+        let of_file = file.and_then(|file| file.file.reference.clone());
+        let reference = options.reference.clone().or(of_file);
         for sweep in &sweeps {
-            drafts = sweep.apply(drafts, methods)?;
+            drafts = sweep.apply(drafts, reference.as_deref(), methods)?;
         }
         let of_file = file.and_then(|file| file.file.seeds.clone());
         let seeds = match options.seeds.clone().or(of_file) {
@@ -169,12 +184,11 @@ impl ComparisonPlan {
                 names.collect::<Vec<_>>().join("-")
             }
         };
-        let of_file = file.and_then(|file| file.file.reference.clone());
         let plan = Self {
             name,
             methods: planned(&drafts, &seeds, methods, file)?,
             seeds,
-            reference: options.reference.clone().or(of_file),
+            reference,
             tuned_on: file.and_then(|file| file.file.tuned_on.clone()),
         };
         if let Some(reference) = &plan.reference
@@ -303,6 +317,13 @@ pub(super) fn planned(
     methods: &Methods,
     file: Option<&Loaded>,
 ) -> Result<Vec<PlannedMethod>> {
+    let twice = |(place, seed): &(usize, &u64)| seeds[..*place].contains(seed);
+    if let Some((_, seed)) = seeds.iter().enumerate().find(twice) {
+        return Err(refuse("with those seeds", format!("{seed} is given twice")));
+    }
+    if drafts.is_empty() || seeds.is_empty() {
+        return Err(refuse("nothing", "there has to be a method and a seed"));
+    }
     let mut issues = Vec::new();
     let mut planned = Vec::new();
     for (place, draft) in drafts.iter().enumerate() {
@@ -320,9 +341,17 @@ pub(super) fn planned(
                 format!("`{origin}` sets one seed for all runs; give the seeds as `seeds`");
             return Err(refuse(what, reason));
         }
-        if let (Err(faults), Some(file)) = (validated(draft.value.clone(), methods), file) {
-            add_others(&mut issues, file.faults(draft, faults));
-            continue;
+        match file {
+            Some(file) => {
+                if let Err(faults) = validated(draft.value.clone(), methods) {
+                    add_others(&mut issues, file.faults(draft, faults));
+                    continue;
+                }
+            }
+            None => {
+                let (value, overrides) = (draft.value.clone(), draft.overrides.clone());
+                Document::new(&draft.path, value, overrides, methods)?;
+            }
         }
         let documents = seeds.iter().map(|&seed| {
             let mut value = draft.value.clone();
@@ -350,7 +379,7 @@ fn own_seed(drafts: &[Draft]) -> Result<Vec<u64>> {
     });
     let seeds: Vec<u64> = seeds.collect();
     match seeds.iter().position(|&seed| seed != seeds[0]) {
-        None => Ok(seeds[..1].to_vec()),
+        None => Ok(seeds.into_iter().take(1).collect()),
         Some(other) => {
             let (first, draft) = (&drafts[0], &drafts[other]);
             let reason = format!(

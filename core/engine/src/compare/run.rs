@@ -22,7 +22,9 @@ use crate::merge::merge_into;
 use crate::prepare::{Devices, Extensions, Prepared};
 use crate::record::{Status, Summary};
 use crate::report;
-use crate::run::{Existing, RunFolder, RunOptions, Shard, described, experiments_differ};
+use crate::run::{
+    Existing, Rehearsal, RunFolder, RunOptions, Shard, described, experiments_differ,
+};
 use crate::sinks::Sink;
 
 /// Where and how to run a comparison.
@@ -111,7 +113,7 @@ impl ComparisonPlan {
         if !options.force {
             self.expect_own_folders(&options.out)?;
         }
-        self.rehearse(options, extensions, devices)?;
+        self.expect_fit(options, extensions, devices)?;
         let mut failed = Vec::new();
         for (number, (run, document)) in self.documents().enumerate() {
             if options.stop.load(Ordering::Relaxed) {
@@ -211,18 +213,32 @@ impl ComparisonPlan {
         runs.table(extensions, device)
     }
 
-    /// The runs with their experiments, all methods with one seed before the next.
-    fn documents(&self) -> impl Iterator<Item = (RunName, &Document)> {
-        let places = self.seeds.iter().enumerate();
-        places.flat_map(|(place, &seed)| {
-            self.methods.iter().map(move |method| {
-                let run = RunName {
-                    method: method.name.clone(),
-                    seed,
-                };
-                (run, &method.documents[place])
-            })
-        })
+    /// Adapts to the first batch of each method with the first seed and forgets it, so that what a run would refuse is known, and how long it
+    /// takes. Samples are read for so long.
+    ///
+    /// # Errors
+    /// [`Error::Compare`] for methods that do not meet the same samples, and for a method whose run would fail.
+    pub fn rehearse(
+        &self,
+        extensions: &Extensions,
+        devices: &Devices,
+        reading: Duration,
+    ) -> Result<Vec<(String, Rehearsal)>> {
+        self.expect_same_streams()?;
+        let mut found = Vec::new();
+        for method in &self.methods {
+            let Some(document) = method.documents.first() else {
+                continue;
+            };
+            report::forget_peak();
+            let prepared = Prepared::new(document.clone(), extensions, devices.clone());
+            let rehearsal =
+                prepared.and_then(|mut prepared| prepared.rehearse(Shard::whole(), reading));
+            let rehearsal =
+                rehearsal.map_err(|error| refuse(format!("`{}`", method.name), told(&error)))?;
+            found.push((method.name.clone(), rehearsal));
+        }
+        Ok(found)
     }
 
     /// Refuses methods that would not meet the same samples.
@@ -284,7 +300,7 @@ impl ComparisonPlan {
     }
 
     /// Opens what each method names, so that what does not fit is told before the first run.
-    fn rehearse(
+    fn expect_fit(
         &self,
         options: &CompareOptions<'_>,
         extensions: &Extensions,

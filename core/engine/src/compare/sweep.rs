@@ -40,12 +40,17 @@ impl Sweep {
         })
     }
 
-    /// Each method that has the place becomes one for each value; the others stay.
+    /// Each method that has the place becomes one for each value; the others stay, and so does the reference, beside its variants.
     ///
     /// # Errors
     /// [`Error::Compare`] if no method has the place, or a value is given twice; [`Error::Base`] for a method that takes some of the values
     /// and not others.
-    pub fn apply(&self, drafts: Vec<Draft>, methods: &Methods) -> Result<Vec<Draft>> {
+    pub fn apply(
+        &self,
+        drafts: Vec<Draft>,
+        reference: Option<&str>,
+        methods: &Methods,
+    ) -> Result<Vec<Draft>> {
         let mut swept = Vec::new();
         let mut others = Vec::new();
         let mut applies = false;
@@ -71,6 +76,9 @@ impl Sweep {
                 return Err(fault);
             }
             applies = true;
+            if reference == Some(&draft.name) {
+                swept.push(draft);
+            }
             swept.extend(of_draft);
         }
         if applies {

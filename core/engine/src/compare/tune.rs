@@ -42,10 +42,14 @@ impl TuningPlan {
     /// [`Error::Base`](crate::Error::Base) with every fault of the file, by pointer: numbers of settings that differ, domains that are
     /// reported; [`Error::Compare`](crate::Error::Compare) for a file without `tuning`.
     pub fn load(path: &Path, options: &PlanOptions, methods: &Methods) -> Result<Self> {
-        let file = Loaded::new(path, read_document(path, &[])?.0, methods)?;
-        let Some(tuning) = file.file.tuning.clone() else {
-            let reason = "it has no `tuning`, which says what to try";
+        let value = read_document(path, &[])?.0;
+        if value.get("tuning").is_none() {
+            let reason = "it is no comparison file with a `tuning`, which says what to try";
             return Err(refuse(format!("`{}`", path.display()), reason));
+        }
+        let file = Loaded::new(path, value, methods)?;
+        let Some(tuning) = file.file.tuning.clone() else {
+            return Err(file.refuse(vec![Issue::new("/tuning", "is null")]));
         };
         let mut drafts = Vec::new();
         let mut issues = Vec::new();

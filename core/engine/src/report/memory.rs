@@ -25,3 +25,23 @@ pub(crate) fn peak_memory() -> Option<u64> {
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_that_since_it_was_forgotten() {
+        const LARGE: usize = 256 << 20;
+        drop(std::hint::black_box(vec![1u8; LARGE]));
+        let high = peak_memory().unwrap();
+        assert!(high >= LARGE as u64, "{high}");
+        forget_peak();
+        // Unknown where the system does not let it be forgotten, and never what was before.
+        let after = peak_memory();
+        assert!(
+            after.is_none_or(|peak| peak < high - LARGE as u64 / 2),
+            "{after:?}"
+        );
+    }
+}
