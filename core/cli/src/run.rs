@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
-use dtta::{Existing, Finished, Rehearsal, RunOptions, Shard, Sink, Start, Summary};
+use dtta::{EventFile, Existing, Finished, Rehearsal, RunOptions, Shard, Sink, Start, Summary};
 use dtta_base::{file_name, in_bytes};
 use dtta_plugin::ScoreSpec;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
@@ -33,6 +33,9 @@ pub struct Arguments {
     /// while, and estimates the time of the run.
     #[arg(long)]
     dry_run: bool,
+    /// Also writes scores so far, losses and times into the run's folder, in the form that a viewer opens: `tensorboard`.
+    #[arg(long, value_name = "FORM", hide_possible_values = true)]
+    log: Vec<Log>,
     /// Continues an interrupted run in its folder.
     #[arg(long)]
     resume: bool,
@@ -81,6 +84,13 @@ impl Pace {
         }
         Ok(Some((folder.clone(), most as u64)))
     }
+}
+
+/// What else a run may write.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Log {
+    // Not told by the help, which has one line for each option.
+    Tensorboard,
 }
 
 /// How long a dry run reads samples.
@@ -138,7 +148,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let bar = Bar::of("");
     let progress = bar.progress();
-    let outcome = prepared.run(&options, vec![Box::new(bar)]);
+    let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(bar)];
+    if arguments.log.contains(&Log::Tensorboard) {
+        sinks.push(Box::new(EventFile::default()));
+    }
+    let outcome = prepared.run(&options, sinks);
     progress.finish_and_clear();
     let summary = outcome.map_err(refused)?;
     Ok(report(&summary, &out))

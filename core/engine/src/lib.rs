@@ -63,7 +63,7 @@ pub use record::{
 pub use report::Scored;
 pub use run::{Existing, Identity, Rehearsal, RunOptions, Shard};
 pub use seen::Seen;
-pub use sinks::{Finished, Sink, Start};
+pub use sinks::{EventFile, Finished, Sink, Start};
 pub use task::{Predictions, TaskModel};
 
 /// The README's examples compile.

@@ -119,16 +119,14 @@ impl Running {
     /// Of what was saved.
     pub fn of(scorer: &Scorer, saved: &[Vec<u8>; 2]) -> Result<Self> {
         let mut running = Self::new(scorer)?;
-        for (metric, saved) in running.0.iter_mut().zip(saved) {
-            metric.merge(saved)?;
-        }
+        running.add(saved)?;
         Ok(running)
     }
 
-    /// Adds a sample.
-    pub fn add(&mut self, scored: &Scored) -> Result<()> {
-        for (metric, state) in self.0.iter_mut().zip(&scored.states) {
-            metric.merge(state)?;
+    /// Adds what was accumulated of a sample, or of several.
+    pub fn add(&mut self, saved: &[Vec<u8>; 2]) -> Result<()> {
+        for (metric, saved) in self.0.iter_mut().zip(saved) {
+            metric.merge(saved)?;
         }
         Ok(())
     }

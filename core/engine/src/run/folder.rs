@@ -15,7 +15,7 @@ use super::refuse_resume;
 use super::unit::Shard;
 use crate::error::{Error, Result};
 use crate::record::{RunDescription, Status, Summary};
-use crate::sinks::{Pictures, Records, States};
+use crate::sinks::{EventFile, Pictures, Records, States};
 
 const DESCRIPTION: &str = "run.json";
 const SUMMARY: &str = "summary.json";
@@ -102,6 +102,7 @@ impl RunFolder {
             }
             _ => {}
         }
+        EventFile::remove(&self.path)?;
         Checkpoint::remove(&self.path)?;
         for path in self.files() {
             remove(&path)?;

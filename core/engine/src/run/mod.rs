@@ -129,7 +129,8 @@ impl Prepared {
             checkpoint = folder.checkpoint(&description.identity, self.device())?;
         }
         let class_names = self.stream.class_names().to_vec();
-        let walk = Walk::new(self, options, range, description, checkpoint)?;
+        let mut walk = Walk::new(self, options, range, description, checkpoint)?;
+        walk.take_up(folder.path())?;
         let start = Start {
             folder: folder.path(),
             run: walk.description(),

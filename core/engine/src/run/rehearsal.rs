@@ -74,7 +74,7 @@ impl Prepared {
         let scored = self.score(&items, [&adapted.source.named, &adapted.adapted.named])?;
         let mut running = Running::new(&self.scorer)?;
         for scored in scored.iter().flatten() {
-            running.add(scored)?;
+            running.add(&scored.states)?;
         }
         running.report()?;
         if scored.iter().any(Option::is_some) {

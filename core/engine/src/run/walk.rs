@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::experiment::{FailurePolicy, Mode};
 use crate::methods::Adapted;
 use crate::prepare::Prepared;
 use crate::record::{Done, Record, RunDescription, Scores};
-use crate::report::{Running, Scored};
+use crate::report::{Running, Scored, StatesFile};
 use crate::sinks::{Finished, Sink};
 
 /// A walk on its way.
@@ -83,6 +84,24 @@ impl<'a> Walk<'a> {
             running,
             saved_at: Instant::now(),
         })
+    }
+
+    /// Counts the samples that are finished, so that the scores so far of a continued run are those of an unbroken one.
+    pub fn take_up(&mut self, folder: &Path) -> Result<()> {
+        if self.done() == 0 {
+            return Ok(());
+        }
+        let mut states = StatesFile::open(folder)?;
+        for _ in 0..self.done() {
+            let Some(sample) = states.next()? else {
+                break;
+            };
+            let place = self.prepared.stream.order().place(sample.position);
+            if let (Some((domain, _)), Some(saved)) = (place, sample.states) {
+                self.running[domain].add(&saved)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn description(&self) -> &RunDescription {
@@ -200,7 +219,7 @@ impl<'a> Walk<'a> {
         let scored = self.prepared.score(items, pairs)?;
         for (item, scored) in items.iter().zip(&scored) {
             if let Some(scored) = scored {
-                self.running[item.domain].add(scored)?;
+                self.running[item.domain].add(&scored.states)?;
             }
         }
         Ok(Outcome { adapted, scored })

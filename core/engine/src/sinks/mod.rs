@@ -1,6 +1,7 @@
-//! Sinks: what hears of a run and writes. Records, the samples' scores, pictures and the command's progress bar are sinks; so is whatever an
-//! embedder brings (example `a_sink`).
+//! Sinks: what hears of a run and writes. Records, the samples' scores, pictures, event files and the command's progress bar are sinks; so
+//! is whatever an embedder brings (example `a_sink`).
 
+mod events;
 mod pictures;
 mod records;
 mod states;
@@ -10,6 +11,7 @@ use std::path::Path;
 use dtta_data::StreamItem;
 use dtta_tensor::Named;
 
+pub use self::events::EventFile;
 pub(crate) use self::pictures::{Pictures, can_picture};
 pub(crate) use self::records::Records;
 pub(crate) use self::states::{SampleState, States, StatesFile, StatesWriter};
