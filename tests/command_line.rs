@@ -284,6 +284,7 @@ fn help_fits_a_screen() {
         &["--help"][..],
         &["run", "--help"],
         &["merge", "--help"],
+        &["report", "--help"],
         &["diagnose", "--help"],
         &["train", "--help"],
         &["plugins", "--help"],

@@ -14,6 +14,7 @@ mod merge;
 mod models;
 mod plan;
 mod plugins;
+mod report;
 mod run;
 mod say;
 mod stop;
@@ -83,6 +84,8 @@ enum Verb {
     Compare(compare::Arguments),
     /// Merges the shards of a run.
     Merge(merge::Arguments),
+    /// Shows runs as one HTML page: what adapted and by how much, curves, classes, calibration, pictures and settings.
+    Report(report::Arguments),
     /// Compares the denoiser's loss given the true target, the prediction and another sample's target, by timestep. Reads labels; adapts nothing.
     Diagnose(diagnose::Arguments),
     /// Trains a denoiser, a classifier of images or pixels, or a predictor of depth.
@@ -160,6 +163,7 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Compare(arguments) => compare::compare(&arguments),
         Verb::Merge(arguments) => merge::merge(&arguments),
+        Verb::Report(arguments) => done(report::report(&arguments)),
         Verb::Diagnose(arguments) => done(diagnose::diagnose(&arguments)),
         Verb::Train(arguments) => done(train::train(&arguments)),
         Verb::Plugins(arguments) => done(plugins::plugins(&arguments)),
