@@ -120,7 +120,7 @@ fn a_higher_severity_changes_more_at_any_size() {
             let changes: Vec<f64> = of_one.iter().cloned().map(change).collect();
             let corruption = of_one[0].corruption();
             // Saturation goes down for two severities and up for three; spatter turns from water to mud; snow has several strengths that go up and
-            // down, and so have glass, fog and frost; pixels of a small image are cut unevenly. That these are the reference's is tested in `imagenet_c.rs`.
+            // down, and so have glass, fog and frost; pixels of a small image are cut unevenly, and what JPEG loses of these smooth ones depends on where its steps fall. That these are the reference's is tested in `imagenet_c.rs`.
             let ordered = !matches!(
                 corruption,
                 Corruption::Saturate
@@ -129,6 +129,7 @@ fn a_higher_severity_changes_more_at_any_size() {
                     | Corruption::GlassBlur
                     | Corruption::Fog
                     | Corruption::Frost
+                    | Corruption::JpegCompression
             ) && (side == 224 || corruption != Corruption::Pixelate);
             assert!(
                 changes[0] > 0.0 && (!ordered || changes.is_sorted()),

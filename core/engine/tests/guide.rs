@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Fixture, extensions};
-use dtta::Document;
+use dtta::{ComparisonFile, Document, TuningConfig};
 use serde_json::{Value, json};
 
 fn guide() -> String {
@@ -32,17 +32,24 @@ fn fields(shown: &str) -> Value {
 }
 
 #[test]
-fn its_blocks_are_parts_of_an_experiment() {
+fn its_blocks_are_parts_of_an_experiment_or_a_comparison() {
     let guide = guide();
     let blocks: Vec<&str> = guide
         .split("```json\n")
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    assert_eq!(blocks.len(), 5);
+    assert_eq!(blocks.len(), 7);
     for block in blocks {
         let mut experiment = Fixture::experiment();
-        if block.starts_with('{') {
+        if block.contains("\"methods\"") {
+            serde_json::from_str::<ComparisonFile>(block).unwrap();
+            continue;
+        } else if block.starts_with("\"tuning\"") {
+            let tuning = fields(block)["tuning"].clone();
+            serde_json::from_value::<TuningConfig>(tuning).unwrap();
+            continue;
+        } else if block.starts_with('{') {
             let domain: Value = serde_json::from_str(block).unwrap();
             experiment["data"]["stream"]["domains"] = json!([domain]);
         } else {
