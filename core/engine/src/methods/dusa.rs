@@ -1,4 +1,4 @@
-//! DUSA (Li et al., NeurIPS 2024, https://openreview.net/forum?id=c7m1HahBNf), in its form with a frozen denoiser: the answers of the
+//! DUSA (Li et al., NeurIPS 2024, <https://openreview.net/forum?id=c7m1HahBNf>), in its form with a frozen denoiser: the answers of the
 //! denoiser under the likeliest classes are mixed in the shares that the classifier gives them, and the mixture is compared with the noise.
 //! Nothing goes backward through the denoiser ([`Feedback::mixtures`]).
 //!
