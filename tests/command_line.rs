@@ -316,6 +316,7 @@ fn a_folder_of_latents_takes_a_size_that_is_one() {
             "--latents-max is -1",
         ),
         (&["--latents-max", "5"], "--latents <DIR>"),
+        (&["--latents", "kept"], "the experiment has none"),
     ] {
         let output = run(options);
         assert_eq!(output.status.code(), Some(2), "{options:?}");
@@ -1166,22 +1167,19 @@ fn finished_runs_are_compared_with_the_difference_of_their_configurations() {
 #[test]
 fn the_shipped_comparisons_run_and_say_how_long_they_take() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
-    let arguments = [
-        "compare",
-        "fashion/compare.json",
-        "--device",
-        "cpu",
-        "--dry-run",
-        "--seeds",
-        "0",
-    ];
-    let output = dtta(&arguments, &examples);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    for word in ["tent: ", "diffusion: ", "all: about ", "no problems found"] {
-        assert!(said.contains(word), "{said}");
+    for (file, method) in [
+        ("fashion/compare.json", "rotta: "),
+        ("fashion/continual.json", "tent-safeguards: "),
+    ] {
+        let arguments = ["compare", file, "--device", "cpu", "--dry-run"];
+        let output = dtta(&[&arguments[..], &["--seeds", "0"]].concat(), &examples);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        for word in [method, "diffusion: ", "all: about ", "no problems found"] {
+            assert!(said.contains(word), "{said}");
+        }
+        assert!(output.stdout.is_empty());
     }
-    assert!(output.stdout.is_empty());
 }
 
 #[test]

@@ -128,6 +128,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some((folder, most)) = arguments.pace.latents()? {
+        if prepared.experiment().models.encoder.is_none() {
+            let message =
+                "--latents keeps what `models.encoder` makes, and the experiment has none";
+            return Err(Failure::Misuse(anyhow!(message)));
+        }
         prepared
             .keep_latents(&folder, most)
             .map_err(Failure::misuse)?;

@@ -465,6 +465,28 @@ fn faults_are_told_by_file_and_place() {
     );
     let found = refused(&|file| file["seeds"] = json!([1, 2, 1]));
     assert_eq!(found, ["/seeds/2: 1 is given twice"]);
+    // What all methods set is one fault, and what a method sets comes after it.
+    let found = refused(&|file| file["settings"] = json!({"/data/stream/rounds": 0}));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("/settings/~1data~1stream~1rounds: "),
+        "{found:?}"
+    );
+    let found = refused(&|file| {
+        file["settings"] = json!({"/adaptation/batch": 0});
+        file["methods"]["source"]["/adaptation/batch"] = json!(2);
+        file["methods"]["tent"]["/adaptation/batch"] = json!(0);
+    });
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|fault| fault.starts_with("/settings/~1adaptation~1batch: "))
+            && found
+                .iter()
+                .any(|fault| fault.starts_with("/methods/tent/~1adaptation~1batch: ")),
+        "{found:?}"
+    );
     let found = refused(&|file| file["methodz"] = json!({}));
     assert!(found[0].contains("did you mean `methods`?"), "{found:?}");
     for (place, value) in [

@@ -35,6 +35,10 @@ pub struct ComparisonFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub seeds: Option<Vec<u64>>,
+    /// What all methods set in the experiment, before what they set themselves: values by place.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(with = "BTreeMap<String, Value>")]
+    pub settings: Settings,
     /// What each method, by the name that it has in tables, sets in the experiment: values by place, such as `"/method"` or
     /// `"/adaptation/batch"`, in this order.
     #[schemars(with = "BTreeMap<String, BTreeMap<String, Value>>", extend("minProperties" = 1))]

@@ -252,6 +252,10 @@ impl Loaded {
                 sweep: None,
             };
             draft.value["name"] = json!(name);
+            add_others(
+                &mut issues,
+                self.put(&mut draft, &self.file.settings, "/settings"),
+            );
             let at = format!("/methods/{}", escaped(name));
             issues.extend(self.put(&mut draft, settings, &at));
             drafts.push(draft);
