@@ -134,7 +134,7 @@ impl AdapterBuilder {
         self
     }
 
-    /// What keeps adaptation from ending below the source model; nothing unless said otherwise.
+    /// What is meant to keep adaptation from ending below the source model; nothing unless said otherwise.
     #[must_use]
     pub fn safeguards(mut self, safeguards: SafeguardsConfig) -> Self {
         self.safeguards = Some(safeguards);

@@ -491,7 +491,7 @@ pub struct AdaptationConfig {
     /// single-sample mode is each image by itself. `{"mixed": α}`: that share of the batch's, and 1 - α of the training data's.
     #[serde(default)]
     pub batch_norm: BatchNormStatistics,
-    /// What keeps adaptation from ending below the source model; nothing if absent, the usual with `{}`.
+    /// What is meant to keep adaptation from ending below the source model; nothing if absent, the usual with `{}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safeguards: Option<SafeguardsConfig>,
 }

@@ -1,135 +1,35 @@
-//! Methods side by side, from the `comparison.json` of `dtta compare`. Of that document this reads what a page shows.
+//! Methods side by side, from the `comparison.json` of `dtta compare`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use dtta::{Interval, Intervals, Scores};
-use dtta_plugin::ScoreSpec;
-use serde::Deserialize;
+use dtta::{Change, ComparedMethod, Interval, Scores};
 
 use crate::chart::{Chart, Gains, Lines, Plot, Reference, Role, Row, Series, Shape, Table};
 use crate::error::{Error, Result};
 use crate::numbers::{Scale, Verdict, count, counted, seconds};
 use crate::run::document;
 
-/// A comparison, as its document says.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Comparison {
-    /// Its name.
-    pub name: String,
-    metric: String,
-    scores: Vec<ScoreSpec>,
-    seeds: Vec<u64>,
-    domains: Vec<Domain>,
-    source: Source,
-    #[serde(default)]
-    reference: Option<String>,
-    methods: Vec<Method>,
-    #[serde(default)]
-    equal_time: Vec<EqualTime>,
-    #[serde(default)]
-    failed: Vec<Failed>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Domain {
-    name: String,
-    averaged: bool,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Source {
-    domains: Vec<Scores>,
-    mean: Scores,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Method {
-    name: String,
-    #[serde(default)]
-    sweep: Option<Swept>,
-    #[serde(default)]
-    own_source: bool,
-    domains: Vec<Compared>,
-    mean: Compared,
-    cost: Cost,
-    #[serde(default)]
-    settings_tried: Option<usize>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Swept {
-    of: String,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Compared {
-    samples: usize,
-    #[serde(default)]
-    skipped: usize,
-    source: Scores,
-    adapted: Scores,
-    against_source: Change,
-    #[serde(default)]
-    against_reference: Option<Change>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Change {
-    by: Scores,
-    intervals: Intervals,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Cost {
-    seconds_per_sample: f64,
-    peak_memory_bytes: Option<u64>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct EqualTime {
-    method: String,
-    within: String,
-    seconds_per_sample: f64,
-    #[serde(default)]
-    setting: Option<EqualTimeSetting>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct EqualTimeSetting {
-    name: String,
-    seconds_per_sample: f64,
-    against_source: Change,
-    against_other: Change,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Failed {
-    method: String,
-    seed: u64,
-    reason: String,
-}
+/// A comparison to show.
+#[derive(Debug, Clone)]
+pub struct Comparison(dtta::Comparison);
 
 /// A change of one score, and where it may lie.
 type ChangeBy = (f64, Option<Interval>);
 
-impl Change {
-    fn of(&self, metric: &str) -> Option<ChangeBy> {
-        Some((*self.by.get(metric)?, self.intervals.get(metric).copied()))
-    }
+fn of(change: &Change, metric: &str) -> Option<ChangeBy> {
+    let interval = change.intervals.get(metric).copied();
+    Some((*change.by.get(metric)?, interval))
 }
 
 impl Comparison {
-    /// Its file in a comparison's folder.
-    pub const FILE: &'static str = "comparison.json";
-
     /// Reads the comparison of a folder, if it holds one.
     ///
     /// # Errors
     /// A file that cannot be read, is no comparison, or contradicts itself.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(Self::FILE);
-        let Some(found) = document::<Self>(&path)? else {
+        let path = folder.join(dtta::Comparison::FILE);
+        let Some(found) = document::<dtta::Comparison>(&path)? else {
             return Ok(None);
         };
         let domains = found.domains.len();
@@ -138,7 +38,7 @@ impl Comparison {
             .chain([found.source.domains.len()])
             .all(|count| count == domains);
         match is_even {
-            true => Ok(Some(found)),
+            true => Ok(Some(Self(found))),
             false => Err(Error::Contents {
                 path,
                 reason: "does not have scores of each domain for each method".into(),
@@ -146,15 +46,20 @@ impl Comparison {
         }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
     fn scale(&self) -> Scale {
-        Scale::of(&self.scores, &self.metric)
+        Scale::of(&self.0.scores, &self.0.metric)
     }
 
     /// What it came to, in one sentence or two.
     pub fn in_a_sentence(&self) -> String {
         let scale = self.scale();
-        let found = self.methods.iter().filter_map(|method| {
-            let (by, interval) = method.mean.against_source.of(&self.metric)?;
+        let found = self.0.methods.iter().filter_map(|method| {
+            let (by, interval) = of(&method.mean.against_source, &self.0.metric)?;
             Some((method, by, interval, scale.verdict(interval)))
         });
         let mut found: Vec<_> = found.collect();
@@ -166,13 +71,18 @@ impl Comparison {
             return "No method of this comparison has a scored run.".into();
         };
         let having = |verdict: Verdict| found.iter().filter(|row| row.3 == verdict).count();
-        let domains = self.domains.iter().filter(|domain| domain.averaged).count();
+        let domains = self
+            .0
+            .domains
+            .iter()
+            .filter(|domain| domain.averaged)
+            .count();
         let what = scale.name();
         let pair = best
             .mean
             .source
-            .get(&self.metric)
-            .zip(best.mean.adapted.get(&self.metric));
+            .get(&self.0.metric)
+            .zip(best.mean.adapted.get(&self.0.metric));
         let numbers = pair.map_or(String::new(), |(before, after)| {
             format!("from {} to {} ", scale.value(*before), scale.value(*after))
         });
@@ -195,7 +105,7 @@ impl Comparison {
             "{begins}: of {} on the same images, the mean of {} with {}, {} each. Against the source model, {} are better, {} worse, and of {} the interval contains 0.",
             counted(found.len(), "method"),
             counted(domains, "domain"),
-            counted(self.seeds.len(), "seed"),
+            counted(self.0.seeds.len(), "seed"),
             seconds(best.cost.seconds_per_sample),
             having(Verdict::Better),
             having(Verdict::Worse),
@@ -205,7 +115,7 @@ impl Comparison {
 
     /// The change of each method against the source model: the chart of the first screen.
     pub fn gains(&self) -> Option<Chart> {
-        let change = |method: &Method| method.mean.against_source.of(&self.metric);
+        let change = |method: &ComparedMethod| of(&method.mean.against_source, &self.0.metric);
         let note = "On the same images, all seeds together; paired bootstrap over the images.";
         self.changes("methods", "against the source model", note, &change)
     }
@@ -213,8 +123,10 @@ impl Comparison {
     /// The other charts.
     pub fn charts(&self) -> Vec<Chart> {
         let mut charts = Vec::new();
-        if let Some(reference) = &self.reference {
-            let change = |method: &Method| method.mean.against_reference.as_ref()?.of(&self.metric);
+        if let Some(reference) = &self.0.reference {
+            let change = |method: &ComparedMethod| {
+                of(method.mean.against_reference.as_ref()?, &self.0.metric)
+            };
             let against = format!("against {reference}");
             let note = "On the images that both adapted to, all seeds together; paired bootstrap over the images.";
             charts.extend(self.changes("methods-reference", &against, note, &change));
@@ -228,11 +140,12 @@ impl Comparison {
         name: &'static str,
         against: &str,
         note: &str,
-        change: &dyn Fn(&Method) -> Option<ChangeBy>,
+        change: &dyn Fn(&ComparedMethod) -> Option<ChangeBy>,
     ) -> Option<Chart> {
         let scale = self.scale();
         let found = || {
-            self.methods
+            self.0
+                .methods
                 .iter()
                 .filter_map(|method| Some((method, change(method)?)))
         };
@@ -275,13 +188,10 @@ impl Comparison {
         let mut swept: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
         let mut others = Vec::new();
         let mut rows = Vec::new();
-        for method in &self.methods {
+        for method in &self.0.methods {
             let time = method.cost.seconds_per_sample;
-            let Some((by, _)) = method
-                .mean
-                .against_source
-                .of(&self.metric)
-                .filter(|_| time > 0.0)
+            let Some((by, _)) =
+                of(&method.mean.against_source, &self.0.metric).filter(|_| time > 0.0)
             else {
                 continue;
             };
@@ -351,11 +261,11 @@ impl Comparison {
         let scale = self.scale();
         let shown = |scores: &Scores| {
             scores
-                .get(&self.metric)
+                .get(&self.0.metric)
                 .map_or("-".into(), |score| scale.bare(*score))
         };
         let changed =
-            |change: Option<&Change>| match change.and_then(|change| change.of(&self.metric)) {
+            |change: Option<&Change>| match change.and_then(|change| of(change, &self.0.metric)) {
                 None => "-".to_owned(),
                 Some((by, None)) => scale.change(by),
                 Some((by, Some(interval))) => {
@@ -364,7 +274,7 @@ impl Comparison {
             };
         let axis = scale.axis();
         let mut tables = Vec::new();
-        let rows = self.methods.iter().map(|method| {
+        let rows = self.0.methods.iter().map(|method| {
             let mean = &method.mean;
             let mut samples = count(mean.samples);
             if mean.skipped > 0 {
@@ -391,6 +301,7 @@ impl Comparison {
             ]
         });
         let against = self
+            .0
             .reference
             .as_ref()
             .map_or("against reference".to_owned(), |name| {
@@ -409,16 +320,17 @@ impl Comparison {
         ];
         tables.push(("Methods".to_owned(), Table::new(head, rows.collect())));
         let mut head = vec![format!("domain, {axis}"), "source".into()];
-        head.extend(self.methods.iter().map(|method| method.name.clone()));
-        let row = |name: String, source: &Scores, of: &dyn Fn(&Method) -> String| {
+        head.extend(self.0.methods.iter().map(|method| method.name.clone()));
+        let row = |name: String, source: &Scores, of: &dyn Fn(&ComparedMethod) -> String| {
             let mut row = vec![name, shown(source)];
-            row.extend(self.methods.iter().map(of));
+            row.extend(self.0.methods.iter().map(of));
             row
         };
         let rows = self
+            .0
             .domains
             .iter()
-            .zip(&self.source.domains)
+            .zip(&self.0.source.domains)
             .enumerate()
             .map(|(place, (domain, source))| {
                 let name = if domain.averaged {
@@ -430,7 +342,7 @@ impl Comparison {
                     shown(&method.domains[place].adapted)
                 })
             });
-        let mean = row("mean".into(), &self.source.mean, &|method| {
+        let mean = row("mean".into(), &self.0.source.mean, &|method| {
             shown(&method.mean.adapted)
         });
         let rows = rows.chain([mean]).collect();
@@ -438,8 +350,8 @@ impl Comparison {
             "Domains".into(),
             Table::new(head.iter().map(String::as_str), rows),
         ));
-        if !self.equal_time.is_empty() {
-            let rows = self.equal_time.iter().map(|row| {
+        if !self.0.equal_time.is_empty() {
+            let rows = self.0.equal_time.iter().map(|row| {
                 let mut cells = vec![
                     row.method.clone(),
                     row.within.clone(),
@@ -467,8 +379,8 @@ impl Comparison {
             ];
             tables.push(("Equal time".into(), Table::new(head, rows.collect())));
         }
-        if !self.failed.is_empty() {
-            let rows = self.failed.iter().map(|failed| {
+        if !self.0.failed.is_empty() {
+            let rows = self.0.failed.iter().map(|failed| {
                 vec![
                     failed.method.clone(),
                     failed.seed.to_string(),

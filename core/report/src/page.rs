@@ -31,7 +31,7 @@ pub fn page(
     let (runs, names) = (&several.runs, &several.names);
     let title = match (&**names, comparisons) {
         ([one], []) => one.clone(),
-        ([], [one]) => one.name.clone(),
+        ([], [one]) => one.name().to_owned(),
         (_, []) => format!("{} runs", names.len()),
         ([], _) => format!("{} comparisons", comparisons.len()),
         _ => format!(
@@ -176,7 +176,7 @@ impl Page {
 
     /// Methods side by side. What is on the first screen is not said again.
     fn methods(&mut self, comparison: &Comparison, is_first: bool) -> Result<Markup> {
-        let id = self.link(&comparison.name);
+        let id = self.link(comparison.name());
         let gains = comparison.gains().filter(|_| !is_first).into_iter();
         let charts: Vec<Chart> = gains.chain(comparison.charts()).collect();
         let charts = charts
@@ -185,7 +185,7 @@ impl Page {
             .collect::<Result<Vec<_>>>()?;
         Ok(html! {
             section aria-labelledby=(id) {
-                h2 id=(id) { (comparison.name) }
+                h2 id=(id) { (comparison.name()) }
                 @if !is_first { p.lead.second { (together(&comparison.in_a_sentence())) } }
                 @for (name, found) in comparison.tables() { (table(&found, &name, true)) }
                 @for chart in &charts { (chart) }

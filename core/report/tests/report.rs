@@ -448,14 +448,20 @@ fn a_large_run_is_a_page_of_a_few_megabytes() {
 }
 
 /// A comparison of two methods and one swept one, as `dtta compare` writes it.
+/// A comparison by hand, with the protocol of a run.
 fn comparison() -> Value {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["method"] = json!({"kind": "source"});
+    fixture.run(&experiment, "run").unwrap();
+    let protocol = read(&fixture.path().join("run/summary.json"))["protocol"].clone();
     let change = |by: f64| json!({"by": {"accuracy": by}, "intervals": {"accuracy": {"low": by - 0.02, "high": by + 0.02}}});
     let compared = |by: f64| json!({"samples": 600, "source": {"accuracy": 0.5}, "adapted": {"accuracy": 0.5 + by}, "against_source": change(by)});
     let method = |name: &str, by: f64, time: f64, sweep: Value| {
         json!({
             "name": name, "sweep": sweep, "domains": [compared(by), compared(by)], "mean": compared(by),
             "cost": {"seconds_per_sample": time, "draws_per_sample": 8.0, "draws_per_second": 80.0, "peak_memory_bytes": 1_048_576},
-            "runs": [], "protocol": {}
+            "runs": [], "protocol": protocol.clone()
         })
     };
     json!({

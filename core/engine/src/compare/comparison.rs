@@ -44,6 +44,11 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
 }
 
+impl Comparison {
+    /// Its file in a comparison's folder.
+    pub const FILE: &'static str = "comparison.json";
+}
+
 /// A domain of the stream that all runs met.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ComparedDomain {

@@ -8,6 +8,7 @@ use dtta_base::{
 };
 use serde_json::{Value, json};
 
+use super::comparison::Comparison;
 use super::comparison::Swept;
 use super::file::{ComparisonFile, Settings, TunedOn, WHAT};
 use super::sweep::Sweep;
@@ -75,7 +76,6 @@ pub(super) struct Draft {
 
 /// What the folder of a comparison holds beside its methods.
 pub(super) const TUNING: &str = "tuning";
-pub(super) const COMPARISON: &str = "comparison.json";
 pub(super) const TUNED: &str = "tuned.json";
 
 impl ComparisonPlan {
@@ -332,7 +332,7 @@ pub(super) fn planned(
     let mut planned = Vec::new();
     for (place, draft) in drafts.iter().enumerate() {
         let (name, what) = (&draft.name, format!("`{}`", draft.path.display()));
-        if [TUNING, COMPARISON, TUNED].contains(&&**name) {
+        if [TUNING, Comparison::FILE, TUNED].contains(&&**name) {
             let reason = format!("`{name}` is the name of a file in its folder, and of no method");
             return Err(refuse(what, reason));
         }

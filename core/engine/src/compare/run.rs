@@ -13,7 +13,7 @@ use dtta_data::{Dataset, Stream};
 use dtta_tensor::Device;
 
 use super::comparison::{Comparison, FailedRun};
-use super::plan::{COMPARISON, ComparisonPlan, RunName, refuse};
+use super::plan::{ComparisonPlan, RunName, refuse};
 use super::samples::RunSamples;
 use super::table::{FolderRun, MethodRuns, Runs};
 use crate::document::Document;
@@ -92,7 +92,7 @@ impl ComparisonPlan {
     ) -> Result<Comparison> {
         let failed = self.run(options, extensions, devices, watch)?;
         let comparison = self.table(&options.out, &failed, extensions, &devices.task)?;
-        write_json(&options.out.join(COMPARISON), &comparison)?;
+        write_json(&options.out.join(Comparison::FILE), &comparison)?;
         Ok(comparison)
     }
 

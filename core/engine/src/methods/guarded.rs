@@ -19,7 +19,7 @@ use crate::experiment::Mode;
 use crate::parts::{ClassMean, Teacher, pull};
 use crate::task::Predictions;
 
-/// What keeps adaptation from ending below the source model, whatever the method: `{}` is a pull of 0.01 and the return after collapse. Beside
+/// What is meant to keep adaptation from ending below the source model, whatever the method: `{}` is a pull of 0.01 and the return after collapse. Beside
 /// them `/adaptation/mode/reset` resets at fixed places (RDumb, Press et al. 2023), `slow_weights` carries what samples have in common,
 /// and `gate` leaves samples out by the denoiser's judgement.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
