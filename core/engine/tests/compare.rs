@@ -418,6 +418,26 @@ fn refuses_sweeps_that_have_no_place_or_half_a_place() {
         "{error}"
     );
     assert!(refused("/method/draws=8,8").contains("given twice"));
+    let options = PlanOptions {
+        sweep: vec!["/method/draws=1,2".into(), "method.draws=3".into()],
+        ..PlanOptions::default()
+    };
+    let error = bench.plan(&methods(), &options).unwrap_err().to_string();
+    assert!(error.contains("the place is swept twice"), "{error}");
+}
+
+#[test]
+fn the_command_line_sweeps_a_place_instead_of_the_file() {
+    let bench = Bench::new();
+    let mut comparison = methods();
+    comparison["sweep"] = json!({"/method/draws": [1, 9]});
+    let options = PlanOptions {
+        sweep: vec!["method.draws=4".into()],
+        ..PlanOptions::default()
+    };
+    let plan = bench.plan(&comparison, &options).unwrap();
+    let names: Vec<String> = plan.runs().take(4).map(|run| run.method).collect();
+    assert_eq!(names, ["source", "tent", "diffusion", "diffusion-draws-4"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::comparison::Change;
-use super::samples::RunSamples;
+use super::samples::{RunSamples, Sample};
 use crate::error::Result;
 use crate::record::Scores;
 use crate::report::{Gains, Samples, Scorer, mean};
@@ -15,11 +15,22 @@ pub(super) struct Side<'a> {
     pub of: Of,
 }
 
+impl Side<'_> {
+    /// What the metric accumulated of a sample's prediction.
+    fn states(&self, sample: &Sample) -> Result<Option<Vec<u8>>> {
+        let states = self.run.states(sample)?;
+        Ok(states.map(|[source, method]| match self.of {
+            Of::Source => source,
+            Of::Method => method,
+        }))
+    }
+}
+
 /// Whose predictions.
 #[derive(Clone, Copy)]
 pub(super) enum Of {
-    Source = 0,
-    Method = 1,
+    Source,
+    Method,
 }
 
 /// Two sides in each domain and in the mean.
@@ -50,24 +61,21 @@ pub(super) fn pair(
     let mut gains = Gains::new(seed);
     let mut domains = Vec::new();
     for (place, &averaged) in averaged.iter().enumerate() {
-        let mut samples = Samples::new(scorer);
-        let mut all = Vec::new();
-        for [a, b] in pairs {
-            let of = |side: &Side<'_>| side.of as usize;
-            for (one, other) in a.run.samples.iter().zip(&b.run.samples) {
-                if let (Some(first), Some(second)) = (&one.states, &other.states)
-                    && one.domain == place
-                {
-                    all.push((&*one.id, [&first[of(a)], &second[of(b)]]));
-                }
-            }
-        }
-        let mut units: BTreeMap<&str, usize> = all.iter().map(|&(id, _)| (id, 0)).collect();
+        let here = pairs.iter().flat_map(|sides| {
+            let [a, b] = sides.map(|side| side.run.samples.iter());
+            let both = a.zip(b).map(move |samples| (sides, samples));
+            both.filter(|(_, (one, other))| one.domain == place && one.scored && other.scored)
+        });
+        let mut units: BTreeMap<&str, usize> =
+            here.clone().map(|(_, (one, _))| (&*one.id, 0)).collect();
         for (number, unit) in units.values_mut().enumerate() {
             *unit = number;
         }
-        for (id, states) in all {
-            samples.add(units[id], states.map(Vec::clone))?;
+        let mut samples = Samples::new(scorer);
+        for ([a, b], (one, other)) in here {
+            if let (Some(first), Some(second)) = (a.states(one)?, b.states(other)?) {
+                samples.add(units[&*one.id], [first, second])?;
+            }
         }
         let scores = samples.report()?;
         let change = Change {

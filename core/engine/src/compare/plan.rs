@@ -165,8 +165,17 @@ impl ComparisonPlan {
                 draft.overrides.set(&mut draft.value, text)?;
             }
         }
-        let more = options.sweep.iter().map(|text| Sweep::parse(text));
-        sweeps.extend(more.collect::<Result<Vec<_>>>()?);
+        // What the command line sweeps, the file need not.
+        let given = options.sweep.iter().map(|text| Sweep::parse(text));
+        let given = given.collect::<Result<Vec<_>>>()?;
+        sweeps.retain(|sweep| !given.iter().any(|given| given.place() == sweep.place()));
+        sweeps.extend(given);
+        for (n, sweep) in sweeps.iter().enumerate() {
+            if sweeps[..n].iter().any(|other| other.place() == sweep.place()) {
+                let what = format!("as `{}` asks", sweep.origin);
+                return Err(refuse(what, "the place is swept twice"));
+            }
+        }
         let of_file = file.and_then(|file| file.file.reference.clone());
         let reference = options.reference.clone().or(of_file);
         for sweep in &sweeps {

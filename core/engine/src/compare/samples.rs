@@ -20,6 +20,8 @@ pub(super) struct RunSamples {
     pub summary: Summary,
     /// By domain and id, so that two runs on the same samples have them in the same order.
     pub samples: Vec<Sample>,
+    /// What the metric accumulated stays in the file: a confusion matrix of many classes is large, and a comparison has many runs.
+    states: StatesFile,
 }
 
 /// What is left of a sample.
@@ -27,9 +29,11 @@ pub(super) struct Sample {
     /// Its domain's place in the stream.
     pub domain: usize,
     pub id: String,
-    /// What the metric accumulated of it, from the source model and from the method; none without targets, or if it was left out.
-    pub states: Option<[Vec<u8>; 2]>,
+    /// Whether it was scored: it has targets, and was not left out.
+    pub scored: bool,
     pub skipped: bool,
+    /// Where it stands in the file of accumulators.
+    place: u64,
 }
 
 /// As much of a record as is asked for here.
@@ -65,6 +69,7 @@ impl RunSamples {
         let shown = format!("`{}`", folder.display());
         let mut states = StatesFile::open(folder)?;
         let mut samples = Vec::new();
+        let mut place = StatesFile::FIRST;
         for line in BufReader::new(File::open(&path).map_err(read)?).lines() {
             let line: Line = serde_json::from_str(&line.map_err(read)?).map_err(|source| {
                 dtta_base::Error::Json {
@@ -84,9 +89,11 @@ impl RunSamples {
             samples.push(Sample {
                 domain,
                 id: line.id,
-                states: state.states,
+                scored: state.states.is_some(),
                 skipped: state.skipped,
+                place,
             });
+            place += state.bytes();
         }
         if samples.len() != run.done.samples || states.next()?.is_some() {
             let (found, done) = (samples.len(), run.done.samples);
@@ -98,7 +105,16 @@ impl RunSamples {
             run,
             summary,
             samples,
+            states,
         }))
+    }
+
+    /// What the metric accumulated of a sample, from the source model and from the method; none if it was not scored.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    pub fn states(&self, sample: &Sample) -> Result<Option<[Vec<u8>; 2]>> {
+        Ok(self.states.at(sample.place)?.states)
     }
 
     /// Why the samples of another run are not those of this one.

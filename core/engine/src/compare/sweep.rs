@@ -88,6 +88,14 @@ impl Sweep {
         Err(refuse(format!("as `{}` asks", self.origin), reason))
     }
 
+    /// The place in JSON's notation.
+    pub fn place(&self) -> String {
+        match self.pointer.starts_with('/') {
+            true => self.pointer.clone(),
+            false => format!("/{}", self.pointer.replace('.', "/")),
+        }
+    }
+
     /// A method with one of the values.
     fn with(&self, draft: &Draft, value: &Value, methods: &Methods) -> Result<Draft> {
         let mut with = draft.clone();
@@ -111,7 +119,7 @@ impl Sweep {
             Some(swept) => swept.values.clone(),
             None => Map::new(),
         };
-        values.insert(normalised(pointer), value.clone());
+        values.insert(self.place(), value.clone());
         with.sweep = Some(Swept {
             of: draft
                 .sweep
@@ -121,14 +129,6 @@ impl Sweep {
             values,
         });
         Ok(with)
-    }
-}
-
-/// A place in JSON's notation.
-fn normalised(pointer: &str) -> String {
-    match pointer.starts_with('/') {
-        true => pointer.into(),
-        false => format!("/{}", pointer.replace('.', "/")),
     }
 }
 

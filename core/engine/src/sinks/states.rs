@@ -5,7 +5,7 @@
 //! sample has no targets, [`SKIPPED`] twice where it was left out), and their bytes. All numbers are little-endian.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Finished, Sink, Start};
@@ -82,7 +82,7 @@ impl StatesWriter {
             .map_err(failed)?;
         file.write_all(MAGIC).map_err(failed)?;
         file.set_len(length).map_err(failed)?;
-        io::Seek::seek(&mut file, io::SeekFrom::Start(length)).map_err(failed)?;
+        file.seek(SeekFrom::Start(length)).map_err(failed)?;
         Ok(Self {
             file: BufWriter::new(file),
             path,
@@ -134,7 +134,7 @@ pub(crate) struct SampleState {
 
 impl SampleState {
     /// What it takes in the file.
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         let states = self.states.iter().flatten();
         16 + states.map(|state| state.len() as u64).sum::<u64>()
     }
@@ -147,6 +147,9 @@ pub(crate) struct StatesFile {
 }
 
 impl StatesFile {
+    /// Where the first sample stands.
+    pub const FIRST: u64 = MAGIC.len() as u64;
+
     /// Opens the file of a folder.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(States::FILE);
@@ -165,44 +168,55 @@ impl StatesFile {
 
     /// The next sample; nothing at the end, or where the file was cut within one.
     pub fn next(&mut self) -> Result<Option<SampleState>> {
-        let mut head = [0; 16];
-        if !self.fill(&mut head)? {
-            return Ok(None);
-        }
-        let (position, lengths) = head.split_at(8);
-        let position = u64::from_le_bytes(position.try_into().unwrap_or_default()) as usize;
-        let (lengths, _) = lengths.as_chunks::<4>();
-        let lengths = [lengths[0], lengths[1]].map(u32::from_le_bytes);
-        if lengths == [UNSCORED; 2] || lengths == [SKIPPED; 2] {
-            return Ok(Some(SampleState {
-                position,
-                states: None,
-                skipped: lengths == [SKIPPED; 2],
-            }));
-        }
-        if lengths.iter().any(|&length| length > MOST) {
-            return Err(refuse_resume(&self.path, "it contains an invalid sample"));
-        }
-        let mut states = lengths.map(|length| vec![0; length as usize]);
-        for state in &mut states {
-            if !self.fill(state)? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(SampleState {
-            position,
-            states: Some(states),
-            skipped: false,
-        }))
+        sample(&self.path, &mut self.file)
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<bool> {
-        match self.file.read_exact(buffer) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
-            Err(source) => Err(read(&self.path, source)),
+    /// The sample that stands at a place of the file: [`Self::FIRST`] and then the [`bytes`](SampleState::bytes) of those before it.
+    pub fn at(&self, place: u64) -> Result<SampleState> {
+        let mut file = self.file.get_ref();
+        file.seek(SeekFrom::Start(place))
+            .map_err(|source| read(&self.path, source))?;
+        let found = sample(&self.path, &mut file)?;
+        found.ok_or_else(|| refuse_resume(&self.path, "it was cut while it was read"))
+    }
+}
+
+/// The sample that comes next; nothing at the end, or where there is less than a whole one.
+fn sample(path: &Path, file: &mut impl Read) -> Result<Option<SampleState>> {
+    let mut fill = |buffer: &mut [u8]| match file.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(source) => Err(read(path, source)),
+    };
+    let mut head = [0; 16];
+    if !fill(&mut head)? {
+        return Ok(None);
+    }
+    let (position, lengths) = head.split_at(8);
+    let position = u64::from_le_bytes(position.try_into().unwrap_or_default()) as usize;
+    let (lengths, _) = lengths.as_chunks::<4>();
+    let lengths = [lengths[0], lengths[1]].map(u32::from_le_bytes);
+    if lengths == [UNSCORED; 2] || lengths == [SKIPPED; 2] {
+        return Ok(Some(SampleState {
+            position,
+            states: None,
+            skipped: lengths == [SKIPPED; 2],
+        }));
+    }
+    if lengths.iter().any(|&length| length > MOST) {
+        return Err(refuse_resume(path, "it contains an invalid sample"));
+    }
+    let mut states = lengths.map(|length| vec![0; length as usize]);
+    for state in &mut states {
+        if !fill(state)? {
+            return Ok(None);
         }
     }
+    Ok(Some(SampleState {
+        position,
+        states: Some(states),
+        skipped: false,
+    }))
 }
 
 fn written(path: &Path, source: io::Error) -> Error {
@@ -252,6 +266,13 @@ mod tests {
             all(folder),
             [(4, states(b"one", b"")), (5, None), (6, states(b"x", b"y"))]
         );
+        // Any of them by its place.
+        let file = StatesFile::open(folder).unwrap();
+        let second = StatesFile::FIRST + file.at(StatesFile::FIRST).unwrap().bytes();
+        let third = second + file.at(second).unwrap().bytes();
+        assert_eq!(file.at(third).unwrap().states, states(b"x", b"y"));
+        assert_eq!(file.at(StatesFile::FIRST).unwrap().position, 4);
+        assert!(file.at(third + 1).is_err());
         assert!(StatesWriter::open(folder, 4).is_err());
         std::fs::write(&path, b"something else").unwrap();
         assert!(StatesFile::open(folder).is_err());
