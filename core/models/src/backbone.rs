@@ -33,7 +33,7 @@ pub enum BatchNormStatistics {
 pub struct BackboneSpec {
     /// Channels, height and width of the images it was made for.
     pub image: [usize; 3],
-    /// Extent of axis 1 of the logits: the number of classes, or of the numbers of each pixel.
+    /// Extent of axis 1 of the logits: the number of classes, or of the numbers of each pixel; 0 without logits.
     pub outputs: usize,
     /// Whether it answers for each pixel, and not for whole images.
     pub per_pixel: bool,
@@ -49,7 +49,7 @@ pub trait Backbone: Send + Sync {
     /// What it takes and answers with.
     fn spec(&self) -> &BackboneSpec;
 
-    /// [`FEATURES`] and [`LOGITS`] for images of `[B, C, H, W]`: `[B, F]` and `[B, outputs]`, or of a model that answers for each pixel
+    /// [`FEATURES`] and, of a model with a head of its own, [`LOGITS`] for images of `[B, C, H, W]`: `[B, F]` and `[B, outputs]`, or of a model that answers for each pixel
     /// `[B, F, h, w]` and `[B, outputs, H, W]`.
     ///
     /// # Errors
@@ -91,4 +91,34 @@ pub trait Backbone: Send + Sync {
         let outputs = self.forward(weights, images, BatchNormStatistics::Mixed(share))?;
         Ok((outputs, Vec::new()))
     }
+
+    /// How it reconstructs images from some of their patches; none if it has no decoder for it.
+    fn reconstruction(&self) -> Option<&dyn Reconstruction> {
+        None
+    }
+}
+
+/// Masked reconstruction (He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022): the encoder of a backbone sees some
+/// patches of an image, and a decoder says what the masked ones are.
+pub trait Reconstruction: Send + Sync {
+    /// Patches of an image.
+    fn patches(&self) -> usize;
+
+    /// What the patches of images `[B, C, H, W]` are said to be, `[B, patches, p p C]`: pixels row by row, channels last, in the units of
+    /// the loss. `visible` are the patches of each image that the encoder sees, counted row by row, ascending; the same number for every image.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`](crate::ModelError::Input) for images of another shape, or other lists of patches.
+    fn reconstruct(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+        visible: &[Vec<usize>],
+    ) -> Result<Tensor>;
+
+    /// The mean squared error of the masked patches of each image, `[B]`.
+    ///
+    /// # Errors
+    /// As [`reconstruct`](Self::reconstruct).
+    fn loss(&self, weights: &Weights, images: &Tensor, visible: &[Vec<usize>]) -> Result<Tensor>;
 }

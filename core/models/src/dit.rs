@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
 use crate::label_table::LabelTable;
 use crate::layers::{Activation, Linear, TimeCode};
-use crate::patches::{Grid, PatchEmbedding};
+use crate::patches::{Grid, MAX_TABLE, PatchEmbedding};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::spatial::{SpatialConfig, SpatialSlot};
 use crate::table::Architecture;
@@ -26,8 +26,6 @@ use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weigh
 /// Extent of the sinusoidal timestep code.
 const FREQUENCIES: usize = 256;
 /// The most elements of the table of positions, which is computed while the structure is made. Attention over as many patches is beyond
-/// any memory long before.
-const MAX_TABLE: usize = 1 << 26;
 /// Epsilon of the normalisation layers.
 const EPSILON: f64 = 1e-6;
 
@@ -243,7 +241,7 @@ impl Dit {
         let hidden = config.hidden_size;
         let (grid, patch) = (config.grid(), config.patch_size);
         let mut d = Declaration::new();
-        let table: Arc<[f32]> = sincos_positions(grid, hidden).into();
+        let table: Arc<[f32]> = grid.positions(hidden).into();
         let (group, init) = match config.positions {
             Positions::Sincos => (Group::Buffer, Init::Fixed(table)),
             Positions::Learned => (Group::Embedding, Init::Fixed(table)),
@@ -476,32 +474,4 @@ fn modulation<const N: usize>(
         parts.push(all.narrow(2, n * hidden, hidden)?);
     }
     Ok(<[Tensor; N]>::try_from(parts).expect("N parts were pushed"))
-}
-
-/// The fixed position table `[T, D]`, row by row (`get_2d_sincos_pos_embed` of the reference): the first half codes the column,
-/// the second the row.
-fn sincos_positions(grid: Grid, hidden: usize) -> Vec<f32> {
-    let Grid { rows, columns, .. } = grid;
-    let quarter = hidden / 4;
-    let frequencies: Vec<f64> = (0..quarter)
-        .map(|i| 10_000f64.powf(-(i as f64) / quarter as f64))
-        .collect();
-    let mut table = Vec::with_capacity(rows * columns * hidden);
-    for row in 0..rows {
-        for column in 0..columns {
-            for place in [column, row] {
-                table.extend(
-                    frequencies
-                        .iter()
-                        .map(|frequency| (place as f64 * frequency).sin() as f32),
-                );
-                table.extend(
-                    frequencies
-                        .iter()
-                        .map(|frequency| (place as f64 * frequency).cos() as f32),
-                );
-            }
-        }
-    }
-    table
 }

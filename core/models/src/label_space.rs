@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dtta_tensor::{Named, Tensor};
 
-use crate::backbone::{Backbone, BackboneSpec, BatchNormStatistics, LOGITS};
+use crate::backbone::{Backbone, BackboneSpec, BatchNormStatistics, LOGITS, Reconstruction};
 use crate::denoiser::{CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot};
 use crate::error::{ModelError, Result};
 use crate::schedule::NoiseSchedule;
@@ -85,6 +85,10 @@ impl Backbone for SomeClasses {
     ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
         let (outputs, statistics) = self.backbone.forward_mixing(weights, images, share)?;
         Ok((self.restrict(outputs)?, statistics))
+    }
+
+    fn reconstruction(&self) -> Option<&dyn Reconstruction> {
+        self.backbone.reconstruction()
     }
 }
 

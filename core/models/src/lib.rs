@@ -58,7 +58,7 @@ pub use dtta_base::Issue;
 pub use dtta_tensor::Precision;
 
 pub use autoencoder::{AutoencoderKl, AutoencoderKlConfig, EncoderBlock};
-pub use backbone::{Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS};
+pub use backbone::{Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS, Reconstruction};
 pub use checkpoint::{Fit, Format, HubCache, HubModel, ModelFiles, locate};
 pub use convnext::{ConvNext, ConvNextConfig};
 pub use convolution::Padding;
@@ -88,5 +88,5 @@ pub use unet::{
     UNetTimeShift, UNetUpBlock,
 };
 pub use uvit::{UVit, UVitConfig};
-pub use vit::{Pool, Vit, VitConfig};
+pub use vit::{DecoderConfig, Pool, Vit, VitConfig};
 pub use weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};

@@ -5,6 +5,9 @@ use dtta_tensor::Tensor;
 use crate::error::Result;
 use crate::weights::{Declaration, Group, Init, ParameterId, Weights};
 
+/// The most numbers of a table of positions.
+pub(crate) const MAX_TABLE: usize = 1 << 26;
+
 /// A grid of square patches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grid {
@@ -26,6 +29,40 @@ impl Grid {
 
     pub fn tokens(&self) -> usize {
         self.rows * self.columns
+    }
+
+    /// `[B, C, H, W]` to `[B, T, p p C]`, channels last.
+    pub fn take_apart(&self, images: &Tensor) -> Result<Tensor> {
+        let Self {
+            rows,
+            columns,
+            patch: p,
+        } = *self;
+        let (batch, c) = (images.shape()[0], images.shape()[1]);
+        let patches = images
+            .reshape(&signed(&[batch, c, rows, p, columns, p]))?
+            .permute(&[0, 2, 4, 3, 5, 1])?;
+        Ok(patches.reshape(&signed(&[batch, rows * columns, p * p * c]))?)
+    }
+
+    /// The fixed position table `[T, width]`, row by row (`get_2d_sincos_pos_embed` of the reference): the first half codes the column,
+    /// the second the row.
+    pub fn positions(&self, width: usize) -> Vec<f32> {
+        let quarter = width / 4;
+        let frequencies: Vec<f64> = (0..quarter)
+            .map(|i| 10_000f64.powf(-(i as f64) / quarter as f64))
+            .collect();
+        let mut table = Vec::with_capacity(self.tokens() * width);
+        for row in 0..self.rows {
+            for column in 0..self.columns {
+                for place in [column, row] {
+                    let angles = frequencies.iter().map(|frequency| place as f64 * frequency);
+                    table.extend(angles.clone().map(|angle| angle.sin() as f32));
+                    table.extend(angles.map(|angle| angle.cos() as f32));
+                }
+            }
+        }
+        table
     }
 
     /// `[B, T, p p C']`, channels last, to the first `channels` of `[B, C', H, W]`.

@@ -571,19 +571,13 @@ pub fn weights_beside(config: &Path, weights: Option<&Path>) -> PathBuf {
     }
 }
 
-/// That a configuration is one of transformers, of whose models there is none.
+/// That a configuration is one of transformers which does not say of what class.
 fn of_transformers(fields: &Map<String, Value>) -> Option<Issue> {
-    let place = ["architectures", "model_type"]
-        .into_iter()
-        .find(|name| fields.contains_key(*name))?;
-    let class = match &fields[place] {
-        Value::Array(classes) => classes.first().and_then(Value::as_str),
-        class => class.as_str(),
-    };
-    let class = class.map_or_else(|| "a model".into(), |class| format!("a `{class}`"));
-    let message =
-        format!("this is a transformers configuration of {class}, which dtta does not have");
-    Some(Issue::new(format!("/{place}"), message))
+    let kind = fields.get("model_type")?.as_str().unwrap_or_default();
+    let message = format!(
+        "this is a transformers configuration of a `{kind}` that does not name its class under `architectures`"
+    );
+    Some(Issue::new("/model_type", message))
 }
 
 /// Names the file that faults came from.

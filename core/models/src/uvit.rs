@@ -16,15 +16,13 @@ use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
 use crate::label_table::LabelTable;
 use crate::layers::{BiasedConv, LayerNorm, Linear, LinearProjection, TimeCode};
-use crate::patches::{Grid, PatchEmbedding};
+use crate::patches::{Grid, MAX_TABLE, PatchEmbedding};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::table::Architecture;
 use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
 
 /// Epsilon of the normalisation layers.
 const EPSILON: f64 = 1e-5;
-/// The most elements of the table of positions.
-const MAX_TABLE: usize = 1 << 26;
 
 /// A U-ViT: a denoiser. Field names are those of the reference. U-ViT-L/2 for latents of 256×256 images is `image: [4, 32, 32], patch_size: 2,
 /// embed_dim: 1024, depth: 20, num_heads: 16, num_classes: 1000, conv: false, time_offset: 1` and Stable Diffusion's schedule.

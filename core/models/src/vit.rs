@@ -1,4 +1,10 @@
-//! Vision transformers (Dosovitskiy et al. 2021), with timm's structure and parameter names.
+//! Vision transformers (Dosovitskiy et al. 2021), with timm's structure and parameter names. With a decoder they are masked autoencoders (He
+//! et al. 2022), whose encoder is the same network on some of the patches.
+
+mod block;
+mod decoder;
+mod positions;
+mod visible;
 
 use std::sync::Arc;
 
@@ -7,18 +13,23 @@ use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS};
+use self::block::{Block, BlockForm};
+use self::decoder::Decoder;
+pub use self::decoder::DecoderConfig;
+use self::positions::FixedPositions;
+use self::visible::Visible;
+use crate::backbone::{
+    Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS, Reconstruction,
+};
 use crate::convolution::{Convolution, Form};
 use crate::denoiser::expect_images;
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
-use crate::layers::{Activation, LayerNorm, Linear};
+use crate::layers::{LayerNorm, Linear};
+use crate::patches::{Grid, MAX_TABLE};
 use crate::table::Architecture;
-use crate::transformer::{INIT, LayerScale, Mlp};
+use crate::transformer::INIT;
 use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
-
-/// Epsilon of the normalisation layers.
-const EPSILON: f64 = 1e-6;
 
 /// What the classifier is told of the tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -32,15 +43,16 @@ pub enum Pool {
 }
 
 /// A vision transformer: a backbone that answers for whole images. ViT-B/16 is
-/// `image: [3, 224, 224], classes: 1000, patch_size: 16, width: 768, depth: 12, heads: 12`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// `image: [3, 224, 224], classes: 1000, patch_size: 16, width: 768, depth: 12, heads: 12`. With a `decoder` it is a masked autoencoder too:
+/// `ViTMAEForPreTraining` of transformers is read directly.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
     /// Channels, height and width of the images.
     #[schemars(inner(range(min = 1, max = MAX_EXTENT)))]
     pub image: [usize; 3],
-    /// Number of classes.
-    #[schemars(range(min = 1, max = MAX_EXTENT))]
+    /// Number of classes; 0 for a network without a classifier, which gives features for a head of its own, such as `linear`.
+    #[schemars(range(max = MAX_EXTENT))]
     pub classes: usize,
     /// Pixels of a patch on each axis; divides height and width.
     #[schemars(range(min = 1, max = MAX_EXTENT))]
@@ -64,6 +76,10 @@ pub struct VitConfig {
     /// Whether the class token has a learned position as the patches have.
     #[serde(default = "yes")]
     pub class_position: bool,
+    /// Whether positions are sines and cosines of column and row, which never move, as in masked autoencoders; learned otherwise. The width
+    /// is a multiple of 4 then.
+    #[serde(default)]
+    pub fixed_positions: bool,
     /// Whether each branch of a block has a learned scale for each channel.
     #[serde(default)]
     pub layer_scale: bool,
@@ -73,19 +89,31 @@ pub struct VitConfig {
     /// Whether the last normalisation comes after that, as `fc_norm`, not before it, as `norm`.
     #[serde(default)]
     pub norm_after_pool: bool,
+    /// Epsilon of the normalisation layers.
+    #[serde(default = "epsilon")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub epsilon: f64,
+    /// Reconstructs images from some of their patches, for methods and trainings that ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<DecoderConfig>,
 }
 
 fn yes() -> bool {
     true
 }
 
+fn epsilon() -> f64 {
+    1e-6
+}
+
 impl VitConfig {
     fn check(&self) -> Faults {
         let mut faults = Faults::default();
-        faults.count("/classes", self.classes, MAX_EXTENT);
-        if faults.count("/patch_size", self.patch_size, MAX_EXTENT) {
-            faults.image(self.image, self.patch_size);
+        if self.classes > 0 {
+            faults.count("/classes", self.classes, MAX_EXTENT);
         }
+        let patched = faults.count("/patch_size", self.patch_size, MAX_EXTENT)
+            && faults.image(self.image, self.patch_size);
         faults.count("/depth", self.depth, MAX_LAYERS);
         let known = faults.count("/width", self.width, MAX_EXTENT)
             && faults.count("/heads", self.heads, MAX_EXTENT);
@@ -99,13 +127,55 @@ impl VitConfig {
         if !self.class_token && self.pool == Pool::ClassToken {
             faults.add("/pool", "class_token", "average where there is none");
         }
+        if !(self.epsilon > 0.0 && self.epsilon.is_finite()) {
+            faults.add("/epsilon", self.epsilon, "above 0");
+        }
+        if self.fixed_positions && !self.width.is_multiple_of(4) {
+            faults.add(
+                "/width",
+                self.width,
+                "a multiple of 4 for `fixed_positions`",
+            );
+        }
+        if let Some(decoder) = &self.decoder {
+            faults.part("/decoder", decoder.check(self.pixels()));
+            if self.norm_after_pool {
+                let expected = "false with a `decoder`, which takes tokens that are normalised";
+                faults.add("/norm_after_pool", true, expected);
+            }
+            if patched && self.grid().tokens() < 2 {
+                let expected =
+                    "a size that gives two patches or more: one is visible, another masked";
+                faults.add("/patch_size", self.patch_size, expected);
+            }
+        }
+        let decoder = self.decoder.map(|decoder| decoder.width);
+        let widest = decoder.max(self.fixed_positions.then_some(self.width));
+        if let Some(width) = widest.filter(|&width| patched && (1..=MAX_EXTENT).contains(&width))
+            && self.grid().tokens() * width > MAX_TABLE
+        {
+            let (tokens, most) = (self.grid().tokens(), MAX_TABLE / width);
+            let found = format!("{}, of {tokens} patches", self.patch_size);
+            let expected = format!("a size that gives at most {most} of this width");
+            faults.add("/patch_size", found, expected);
+        }
         faults
     }
 
-    /// Number of patches.
-    fn patches(&self) -> usize {
-        let [_, height, width] = self.image;
-        (height / self.patch_size) * (width / self.patch_size)
+    fn grid(&self) -> Grid {
+        Grid::of(self.image, self.patch_size)
+    }
+
+    /// Numbers of a patch.
+    fn pixels(&self) -> usize {
+        let [channels, ..] = self.image;
+        let side = self.patch_size;
+        side.saturating_mul(side).saturating_mul(channels)
+    }
+
+    /// Tokens before the patches that have a position.
+    fn placed(&self) -> usize {
+        usize::from(self.class_token && self.class_position)
     }
 }
 
@@ -132,94 +202,8 @@ pub struct Vit {
     embed: Convolution,
     blocks: Vec<Block>,
     norm: LayerNorm,
-    head: Linear,
-}
-
-struct Block {
-    attend: Branch<Attention>,
-    feed: Branch<Mlp>,
-}
-
-/// A function of normalised tokens, which is added to the tokens.
-struct Branch<F> {
-    norm: LayerNorm,
-    function: F,
-    scale: Option<LayerScale>,
-}
-
-struct Attention {
-    qkv: Linear,
-    out: Linear,
-    heads: usize,
-}
-
-impl Attention {
-    fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
-        let seen = self.qkv.forward(weights, x)?.self_attention(self.heads)?;
-        self.out.forward(weights, &seen)
-    }
-}
-
-impl<F> Branch<F> {
-    /// The `n`th of a block.
-    fn declare(
-        d: &mut Declaration,
-        config: &VitConfig,
-        n: usize,
-        function: impl FnOnce(&mut Declaration) -> F,
-    ) -> Self {
-        let width = config.width;
-        let scale = |d: &mut Declaration| {
-            d.within(format_args!("ls{n}"), |d| {
-                LayerScale::declare(d, "gamma", width, false)
-            })
-        };
-        Self {
-            norm: LayerNorm::declare(d, &format!("norm{n}"), width, EPSILON),
-            function: function(d),
-            scale: config.layer_scale.then(|| scale(d)),
-        }
-    }
-
-    fn add_to(
-        &self,
-        weights: &Weights,
-        x: &Tensor,
-        function: impl FnOnce(&F, &Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let mut y = function(&self.function, &self.norm.forward(weights, x)?)?;
-        if let Some(scale) = &self.scale {
-            y = scale.forward(weights, &y)?;
-        }
-        Ok(x.add(&y)?)
-    }
-}
-
-impl Block {
-    fn declare(d: &mut Declaration, config: &VitConfig) -> Self {
-        let width = config.width;
-        let hidden = config.hidden_width.unwrap_or(4 * width);
-        let attention = |d: &mut Declaration| {
-            d.within("attn", |d| Attention {
-                qkv: Linear::declare(d, "qkv", width, 3 * width, INIT),
-                out: Linear::declare(d, "proj", width, width, INIT),
-                heads: config.heads,
-            })
-        };
-        let mlp = |d: &mut Declaration| Mlp::declare(d, [width, hidden], Activation::Gelu, false);
-        Self {
-            attend: Branch::declare(d, config, 1, attention),
-            feed: Branch::declare(d, config, 2, mlp),
-        }
-    }
-
-    fn forward(&self, weights: &Weights, x: &Tensor) -> Result<Tensor> {
-        let x = self
-            .attend
-            .add_to(weights, x, |attention, x| attention.forward(weights, x))?;
-        self.feed
-            .add_to(weights, &x, |mlp, x| mlp.forward(weights, x))
-    }
+    head: Option<Linear>,
+    decoder: Option<Decoder>,
 }
 
 impl Vit {
@@ -235,9 +219,18 @@ impl Vit {
             let init = Init::Normal(1e-6);
             d.declare("cls_token", &[1, 1, width], Group::Embedding, init)
         });
-        let placed = config.class_token && config.class_position;
-        let positions = [1, config.patches() + usize::from(placed), width];
-        let positions = d.declare("pos_embed", &positions, Group::Embedding, INIT);
+        let (grid, before) = (config.grid(), usize::from(config.class_token));
+        let positions = if config.fixed_positions {
+            let fixed = FixedPositions {
+                grid,
+                before: config.placed(),
+                own: width,
+            };
+            fixed.declare(&mut d, "pos_embed")
+        } else {
+            let shape = [1, config.placed() + grid.tokens(), width];
+            d.declare("pos_embed", &shape, Group::Embedding, INIT)
+        };
         let form = Form {
             window: config.patch_size,
             stride: config.patch_size,
@@ -248,16 +241,28 @@ impl Vit {
         };
         let embed =
             Convolution::declare(&mut d, "patch_embed.proj", [config.image[0], width], form);
+        let block = BlockForm {
+            width,
+            heads: config.heads,
+            hidden: config.hidden_width.unwrap_or(4 * width),
+            layer_scale: config.layer_scale,
+            epsilon: config.epsilon,
+        };
         let blocks = (0..config.depth)
-            .map(|n| d.within(format_args!("blocks.{n}"), |d| Block::declare(d, &config)))
+            .map(|n| d.within(format_args!("blocks.{n}"), |d| Block::declare(d, block)))
             .collect();
         let norm = if config.norm_after_pool {
             "fc_norm"
         } else {
             "norm"
         };
-        let norm = LayerNorm::declare(&mut d, norm, width, EPSILON);
-        let head = Linear::declare_head(&mut d, "head", width, config.classes);
+        let norm = LayerNorm::declare(&mut d, norm, width, config.epsilon);
+        let head = (config.classes > 0)
+            .then(|| Linear::declare_head(&mut d, "head", width, config.classes));
+        let decoder = config.decoder.as_ref().map(|decoder| {
+            let (patches, tokens) = ((grid, config.image[0]), (width, before));
+            Decoder::declare(&mut d, decoder, patches, tokens, config.epsilon)
+        });
         Ok(Self {
             specs: d.finish(),
             spec: BackboneSpec {
@@ -273,6 +278,7 @@ impl Vit {
             blocks,
             norm,
             head,
+            decoder,
         })
     }
 
@@ -281,23 +287,69 @@ impl Vit {
         &self.config
     }
 
-    /// Images as tokens with their positions, `[B, T, width]`.
-    fn tokens(&self, weights: &Weights, images: &Tensor) -> Result<Tensor> {
-        let batch = images.shape()[0];
-        let width = self.config.width;
+    /// Images as tokens with their positions, `[B, T, width]`: all patches, or the visible ones.
+    fn tokens(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+        visible: Option<&Visible<'_>>,
+    ) -> Result<Tensor> {
+        let (batch, width) = (images.shape()[0], self.config.width);
+        let positions = weights.get(self.positions);
+        let placed = self.config.placed();
         let patches = self.embed.forward(weights, images)?;
         let patches = patches.reshape(&[batch as i64, width as i64, -1])?;
         let patches = patches.permute(&[0, 2, 1])?;
-        let positions = weights.get(self.positions);
+        let count = patches.shape()[1];
+        let mut patches = patches.add(&positions.narrow(1, placed, count)?)?;
+        if let Some(visible) = visible {
+            patches = visible.of(&patches)?;
+        }
         let Some(token) = self.class_token else {
-            return Ok(patches.add(positions)?);
+            return Ok(patches);
         };
-        let token = weights.get(token).expand(&[batch, 1, width])?;
-        Ok(if self.config.class_position {
-            Tensor::cat(&[&token, &patches], 1)?.add(positions)?
-        } else {
-            Tensor::cat(&[&token, &patches.add(positions)?], 1)?
+        let mut token = weights.get(token).clone();
+        if placed > 0 {
+            token = token.add(&positions.narrow(1, 0, placed)?)?;
+        }
+        Ok(Tensor::cat(
+            &[&token.expand(&[batch, 1, width])?, &patches],
+            1,
+        )?)
+    }
+
+    /// What the blocks make of tokens, not yet normalised.
+    fn encode(&self, weights: &Weights, mut x: Tensor) -> Result<Tensor> {
+        for block in &self.blocks {
+            x = block.forward(weights, &x)?;
+        }
+        Ok(x)
+    }
+
+    fn decoder(&self) -> Result<&Decoder> {
+        self.decoder.as_ref().ok_or_else(|| {
+            let argument = "the vision transformer";
+            ModelError::input(
+                argument,
+                "has no `decoder`",
+                "one that reconstructs patches",
+            )
         })
+    }
+
+    /// What the decoder says of every patch.
+    fn reconstructed<'a>(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+        visible: &'a [Vec<usize>],
+    ) -> Result<(Tensor, Visible<'a>)> {
+        let batch = expect_images("the batch of images", images, self.config.image)?;
+        let visible = Visible::new(visible, batch, self.config.grid().tokens())?;
+        let x = self.encode(weights, self.tokens(weights, images, Some(&visible))?)?;
+        let latent = self.norm.forward(weights, &x)?;
+        let predicted = self.decoder()?.forward(weights, &latent, &visible)?;
+        Ok((predicted, visible))
     }
 
     /// What the classifier is told of `[B, T, width]`.
@@ -329,16 +381,41 @@ impl Backbone for Vit {
         _statistics: BatchNormStatistics,
     ) -> Result<Named> {
         expect_images("the batch of images", images, self.config.image)?;
-        let mut x = self.tokens(weights, images)?;
-        for block in &self.blocks {
-            x = block.forward(weights, &x)?;
-        }
+        let x = self.encode(weights, self.tokens(weights, images, None)?)?;
         let features = if self.config.norm_after_pool {
             self.norm.forward(weights, &self.pool(&x)?)?
         } else {
             self.pool(&self.norm.forward(weights, &x)?)?
         };
-        let logits = self.head.forward(weights, &features)?;
+        let Some(head) = &self.head else {
+            return Ok(Named::one(FEATURES, features));
+        };
+        let logits = head.forward(weights, &features)?;
         Ok(Named::one(FEATURES, features).with(LOGITS, logits))
+    }
+
+    fn reconstruction(&self) -> Option<&dyn Reconstruction> {
+        self.decoder.as_ref().map(|_| self as &dyn Reconstruction)
+    }
+}
+
+impl Reconstruction for Vit {
+    fn patches(&self) -> usize {
+        self.config.grid().tokens()
+    }
+
+    fn reconstruct(
+        &self,
+        weights: &Weights,
+        images: &Tensor,
+        visible: &[Vec<usize>],
+    ) -> Result<Tensor> {
+        let (predicted, _) = self.reconstructed(weights, images, visible)?;
+        Ok(predicted)
+    }
+
+    fn loss(&self, weights: &Weights, images: &Tensor, visible: &[Vec<usize>]) -> Result<Tensor> {
+        let (predicted, visible) = self.reconstructed(weights, images, visible)?;
+        self.decoder()?.error(&predicted, images, &visible)
     }
 }

@@ -2,6 +2,7 @@
 
 use dtta_base::{TargetType, expect_memory};
 use dtta_data::{Stream, Target};
+use dtta_models::LOGITS;
 use dtta_plugin::Predicts;
 
 use crate::adapter::Adapter;
@@ -46,9 +47,19 @@ pub(super) fn check(
     }
     let names = stream.class_names().len();
     let of_classes = !matches!(predicts.target, TargetType::NumberMap { .. });
-    if of_classes && names != 0 && names != classes {
+    if of_classes && names != 0 && classes != 0 && names != classes {
         let message = format!("it has {classes} classes, the dataset {names}");
         return Err(document.refusal("/models/backbone", message));
+    }
+    if classes == 0 && matches!(predicts.target, TargetType::ClassIndex {}) {
+        let outputs = adapter.tools().source_outputs(&image, false)?;
+        let answered = outputs.get(LOGITS).map(|logits| logits.shape()[1]);
+        if let Some(answered) = answered.filter(|&found| names != 0 && found != names) {
+            let message = format!(
+                "answers with {answered} logits, the dataset has {names} classes; a backbone without a classifier needs a head that is one, such as `linear`"
+            );
+            return Err(document.refusal("/plugins/head", message));
+        }
     }
     if document.experiment.output.pictures > 0 && !can_picture(&predicts) {
         let message = format!(

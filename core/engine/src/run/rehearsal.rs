@@ -93,6 +93,10 @@ impl Prepared {
         };
         let count = self.adapter.tools().task().backbone().spec().outputs as i64;
         let classes: Vec<i64> = (0..count).filter(|class| Some(*class) != ignored).collect();
+        if classes.is_empty() {
+            // The head alone knows how many there are.
+            return Ok(());
+        }
         let Some(shape) = predictions.get(&name).map(Tensor::shape) else {
             return Ok(());
         };

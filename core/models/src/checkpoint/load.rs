@@ -114,6 +114,31 @@ struct Parameter<'a> {
     copies: Vec<String>,
 }
 
+/// The tensors that make a parameter, and those that must equal the result.
+fn resolved(source: Source, found: &BTreeMap<String, Stored>) -> [Vec<String>; 2] {
+    match source {
+        Source::Named(name) => [vec![name], Vec::new()],
+        Source::Stacked(names) => [names, Vec::new()],
+        Source::AnyOf(names) => {
+            let there = names.iter().find(|name| found.contains_key(*name));
+            let one = there.or(names.first()).into_iter().cloned().collect();
+            [one, Vec::new()]
+        }
+        Source::Either(first, second) => {
+            let second = resolved(*second, found);
+            match second.iter().flatten().all(|name| found.contains_key(name)) {
+                true => second,
+                false => resolved(*first, found),
+            }
+        }
+        Source::Copies(mut names) => {
+            let copies = names.split_off(names.len().min(1));
+            [names, copies]
+        }
+        Source::Computed => [Vec::new(), Vec::new()],
+    }
+}
+
 /// How a checkpoint fits a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fit {
@@ -128,20 +153,7 @@ impl<'a> Wanted<'a> {
     pub fn new(specs: &'a [ParameterSpec], names: &'a Names, checkpoint: &Checkpoint) -> Self {
         let found = checkpoint.tensors();
         let parameter = |spec: &'a ParameterSpec| {
-            let mut copies = Vec::new();
-            let parts = match (names.source)(&spec.name) {
-                Source::Named(name) => vec![name],
-                Source::Stacked(names) => names,
-                Source::AnyOf(names) => {
-                    let there = names.iter().find(|name| found.contains_key(*name));
-                    there.or(names.first()).into_iter().cloned().collect()
-                }
-                Source::Copies(mut names) => {
-                    copies = names.split_off(names.len().min(1));
-                    names
-                }
-                Source::Computed => Vec::new(),
-            };
+            let [parts, copies] = resolved((names.source)(&spec.name), found);
             Parameter {
                 spec,
                 parts,

@@ -1,4 +1,4 @@
-//! Models as the libraries of the field publish them: a `config.json` of diffusers or timm, or a structure that torchvision names. Each is
+//! Models as the libraries of the field publish them: a `config.json` of diffusers, timm or transformers, or a structure that torchvision names. Each is
 //! translated into a model file of this crate, field by field: a field is honoured, or known to have no influence on what is computed,
 //! or refused by name. None is ignored.
 
@@ -9,6 +9,7 @@ mod lite;
 mod scheduler;
 mod timm;
 mod torchvision;
+mod transformers;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -35,6 +36,8 @@ pub(crate) enum Source {
     Named(String),
     /// The first of these that there is: what older versions of the library called otherwise.
     AnyOf(Vec<String>),
+    /// The second, if all of its tensors are there, or else the first.
+    Either(Box<Source>, Box<Source>),
     /// Those of these names, one below the other along the first axis.
     Stacked(Vec<String>),
     /// Those of these names, which must all be there and hold the same.
@@ -102,7 +105,7 @@ type Translate = fn(&mut Fields) -> Option<Translation>;
 /// Which library wrote a configuration file, and which class of models it describes.
 struct Publisher {
     library: &'static str,
-    /// The field that names the class.
+    /// The field that names the class, or begins with it in a list.
     field: &'static str,
     /// The translation of a class, if there is one.
     translate: fn(&str) -> Option<Translate>,
@@ -116,6 +119,7 @@ const PUBLISHERS: &[Publisher] = &[
     timm::PUBLISHER,
     torchvision::PUBLISHER,
     lite::PUBLISHER,
+    transformers::PUBLISHER,
 ];
 
 /// The libraries whose configurations are translated, each with the classes of models that it calls by these names.
@@ -141,7 +145,11 @@ pub(crate) fn translate(document: &Map<String, Value>) -> Option<Result<Translat
     let publisher = PUBLISHERS
         .iter()
         .find(|publisher| document.contains_key(publisher.field))?;
-    let class = document[publisher.field].as_str().unwrap_or_default();
+    let class = match &document[publisher.field] {
+        Value::Array(classes) => classes.first().and_then(Value::as_str),
+        class => class.as_str(),
+    };
+    let class = class.unwrap_or_default();
     let Some(translate) = (publisher.translate)(class) else {
         let message = format!(
             "this is a {} configuration of a `{class}`, which dtta does not have; it has {}",
