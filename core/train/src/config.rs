@@ -95,6 +95,31 @@ pub struct ClassifierTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("items" = { "type": "number", "format": "double", "exclusiveMinimum": 0 }))]
     pub class_weights: Option<Vec<f64>>,
+    /// Learns to reconstruct masked patches beside it, jointly (Sun et al. 2020; Gandelsman et al. 2022): for a model with a `decoder`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconstruction: Option<ReconstructionTask>,
+}
+
+/// Masked reconstruction (He et al. 2022) beside a classifier's own task: encoder and decoder are told some patches of each training image
+/// and learn what the others are. Masks are a function of the seed, the sample and the step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReconstructionTask {
+    /// The share of an image's patches that is masked.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    pub mask_ratio: f64,
+    /// How much the mean squared error of masked patches counts beside the cross-entropy.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub weight: f64,
+}
+
+impl Default for ReconstructionTask {
+    fn default() -> Self {
+        Self {
+            mask_ratio: 0.75,
+            weight: 1.0,
+        }
+    }
 }
 
 /// What a predictor of numbers learns. With a `range`, the model's only map of logits goes through a sigmoid to y, which is compared with
@@ -410,6 +435,10 @@ mod tests {
                 "/task/timesteps/range",
             ),
             (r#"evaluate={"samples": 5}"#, "/evaluate"),
+            (
+                r#"task={"kind": "classifier", "reconstruction": {"mask_ratio": 1}}"#,
+                "/task/reconstruction/mask_ratio",
+            ),
             ("task.kind=gan", "/task/kind"),
             ("optimization.batch=1099511627776", "/optimization/batch"),
             (

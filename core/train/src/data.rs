@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 /// Some images with what is known about them.
 #[derive(Debug, Clone)]
 pub(crate) struct Examples {
+    /// What each image is called.
+    pub ids: Vec<String>,
     /// `[B, C, H, W]`, preprocessed.
     pub images: Tensor,
     /// The class of each image; empty where maps are learned.
@@ -156,6 +158,7 @@ impl TrainingData {
                 sample.targets,
                 &mut rng,
             );
+            collected.ids.push(sample.id);
             collected.add(
                 (image, targets),
                 &self.config,
@@ -198,6 +201,7 @@ pub(crate) fn held_out(
     let mut collected = Collected::default();
     for &index in &chosen {
         let sample = dataset.sample(index)?;
+        collected.ids.push(sample.id);
         let sample = (sample.image, sample.targets);
         collected.add(sample, config, (takes, &name), pointer)?;
     }
@@ -207,6 +211,7 @@ pub(crate) fn held_out(
 /// A batch in the making.
 #[derive(Default)]
 struct Collected {
+    ids: Vec<String>,
     values: Vec<f32>,
     labels: Vec<usize>,
     targets: Vec<Targets>,
@@ -232,6 +237,7 @@ impl Collected {
 
     fn finish(self, [c, h, w]: [usize; 3], name: String, device: &Device) -> Result<Examples> {
         Ok(Examples {
+            ids: self.ids,
             images: Tensor::from_floats(&self.values, &[self.targets.len(), c, h, w], device)?,
             labels: self.labels,
             targets: self.targets,

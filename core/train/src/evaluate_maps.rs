@@ -239,6 +239,7 @@ fn over_batches(
     for start in (0..samples).step_by(ROWS) {
         let count = ROWS.min(samples - start);
         let batch = Examples {
+            ids: held_out.ids[start..start + count].to_vec(),
             images: held_out.images.narrow(0, start, count)?,
             labels: Vec::new(),
             targets: held_out.targets[start..start + count].to_vec(),

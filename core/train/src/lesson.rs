@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dtta_base::{TargetType, keyed_rng};
 use dtta_data::{DepthRange, IGNORE};
-use dtta_learn::{Draws, NoiseSharing, TimestepSampler};
+use dtta_learn::{Draws, Masks, NoiseSharing, TimestepSampler};
 use dtta_models::{
     Backbone, CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, LOGITS, ParameterId,
     ParameterSpec, SPATIAL, SpatialConfig, TimeRange, Weights,
@@ -29,6 +29,8 @@ pub(crate) enum Lesson {
         target: Option<String>,
         smoothing: f64,
         class_weights: Vec<f32>,
+        /// What it learns beside: to reconstruct what these masks hide, and how much that counts.
+        reconstruction: Option<(Masks, f64)>,
     },
     /// A predictor of numbers for each pixel.
     Numbers {
@@ -154,14 +156,23 @@ impl Lesson {
                 backbone,
                 smoothing,
                 class_weights,
+                reconstruction,
                 ..
             } => {
                 let (outputs, statistics) = backbone.forward_training(weights, images)?;
                 let logits = logits(&outputs)?;
-                let value = match backbone.spec().per_pixel {
+                let mut value = match backbone.spec().per_pixel {
                     true => pixel_cross_entropy(logits, examples, *smoothing, class_weights)?,
                     false => cross_entropy(logits, &examples.labels, *smoothing, class_weights)?,
                 };
+                if let (Some((masks, weight)), Some(decoder)) =
+                    (reconstruction, backbone.reconstruction())
+                {
+                    let ids = examples.ids.iter();
+                    let visible: Vec<_> = ids.map(|id| masks.visible(id, step, 0)).collect();
+                    let error = decoder.loss(weights, images, &visible)?;
+                    value = value.add(&error.mean(&[], false)?.affine(*weight, 0.0)?)?;
+                }
                 Ok(Loss { value, statistics })
             }
             Self::Numbers {
@@ -457,6 +468,7 @@ mod tests {
     /// One image that this is known about.
     fn example(target: impl Into<Target>) -> Examples {
         Examples {
+            ids: vec!["a".into()],
             images: Tensor::full(&[1, 1, 1, 3], 0.0, &Device::cpu()).unwrap(),
             labels: Vec::new(),
             targets: vec![Targets::new().with("target", target)],

@@ -19,7 +19,8 @@ mod trainer;
 
 pub use config::{
     ClassifierTask, DataConfig, DenoiserTask, EvaluateConfig, EvaluationDraws, LearningRate,
-    NumbersTask, OptimizationConfig, OutputConfig, TaskConfig, TrainingConfig, schema,
+    NumbersTask, OptimizationConfig, OutputConfig, ReconstructionTask, TaskConfig, TrainingConfig,
+    schema,
 };
 pub use error::{Error, Result};
 pub use evaluate::{

@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use dtta_base::{FolderLock, remove, sha256, sha256_file};
 use dtta_data::{Dataset, LeftOut};
-use dtta_learn::Draws;
-use dtta_models::{Denoiser, Models, NoiseSchedule, TimeRange, Weights};
+use dtta_learn::{Draws, Masks};
+use dtta_models::{Backbone, Denoiser, Models, NoiseSchedule, TimeRange, Weights};
 use dtta_tensor::{Device, Tensor};
 use serde_json::json;
 
 use crate::averaged::Averaged;
 use crate::checkpoint::{Identity, TrainingCheckpoint};
-use crate::config::{DenoiserTask, EvaluationDraws, TaskConfig, TrainingConfig};
+use crate::config::{ClassifierTask, DenoiserTask, EvaluationDraws, TaskConfig, TrainingConfig};
 use crate::data::{Examples, TrainingData, held_out};
 use crate::error::{Error, Result};
 use crate::evaluate::{
@@ -482,6 +482,10 @@ fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
         }
         TaskConfig::Classifier(task) => {
             let backbone = models.backbone(model)?;
+            if backbone.spec().outputs == 0 {
+                let message = "has no classifier that could learn; give it `classes`";
+                return Err(Error::invalid("/model", message));
+            }
             let class_weights = task.class_weights.clone().unwrap_or_default();
             if !class_weights.is_empty() && class_weights.len() != backbone.spec().outputs {
                 let (found, classes) = (class_weights.len(), backbone.spec().outputs);
@@ -489,10 +493,11 @@ fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
                 return Err(Error::invalid("/task/class_weights", message));
             }
             Ok(Lesson::Classifier {
-                backbone,
                 target: task.target.clone(),
                 smoothing: task.label_smoothing,
                 class_weights: class_weights.iter().map(|&weight| weight as f32).collect(),
+                reconstruction: reconstruction(config, task, &*backbone)?,
+                backbone,
             })
         }
         TaskConfig::Numbers(task) => {
@@ -512,6 +517,30 @@ fn lesson(config: &TrainingConfig, model: &Path) -> Result<Lesson> {
                 range: task.range,
                 gradient_weight: task.gradient_weight,
             })
+        }
+    }
+}
+
+/// The masks that a classifier with a decoder learns to see through.
+fn reconstruction(
+    config: &TrainingConfig,
+    task: &ClassifierTask,
+    backbone: &dyn Backbone,
+) -> Result<Option<(Masks, f64)>> {
+    match (task.reconstruction, backbone.reconstruction()) {
+        (None, None) => Ok(None),
+        (Some(task), Some(decoder)) => {
+            let masks = Masks::new(config.seed, task.mask_ratio, decoder.patches());
+            let refuse = |problem| Error::invalid("/task/reconstruction/mask_ratio", problem);
+            Ok(Some((masks.map_err(refuse)?, task.weight)))
+        }
+        (Some(_), None) => {
+            let message = "needs a model with a `decoder`, and this one has none";
+            Err(Error::invalid("/task/reconstruction", message))
+        }
+        (None, Some(_)) => {
+            let message = "is missing: the model has a `decoder`, which would stay as it starts";
+            Err(Error::invalid("/task/reconstruction", message))
         }
     }
 }

@@ -65,6 +65,11 @@ fn folder() -> tempfile::TempDir {
         "batch.json",
         &resnet(json!({ "kind": "batch" })),
     );
+    let masked = json!({
+        "kind": "vit", "image": [1, 8, 8], "classes": CLASSES, "patch_size": 2, "width": 16, "depth": 2, "heads": 2,
+        "fixed_positions": true, "decoder": { "width": 16, "depth": 1, "heads": 2 }
+    });
+    write(folder.path(), "masked.json", &masked);
     folder
 }
 
@@ -76,7 +81,13 @@ fn write(folder: &Path, name: &str, value: &Value) {
 fn config(model: &str, steps: usize, changes: &Value) -> TrainingConfig {
     let data = json!({ "kind": "packed", "path": "tiny.safetensors" });
     let mut document = json!({
-        "task": { "kind": if model == "dit.json" { "denoiser" } else { "classifier" } },
+        "task": match model {
+            "dit.json" => json!({ "kind": "denoiser" }),
+            "masked.json" => {
+                json!({ "kind": "classifier", "reconstruction": { "mask_ratio": 0.5, "weight": 2.0 } })
+            }
+            _ => json!({ "kind": "classifier" }),
+        },
         "model": model,
         "data": {
             "training": data,
@@ -225,7 +236,7 @@ fn a_continued_run_ends_with_the_same_weights_bit_for_bit() {
     let output = json!({ "weights": "w", "log_every": 5, "checkpoint_every": 10 });
     let augmentation =
         json!([{ "kind": "horizontal_flip" }, { "kind": "random_crop", "border": 1 }]);
-    for model in ["dit.json", "group.json", "batch.json"] {
+    for model in ["dit.json", "group.json", "batch.json", "masked.json"] {
         let plain = config(model, 24, &json!({ "output": output }));
         let mut document = serde_json::to_value(plain).unwrap();
         document["data"]["augmentation"] = augmentation.clone();
@@ -436,5 +447,59 @@ fn parts_that_do_not_fit_are_refused_before_the_run() {
             error.contains("/data/training") && error.contains(&expected),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn a_masked_autoencoder_learns_its_classes_and_to_reconstruct() {
+    let folder = folder();
+    let config = config("masked.json", 500, &json!({ "evaluate": {} }));
+    let (outcome, ..) = run(folder.path(), "out", &config, (false, 0));
+    let outcome = outcome.unwrap();
+    assert!(outcome.evaluation.unwrap().accuracy >= 0.9, "{outcome:?}");
+    let trainer = Trainer::prepare(config, folder.path(), Device::cpu()).unwrap();
+    let trained = trainer.load_weights(&outcome.weights).unwrap();
+    // Stripes of which every second patch is seen, whichever row and column it is in.
+    let models = dtta_models::Models::standard();
+    let backbone = models.backbone(&folder.path().join("masked.json")).unwrap();
+    let pixels: Vec<f32> = (0..64)
+        .map(|n| if n / 8 % 2 == 0 { 0.8 } else { -0.8 })
+        .collect();
+    let image = dtta_tensor::Tensor::from_floats(&pixels, &[1, 1, 8, 8], &Device::cpu()).unwrap();
+    let visible = vec![vec![0, 3, 5, 6, 8, 9, 12, 15]];
+    let loss = |weights: &dtta_models::Weights| {
+        let decoder = backbone.reconstruction().unwrap();
+        let loss = decoder.loss(weights, &image, &visible).unwrap();
+        loss.item().unwrap()
+    };
+    // To say 0 everywhere costs 0.8 squared; images differ in more than their stripes, so that not all can be known.
+    let (before, after) = (loss(trainer.weights()), loss(&trained));
+    assert!(before > 0.6 && after < 0.5 * before, "{before} to {after}");
+}
+
+#[test]
+fn reconstruction_and_decoder_ask_for_each_other() {
+    let folder = folder();
+    let path = folder.path().join("masked.json");
+    let mut headless: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    headless["classes"] = json!(0);
+    write(folder.path(), "headless.json", &headless);
+    let of = |reconstruction: Value| json!({ "task": { "reconstruction": reconstruction } });
+    for (model, changes, pointer) in [
+        ("group.json", of(json!({})), "/task/reconstruction"),
+        ("masked.json", of(Value::Null), "/task/reconstruction"),
+        (
+            "masked.json",
+            of(json!({ "mask_ratio": 0.99 })),
+            "/task/reconstruction/mask_ratio",
+        ),
+        ("headless.json", of(json!({})), "/model"),
+    ] {
+        let trainer = Trainer::prepare(config(model, 1, &changes), folder.path(), Device::cpu());
+        let error = trainer.err().unwrap();
+        let Error::Invalid { pointer: found, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(found, pointer, "{model}: {error}");
     }
 }
