@@ -54,6 +54,9 @@ pub enum Error {
     /// A method asks for feedback, and there is no denoiser.
     #[error("the method needs a denoiser for its feedback, but there is none")]
     NoDenoiser,
+    /// A method asks for the reconstruction of masked patches, and the backbone has no decoder.
+    #[error("the method needs a backbone that reconstructs masked patches, and this one does not")]
+    NoDecoder,
     /// A gate asks what the denoiser makes of an image without a condition, and it never was without one.
     #[error(
         "the denoiser was never trained without conditioning, so the share of the loss that a prediction explains cannot be computed"

@@ -51,7 +51,7 @@ pub use methods::{
     Adapted, Batch, Collapse, CottaConfig, DeyoConfig, Diffusion, DiffusionClassifierConfig,
     DiffusionConfig, DusaConfig, EataConfig, EntropyConfig, FisherConfig, Group, MemoConfig,
     Method, MethodConfig, MethodSource, Methods, ObjectivesConfig, Pass, RoidConfig, RottaConfig,
-    SafeguardsConfig, SarConfig, Setting, SourceConfig, Stage, Toolbox,
+    SafeguardsConfig, SarConfig, Setting, SourceConfig, Stage, Toolbox, TttMaeConfig,
 };
 pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights, ViewsConfig};
 pub use plan::{Missing, Plan, Work};

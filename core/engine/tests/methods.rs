@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use common::{Fixture, extensions};
 use dtta::{
     Adapter, Batch, CottaConfig, DeyoConfig, EataConfig, EntropyConfig, Error, MemoConfig,
-    MethodConfig, Mode, Reset, RoidConfig, RottaConfig, SarConfig,
+    MethodConfig, Mode, Reset, RoidConfig, RottaConfig, SarConfig, TttMaeConfig,
 };
 use dtta::{Draws, Feedback, LossKind, NoiseSharing, Request, TimestepSampler};
 use dtta_models::{BatchNormStatistics, CLASS_EMBEDDING, CLASS_EMBEDDINGS, Models};
@@ -70,15 +70,20 @@ fn of_kind(kind: &str, net: &str, settings: &Value) -> Adapter {
         "memo" => adapter::<MemoConfig>(net, settings, batch),
         "roid" => adapter::<RoidConfig>(net, settings, batch),
         "deyo" => adapter::<DeyoConfig>(net, settings, batch),
+        "ttt_mae" => adapter::<TttMaeConfig>(net, settings, BatchNormStatistics::Running),
         "rotta" => adapter::<RottaConfig>(net, settings, BatchNormStatistics::Running),
         other => panic!("no test of {other}"),
     }
 }
 
-/// Adapts to the fixture's batches and compares what moved.
+/// Adapts to the batches of the fixtures with BatchNorm and GroupNorm and compares what moved.
 fn compare(kind: &str) {
+    compare_on(&["batch", "group"], kind);
+}
+
+fn compare_on(nets: &[&str], kind: &str) {
     let cases = cases();
-    for net in ["batch", "group"] {
+    for net in nets {
         let path = folder().join(format!("{net}.expected.safetensors"));
         let expected = dtta_models::read_tensors(&path, &Device::cpu()).unwrap();
         let images = &expected["images"];
@@ -183,6 +188,11 @@ fn deyo_moves_the_weights_as_in_pytorch() {
 }
 
 #[test]
+fn ttt_mae_moves_encoder_and_decoder_as_a_masked_autoencoder_of_transformers_is_trained() {
+    compare_on(&["masked"], "ttt_mae");
+}
+
+#[test]
 fn rotta_moves_student_teacher_and_statistics_as_in_pytorch() {
     compare("rotta");
 }
@@ -200,6 +210,7 @@ fn methods() -> Vec<Value> {
         json!({"kind": "roid", "optimizer": sgd}),
         json!({"kind": "deyo", "optimizer": sgd, "margin": 1, "falls": -1, "patches": 2}),
         json!({"kind": "rotta", "memory": 6, "every": 3, "rate": 0.5}),
+        json!({"kind": "ttt_mae", "steps": 2, "masks": 3, "micro_batch": 2, "optimizer": sgd}),
     ]
 }
 
@@ -207,6 +218,9 @@ fn methods() -> Vec<Value> {
 fn experiment(method: &Value) -> Value {
     let mut experiment = Fixture::experiment();
     experiment["method"] = method.clone();
+    if method["kind"] == "ttt_mae" {
+        experiment["models"]["backbone"]["config"] = json!("masked.json");
+    }
     experiment["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
     experiment["models"]
         .as_object_mut()
@@ -279,7 +293,15 @@ fn single_sample_results_of_every_method_do_not_depend_on_the_batch() {
             experiment["adaptation"]["batch"] = json!(batch);
             let out = format!("{kind}-{batch}");
             fixture.run(&experiment, &out).unwrap();
-            fixture.records(&out)
+            let mut records = fixture.records(&out);
+            if kind == "ttt_mae" {
+                // The linear layers of a transformer round by their number of rows, and the source model sees the batch as a whole.
+                for record in &mut records {
+                    let confidence = record.source.confidence.unwrap();
+                    record.source.confidence = Some((confidence * 1e5).round() / 1e5);
+                }
+            }
+            records
         });
         assert_eq!(records[0], records[1], "{kind}");
     }
@@ -555,4 +577,74 @@ fn dusa_moves_the_weights_by_mixtures_and_continues_after_a_stop() {
     experiment["method"]["likely"] = json!(5);
     let error = fixture.prepare(&experiment).err().unwrap().to_string();
     assert!(error.contains("/method/likely"), "{error}");
+}
+
+#[test]
+fn ttt_mae_is_refused_by_pointer_for_models_and_masks_it_is_not_for() {
+    let fixture = Fixture::new();
+    let refusal = |experiment: &Value| fixture.prepare(experiment).err().unwrap().to_string();
+    let mut without_decoder = experiment(&json!({"kind": "ttt_mae"}));
+    without_decoder["models"]["backbone"]["config"] = json!("classifier.json");
+    let error = refusal(&without_decoder);
+    assert!(
+        error.contains("/method/kind") && error.contains("`decoder`"),
+        "{error}"
+    );
+    // 16 patches: 16 (1 - 0.95) = 0.8 would be visible.
+    for (ratio, told) in [
+        (0.95, "masks 16 of 16 patches"),
+        (1.5, "/method/mask_ratio"),
+    ] {
+        let error = refusal(&experiment(
+            &json!({"kind": "ttt_mae", "mask_ratio": ratio}),
+        ));
+        assert!(
+            error.contains("/method/mask_ratio") && error.contains(told),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn ttt_mae_depends_on_the_micro_batch_by_rounding_alone() {
+    let fixture = Fixture::new();
+    let losses = |micro_batch: usize| {
+        let sgd = json!({"kind": "sgd", "learning_rate": 0.01});
+        let method = json!({"kind": "ttt_mae", "steps": 3, "masks": 5, "micro_batch": micro_batch, "optimizer": sgd,
+                            "parameters": {"group": "all"}});
+        let out = format!("of-{micro_batch}");
+        fixture.run(&experiment(&method), &out).unwrap();
+        let records = fixture.records(&out).into_iter();
+        records.flat_map(|record| record.loss).collect::<Vec<f32>>()
+    };
+    let (one, all) = (losses(1), losses(64));
+    assert_eq!(one.len(), 16 * 3);
+    for (one, all) in one.iter().zip(&all) {
+        assert!((one - all).abs() <= 1e-4 * all.abs(), "{one} and {all}");
+    }
+}
+
+#[test]
+fn a_masked_autoencoder_without_a_classifier_adapts_under_a_head_of_its_own() {
+    let fixture = Fixture::new();
+    let path = fixture.path().join("masked.json");
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    config["classes"] = json!(0);
+    let headless = fixture.path().join("headless.json");
+    std::fs::write(&headless, config.to_string()).unwrap();
+    common::save(&headless, 5);
+    let mut experiment = experiment(&methods().pop().unwrap());
+    experiment["models"]["backbone"]["config"] = json!("headless.json");
+    // The head of `classification` would take its 8 features for the logits of 8 classes.
+    let refused = fixture.prepare(&experiment).err().unwrap().to_string();
+    assert!(
+        refused.contains("/plugins/head") && refused.contains("8 logits"),
+        "{refused}"
+    );
+    experiment["plugins"]["head"] =
+        json!({"use": "linked:linear", "config": {"features": 8, "classes": 4}});
+    fixture.run(&experiment, "linear").unwrap();
+    let records = fixture.records("linear");
+    assert!(records.iter().all(|record| record.loss.len() == 2));
+    assert!(records.iter().any(|record| record.source != record.adapted));
 }

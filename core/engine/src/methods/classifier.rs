@@ -4,7 +4,7 @@
 use dtta_base::Issue;
 use dtta_learn::{Feedback, Learner, Movement, OptimizerConfig, Selected, SelectionConfig, State};
 use dtta_models::Weights;
-use dtta_tensor::Named;
+use dtta_tensor::{Named, Tensor};
 
 use super::toolbox::below_one_another;
 use super::{Adapted, Batch, Method, Setting, Toolbox};
@@ -237,6 +237,22 @@ impl<R: Rule + 'static> Method for Classifier<R> {
     fn restore(&mut self, state: State) -> Result<()> {
         self.rule.restore(state)
     }
+}
+
+/// Gradients of what is trained, in its order; none where nothing depends on a parameter.
+pub(super) type Gradients = Vec<Option<Tensor>>;
+
+/// Sums of gradients; a missing one adds nothing.
+pub(super) fn added(sums: Gradients, more: Gradients) -> Result<Gradients> {
+    if sums.is_empty() {
+        return Ok(more);
+    }
+    let each = sums.into_iter().zip(more);
+    each.map(|pair| match pair {
+        (Some(sum), Some(more)) => Ok(Some(sum.add(&more)?)),
+        (sum, more) => Ok(sum.or(more)),
+    })
+    .collect()
 }
 
 /// Scales and shifts of normalisation layers: what most of these methods move.

@@ -12,7 +12,7 @@ use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Moved, Notes, Rule, Trained};
+use super::classifier::{Classifier, Gradients, Moved, Notes, Rule, Trained, added};
 use super::losses::logits;
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -86,7 +86,7 @@ impl Rule for Memo {
                 .map(|view| self.config.view.view(batch, self.seed, step, view))
                 .collect::<Result<Vec<_>>>()?;
             // The gradient of the mean is the mean of the gradients: one image's views are on the tape at a time.
-            let mut sums: Vec<Option<Tensor>> = Vec::new();
+            let mut sums = Gradients::new();
             let mut losses = Vec::with_capacity(images);
             for row in 0..images {
                 let own = views.iter().map(|view| view.narrow(0, row, 1));
@@ -131,17 +131,4 @@ fn of_the_mean(logits: &Tensor) -> Result<Tensor> {
     let mean = log.sub(&largest)?.exp()?.mean(&[0], true)?.log()?;
     let mean = mean.add(&largest)?;
     Ok(mean.exp()?.mul(&mean)?.sum(&[], false)?.affine(-1.0, 0.0)?)
-}
-
-/// Sums of gradients; a missing one adds nothing.
-fn added(sums: Vec<Option<Tensor>>, more: Vec<Option<Tensor>>) -> Result<Vec<Option<Tensor>>> {
-    if sums.is_empty() {
-        return Ok(more);
-    }
-    let each = sums.into_iter().zip(more);
-    each.map(|pair| match pair {
-        (Some(sum), Some(more)) => Ok(Some(sum.add(&more)?)),
-        (sum, more) => Ok(sum.or(more)),
-    })
-    .collect()
 }

@@ -22,6 +22,7 @@ mod sar;
 mod source;
 mod table;
 mod toolbox;
+mod ttt_mae;
 
 use std::collections::BTreeMap;
 
@@ -51,6 +52,7 @@ pub use self::source::SourceConfig;
 pub(crate) use self::table::AnyConfig;
 pub use self::table::{MethodSource, Methods};
 pub use self::toolbox::{Group, Pass, Toolbox};
+pub use self::ttt_mae::TttMaeConfig;
 use crate::error::Result;
 use crate::experiment::AdaptationConfig;
 use crate::task::{Predictions, replaced};
@@ -136,6 +138,8 @@ pub struct Setting<'a> {
     pub adaptation: &'a AdaptationConfig,
     /// What the backbone takes and answers with.
     pub backbone: BackboneSpec,
+    /// Patches of an image that the backbone can reconstruct from some of them; none if it has no decoder for it.
+    pub patches: Option<usize>,
     /// θ: the weights of the task model, and of what its plugins declare.
     pub task: &'a Weights,
     /// The denoiser and its weights φ, for methods that need it.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{
     CottaConfig, DeyoConfig, DiffusionClassifierConfig, DiffusionConfig, DusaConfig, EataConfig,
     EntropyConfig, MemoConfig, Method, MethodConfig, ObjectivesConfig, RoidConfig, RottaConfig,
-    SarConfig, Setting, SourceConfig,
+    SarConfig, Setting, SourceConfig, TttMaeConfig,
 };
 use crate::experiment::AdaptationConfig;
 
@@ -74,6 +74,7 @@ impl Methods {
         methods.add::<RottaConfig>();
         methods.add::<SarConfig>();
         methods.add::<SourceConfig>();
+        methods.add::<TttMaeConfig>();
         methods
     }
 

@@ -67,7 +67,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
             classes.map(|table| table.shape()[0]),
             backbone.spec().outputs,
         );
-        if let Some(found) = found.filter(|&found| found != own) {
+        if let Some(found) = found.filter(|&found| found != own && own != 0) {
             let message = format!("the backbone has {own} classes, the denoiser {found}");
             return Err(refuse(vec![Issue::new("/models", message)]));
         }
@@ -88,6 +88,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         mapper = Some(made);
     }
     let spec = *backbone.spec();
+    let patches = backbone.reconstruction().map(|decoder| decoder.patches());
     let shape = spec.image;
     let statistics = parts.adaptation.batch_norm;
     let mut model = TaskModel::new(backbone, head, statistics, predicts)
@@ -103,6 +104,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         seed: parts.seed,
         adaptation: parts.adaptation,
         backbone: spec,
+        patches,
         task: &theta,
         denoiser: parts
             .denoiser

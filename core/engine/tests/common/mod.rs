@@ -25,14 +25,21 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// 20 samples of 8×8 in 4 classes, a DiT and a ResNet with GroupNorm, both random.
+    /// 20 samples of 8×8 in 4 classes, a DiT, a ResNet with GroupNorm and a masked autoencoder, all random.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dit = json!({"kind": "dit", "image": [1, 8, 8], "patch_size": 2, "hidden_size": 16, "depth": 2,
                          "num_heads": 2, "num_classes": 4});
         let resnet = json!({"kind": "resnet", "image": [1, 8, 8], "classes": 4, "block": "basic", "blocks": [1, 1],
                             "widths": [8, 16], "stem": "small", "norm": {"kind": "group", "groups": 4}});
-        for (name, config, seed) in [("denoiser", dit, 1), ("classifier", resnet, 2)] {
+        let masked = json!({"kind": "vit", "image": [1, 8, 8], "classes": 4, "patch_size": 2, "width": 8, "depth": 1, "heads": 2,
+                            "fixed_positions": true,
+                            "decoder": {"width": 8, "depth": 1, "heads": 2, "norm_pix_loss": true}});
+        for (name, config, seed) in [
+            ("denoiser", dit, 1),
+            ("classifier", resnet, 2),
+            ("masked", masked, 3),
+        ] {
             let path = folder.path().join(name).with_extension("json");
             fs::write(&path, config.to_string()).unwrap();
             save(&path, seed);
