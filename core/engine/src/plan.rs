@@ -141,11 +141,18 @@ fn missing(document: &Document) -> Vec<Missing> {
             }
         };
         let named = source.weights_from(base);
-        let weights = match ModelFiles::find(&config, named.as_deref()) {
-            Ok(files) => files.weights,
-            Err(_) => named.unwrap_or(config),
+        let found = ModelFiles::find(&config, named.as_deref());
+        let (weights, more, absent) = match found {
+            Ok(files) => (files.weights, files.shards, files.absent),
+            Err(_) => (named.unwrap_or(config), Vec::new(), Vec::new()),
         };
-        look(&format!("/models/{name}/weights"), weights, &source.origin);
+        // Models that a model is made of.
+        for path in absent {
+            look(&format!("/models/{name}/config"), path, &source.origin);
+        }
+        for path in std::iter::once(weights).chain(more) {
+            look(&format!("/models/{name}/weights"), path, &source.origin);
+        }
     };
     model("backbone", &experiment.models.backbone);
     if let Some(denoiser) = &experiment.models.denoiser {

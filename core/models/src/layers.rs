@@ -139,7 +139,19 @@ impl BiasedConv {
 
     /// The last convolution of a task model.
     pub fn declare_head(d: &mut Declaration, name: &str, inputs: usize, outputs: usize) -> Self {
-        Self::declare_in(d, name, [inputs, outputs], (1, 1), [Group::Head; 2])
+        Self::declare_last(d, name, inputs, outputs, 1)
+    }
+
+    /// The same with a square `window`.
+    pub fn declare_last(
+        d: &mut Declaration,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        window: usize,
+    ) -> Self {
+        let channels = [inputs, outputs];
+        Self::declare_in(d, name, channels, (window, 1), [Group::Head; 2])
     }
 
     fn declare_in(

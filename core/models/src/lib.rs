@@ -26,10 +26,12 @@
 mod autoencoder;
 mod backbone;
 mod checkpoint;
+mod composed;
 mod convnext;
 mod convolution;
 mod denoiser;
 mod dit;
+mod dpt;
 mod efficientnet;
 mod encoder;
 mod encoder_decoder;
@@ -37,14 +39,17 @@ mod error;
 mod fault;
 mod file;
 mod format;
+mod glpn;
 mod label_space;
 mod label_table;
 mod layers;
+mod mix_transformer;
 mod patches;
 mod published;
 mod residual;
 mod resnet;
 mod schedule;
+mod segformer;
 mod spatial;
 mod table;
 mod transformer;
@@ -66,13 +71,19 @@ pub use denoiser::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_slots,
 };
 pub use dit::{Dit, DitConfig, Positions};
+pub use dpt::{
+    Dpt, DptConfig, DptEncoderConfig, DptEnlarged, DptHeadActivation, DptHeadConfig,
+    DptHeadExtents, DptReadout, PositionInterpolation, VisionFeed,
+};
 pub use efficientnet::{EfficientNet, EfficientNetConfig, InvertedStage};
 pub use encoder::Encoder;
 pub use encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
 pub use error::{Called, Mismatches, ModelError, Result};
 pub use file::{read_tensors, write_tensors};
+pub use glpn::{Glpn, GlpnConfig};
 pub use label_space::{SomeClasses, SomeEmbeddings};
 pub use layers::Activation;
+pub use mix_transformer::MixLevel;
 pub use published::{Interpolation, Preprocessing, Resized};
 pub use residual::{BlockKind, Norm};
 pub use resnet::{ResNet, ResNetConfig, Stem};
@@ -80,12 +91,13 @@ pub use schedule::{
     Betas, DiscretePrediction, End, FlowPrediction, MAX_TIMESTEPS, Mixed, NoiseSchedule,
     ScheduleConfig, Space, TimeRange,
 };
+pub use segformer::{Segformer, SegformerConfig};
 pub use spatial::{SPATIAL, SpatialConfig};
 pub use table::{Architecture, Description, FoundWeights, Listed, Model, Models, weights_beside};
 pub use transformer2d::{TOKENS, TokensConfig};
 pub use unet::{
-    PerLevel, UNet, UNetBlock, UNetClassEmbedding, UNetConfig, UNetMidBlock, UNetResample,
-    UNetTimeShift, UNetUpBlock,
+    ChannelOrder, ControlConfig, ControlNet, ControlNetConfig, PerLevel, UNet, UNetBlock,
+    UNetClassEmbedding, UNetConfig, UNetMidBlock, UNetResample, UNetTimeShift, UNetUpBlock,
 };
 pub use uvit::{UVit, UVitConfig};
 pub use vit::{DecoderConfig, Pool, Vit, VitConfig};

@@ -15,16 +15,20 @@ use serde_json::{Map, Value, json};
 use crate::autoencoder::AutoencoderKlConfig;
 use crate::backbone::Backbone;
 use crate::checkpoint::{self, Checkpoint, Fit, Format, ModelFiles, Wanted, config_of};
+use crate::composed;
 use crate::convnext::ConvNextConfig;
 use crate::denoiser::Denoiser;
 use crate::dit::DitConfig;
+use crate::dpt::DptConfig;
 use crate::efficientnet::EfficientNetConfig;
 use crate::encoder::Encoder;
 use crate::encoder_decoder::EncoderDecoderConfig;
 use crate::error::{ModelError, Result};
+use crate::glpn::GlpnConfig;
 use crate::published::{self, Names, Preprocessing};
 use crate::resnet::ResNetConfig;
-use crate::unet::UNetConfig;
+use crate::segformer::SegformerConfig;
+use crate::unet::{ControlNetConfig, UNetConfig};
 use crate::uvit::UVitConfig;
 use crate::vit::VitConfig;
 use crate::weights::{ParameterSpec, Weights};
@@ -221,11 +225,15 @@ impl Models {
                 Row::denoiser::<DitConfig>(),
                 Row::denoiser::<UNetConfig>(),
                 Row::denoiser::<UVitConfig>(),
+                Row::denoiser::<ControlNetConfig>(),
                 Row::backbone::<ResNetConfig>(),
                 Row::backbone::<ConvNextConfig>(),
                 Row::backbone::<VitConfig>(),
                 Row::backbone::<EfficientNetConfig>(),
                 Row::backbone::<EncoderDecoderConfig>(),
+                Row::backbone::<SegformerConfig>(),
+                Row::backbone::<DptConfig>(),
+                Row::backbone::<GlpnConfig>(),
                 Row::encoder::<AutoencoderKlConfig>(),
             ],
         }
@@ -485,6 +493,13 @@ impl Models {
         let (mut names, mut preprocessing) = (Names::same(), None);
         if let Value::Object(fields) = &mut document {
             published::with_scheduler(path, fields)?;
+            published::with_preprocessor(path, fields)?;
+            let found = composed::resolve(path, fields, |part| {
+                let mut described = self.read(part)?;
+                described.document["kind"] = described.row.kind.into();
+                Ok((described.document, described.names))
+            })?;
+            names = found.unwrap_or(names);
         }
         let published = document
             .as_object()

@@ -9,6 +9,7 @@ use crate::denoiser::Slot;
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, list};
 use crate::layers::{BiasedConv, GroupNorm, LayerNorm, Linear, LinearProjection};
+use crate::transformer::attend;
 use crate::unet::PerLevel;
 use crate::weights::{Declaration, Weights};
 
@@ -231,21 +232,10 @@ impl Block {
 impl Attention {
     /// `x` `[B, T, C]` attends to `source` `[B or 1, L, D]`.
     fn forward(&self, weights: &Weights, x: &Tensor, source: &Tensor) -> Result<Tensor> {
-        let (batch, channels) = (x.shape()[0], x.shape()[2]);
-        let heads = |x: Tensor| {
-            let (rows, length) = (x.shape()[0] as i64, x.shape()[1] as i64);
-            x.reshape(&[rows, length, self.heads as i64, -1])?
-                .permute(&[0, 2, 1, 3])
-        };
-        let scale = 1.0 / ((channels / self.heads) as f64).sqrt();
-        let query = heads(self.query.forward(weights, x)?.affine(scale, 0.0)?)?;
-        let key = heads(self.key.forward(weights, source)?)?;
-        let value = heads(self.value.forward(weights, source)?)?;
-        let attention = query.matmul(&key.permute(&[0, 1, 3, 2])?)?.softmax(-1)?;
-        let mixed = attention
-            .matmul(&value)?
-            .permute(&[0, 2, 1, 3])?
-            .reshape(&[batch as i64, -1, channels as i64])?;
+        let query = self.query.forward(weights, x)?;
+        let key = self.key.forward(weights, source)?;
+        let value = self.value.forward(weights, source)?;
+        let mixed = attend(&query, &key, &value, self.heads)?;
         self.out.forward(weights, &mixed)
     }
 }

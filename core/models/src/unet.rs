@@ -4,6 +4,7 @@
 
 pub(crate) mod blocks;
 mod config;
+mod controlnet;
 
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ pub use self::config::{
     PerLevel, UNetBlock, UNetClassEmbedding, UNetConfig, UNetMidBlock, UNetResample, UNetTimeShift,
     UNetUpBlock,
 };
+
+pub use self::controlnet::{ChannelOrder, ControlConfig, ControlNet, ControlNetConfig};
 
 use self::blocks::{Extents, Halving, Residual, ResidualStyle, SelfAttention};
 use self::config::Attends;
@@ -45,19 +48,37 @@ impl Architecture for UNetConfig {
 
 /// A U-Net's structure.
 pub struct UNet {
-    config: UNetConfig,
+    net: Net,
     schedule: NoiseSchedule,
     slots: Vec<Slot>,
     specs: Arc<[ParameterSpec]>,
+}
+
+/// What a U-Net declares, which may be a part of a larger structure.
+struct Net {
+    half: Half,
+    up: Vec<Level>,
+    last_norm: GroupNorm,
+    last: BiasedConv,
+}
+
+/// The way down and the bottom.
+struct Half {
+    config: UNetConfig,
     spatial: Option<SpatialSlot>,
     first: BiasedConv,
     time: [Linear; 2],
     classes: Option<LabelTable>,
     down: Vec<Level>,
     middle: Vec<Step>,
-    up: Vec<Level>,
-    last_norm: GroupNorm,
-    last: BiasedConv,
+}
+
+/// What the way down leaves to the way up: the first map and that of every step, and the bottom.
+struct Maps {
+    kept: Vec<Tensor>,
+    bottom: Tensor,
+    /// The activated time embedding.
+    time: Tensor,
 }
 
 /// One level of either way, and the change of extents after it.
@@ -102,14 +123,32 @@ impl UNet {
         config.check().finish()?;
         let schedule = NoiseSchedule::new(&config.schedule)?;
         let mut d = Declaration::new();
+        let slots = slots(&config);
+        let net = Net::declare(&mut d, config);
+        Ok(Self {
+            specs: d.finish(),
+            slots,
+            schedule,
+            net,
+        })
+    }
+
+    /// What the structure was made from.
+    pub fn config(&self) -> &UNetConfig {
+        &self.net.half.config
+    }
+}
+
+impl Half {
+    fn declare(d: &mut Declaration, config: UNetConfig) -> Self {
         let channels = &config.block_out_channels;
         let (levels, time_width) = (channels.len(), config.time_width());
         let maps = config.spatial.map_or(0, |spatial| spatial.channels);
         let spatial = config
             .spatial
-            .map(|spatial| SpatialSlot::declare(&mut d, &spatial));
+            .map(|spatial| SpatialSlot::declare(d, &spatial));
         let (inputs, window) = (config.image[0] + maps, config.conv_in_kernel);
-        let first = BiasedConv::declare(&mut d, "conv_in", inputs, channels[0], window, 1);
+        let first = BiasedConv::declare(d, "conv_in", inputs, channels[0], window, 1);
         let time = d.within("time_embedding", |d| {
             [
                 Linear::declare_default(d, "linear_1", channels[0], time_width),
@@ -118,10 +157,8 @@ impl UNet {
         });
         let classes = config.num_class_embeds.map(|classes| {
             let name = "class_embedding.weight";
-            LabelTable::declare(&mut d, name, (classes, time_width), 0.0, Init::Normal(1.0))
+            LabelTable::declare(d, name, (classes, time_width), 0.0, Init::Normal(1.0))
         });
-        // The way up takes the outputs of the way down from the last to the first.
-        let mut kept = vec![channels[0]];
         let mut down = Vec::new();
         let mut inputs = channels[0];
         for (level, &outputs) in channels.iter().enumerate() {
@@ -134,55 +171,77 @@ impl UNet {
             down.push(d.within(format_args!("down_blocks.{level}"), |d| {
                 Level::declare(d, &config, level, &sources, attends, resample)
             }));
-            kept.extend(vec![outputs; count + usize::from(!last)]);
             inputs = outputs;
         }
         let middle = d.within("mid_block", |d| declare_middle(d, &config));
-        let mut up = Vec::new();
-        for level in (0..levels).rev() {
-            let outputs = channels[level];
-            let mut sources = Vec::new();
-            for n in 0..=config.layers_per_block.at(level) {
-                let below = if n == 0 { inputs } else { outputs };
-                sources.push(
-                    below
-                        + kept
-                            .pop()
-                            .expect("each block below kept one for each above"),
-                );
-            }
-            let resample = (level > 0).then_some(Extents::Grown);
-            let attends = config.up(level);
-            up.push(
-                d.within(format_args!("up_blocks.{}", levels - 1 - level), |d| {
-                    Level::declare(d, &config, level, &sources, attends, resample)
-                }),
-            );
-            inputs = outputs;
-        }
-        let last_norm = GroupNorm::declare(&mut d, "conv_norm_out", channels[0], config.norm());
-        let (outputs, window) = (config.output_channels(), config.conv_out_kernel);
-        let last = BiasedConv::declare(&mut d, "conv_out", channels[0], outputs, window, 1);
-        Ok(Self {
-            specs: d.finish(),
-            slots: slots(&config),
-            config,
-            schedule,
+        Self {
             spatial,
             first,
             time,
             classes,
             down,
             middle,
-            up,
-            last_norm,
-            last,
-        })
+            config,
+        }
     }
 
-    /// What the structure was made from.
-    pub fn config(&self) -> &UNetConfig {
-        &self.config
+    /// Channels of the maps that the way down leaves, in its order.
+    fn kept(config: &UNetConfig) -> Vec<usize> {
+        let channels = &config.block_out_channels;
+        let mut kept = vec![channels[0]];
+        for (level, &outputs) in channels.iter().enumerate() {
+            let resampled = usize::from(level + 1 < channels.len());
+            kept.extend(vec![outputs; config.layers_per_block.at(level) + resampled]);
+        }
+        kept
+    }
+
+    /// What becomes of `noisy`; `beside` is added to its first map.
+    fn forward(
+        &self,
+        weights: &Weights,
+        noisy: &Tensor,
+        times: &[f64],
+        conditioning: &Named,
+        beside: Option<&Tensor>,
+    ) -> Result<Maps> {
+        let class = conditioning.get(CLASS_EMBEDDING);
+        let time = self.embed_times(weights, times, class, noisy.device())?;
+        let noisy = match self.config.center_input_sample {
+            true => &noisy.affine(2.0, -1.0)?,
+            false => noisy,
+        };
+        let input = match &self.spatial {
+            Some(spatial) => spatial.join(noisy, conditioning)?,
+            None => noisy.clone(),
+        };
+        let context = Context {
+            time: &time,
+            tokens: conditioning.get(TOKENS),
+        };
+        let mut x = self.first.forward(weights, &input)?;
+        if let Some(beside) = beside {
+            x = x.add(beside)?;
+        }
+        let mut kept = vec![x.clone()];
+        for level in &self.down {
+            for step in &level.steps {
+                x = step.forward(weights, &x, context)?;
+                kept.push(x.clone());
+            }
+            if let Some(resample) = &level.resample {
+                x = resample.forward(weights, &x, context, [0, 0])?;
+                kept.push(x.clone());
+            }
+        }
+        for step in &self.middle {
+            x = step.forward(weights, &x, context)?;
+        }
+        Ok(Maps {
+            kept,
+            bottom: x,
+            time,
+        })
     }
 
     /// The activated time embedding, `[B, time_embedding_dim]`, which every residual block takes.
@@ -213,6 +272,81 @@ impl UNet {
             embedding = act.of(&embedding)?;
         }
         config.act_fn.of(&embedding)
+    }
+}
+
+impl Net {
+    fn declare(d: &mut Declaration, config: UNetConfig) -> Self {
+        let half = Half::declare(d, config);
+        let config = &half.config;
+        let (channels, levels) = (&config.block_out_channels, config.levels());
+        // The way up takes the outputs of the way down from the last to the first.
+        let mut kept = Half::kept(config);
+        let mut inputs = channels[levels - 1];
+        let mut up = Vec::new();
+        for level in (0..levels).rev() {
+            let outputs = channels[level];
+            let mut sources = Vec::new();
+            for n in 0..=config.layers_per_block.at(level) {
+                let below = if n == 0 { inputs } else { outputs };
+                sources.push(
+                    below
+                        + kept
+                            .pop()
+                            .expect("each block below kept one for each above"),
+                );
+            }
+            let resample = (level > 0).then_some(Extents::Grown);
+            let attends = config.up(level);
+            up.push(
+                d.within(format_args!("up_blocks.{}", levels - 1 - level), |d| {
+                    Level::declare(d, config, level, &sources, attends, resample)
+                }),
+            );
+            inputs = outputs;
+        }
+        let last_norm = GroupNorm::declare(d, "conv_norm_out", channels[0], config.norm());
+        let (outputs, window) = (config.output_channels(), config.conv_out_kernel);
+        let last = BiasedConv::declare(d, "conv_out", channels[0], outputs, window, 1);
+        Self {
+            half,
+            up,
+            last_norm,
+            last,
+        }
+    }
+
+    /// The answer to what the way down left.
+    fn answer(&self, weights: &Weights, maps: Maps, tokens: Option<&Tensor>) -> Result<Tensor> {
+        let Maps {
+            mut kept,
+            bottom: mut x,
+            time,
+        } = maps;
+        let context = Context {
+            time: &time,
+            tokens,
+        };
+        for level in &self.up {
+            for step in &level.steps {
+                let skipped = kept.pop().expect("declared with as many above as below");
+                x = step.forward(weights, &Tensor::cat(&[&x, &skipped], 1)?, context)?;
+            }
+            if let Some(resample) = &level.resample {
+                let above = kept.last().expect("declared with as many above as below");
+                let extents = [above.shape()[2], above.shape()[3]];
+                x = resample.forward(weights, &x, context, extents)?;
+            }
+        }
+        let config = &self.half.config;
+        let x = self
+            .last_norm
+            .activated(weights, &x, config.embedding_act_fn)?;
+        let x = self.last.forward(weights, &x)?;
+        match config.learn_sigma {
+            true => Ok(x.narrow(1, 0, config.image[0])?),
+            false => Ok(x),
+        }
     }
 }
 
@@ -291,7 +425,7 @@ impl Denoiser for UNet {
     }
 
     fn image_shape(&self) -> [usize; 3] {
-        self.config.image
+        self.config().image
     }
 
     fn slots(&self) -> &[Slot] {
@@ -303,7 +437,7 @@ impl Denoiser for UNet {
     }
 
     fn spatial(&self) -> Option<&SpatialConfig> {
-        self.config.spatial.as_ref()
+        self.config().spatial.as_ref()
     }
 
     fn predict(
@@ -313,82 +447,43 @@ impl Denoiser for UNet {
         times: &[f64],
         conditioning: &Named,
     ) -> Result<Tensor> {
-        let batch = expect_images("the noisy batch", noisy, self.config.image)?;
+        let batch = expect_images("the noisy batch", noisy, self.config().image)?;
         expect_slots(conditioning, &self.slots, batch)?;
         let times = network_times(times, batch, &self.schedule)?;
-        let class = conditioning.get(CLASS_EMBEDDING);
-        let time = self.embed_times(weights, &times, class, noisy.device())?;
-        let noisy = match self.config.center_input_sample {
-            true => &noisy.affine(2.0, -1.0)?,
-            false => noisy,
-        };
-        let input = match &self.spatial {
-            Some(spatial) => spatial.join(noisy, conditioning)?,
-            None => noisy.clone(),
-        };
-        let context = Context {
-            time: &time,
-            tokens: conditioning.get(TOKENS),
-        };
-        let mut x = self.first.forward(weights, &input)?;
-        let mut kept = vec![x.clone()];
-        for level in &self.down {
-            for step in &level.steps {
-                x = step.forward(weights, &x, context)?;
-                kept.push(x.clone());
-            }
-            if let Some(resample) = &level.resample {
-                x = resample.forward(weights, &x, context, [0, 0])?;
-                kept.push(x.clone());
-            }
-        }
-        for step in &self.middle {
-            x = step.forward(weights, &x, context)?;
-        }
-        for level in &self.up {
-            for step in &level.steps {
-                let skipped = kept.pop().expect("declared with as many above as below");
-                x = step.forward(weights, &Tensor::cat(&[&x, &skipped], 1)?, context)?;
-            }
-            if let Some(resample) = &level.resample {
-                let above = kept.last().expect("declared with as many above as below");
-                let extents = [above.shape()[2], above.shape()[3]];
-                x = resample.forward(weights, &x, context, extents)?;
-            }
-        }
-        let act = self.config.embedding_act_fn;
-        let x = self.last_norm.activated(weights, &x, act)?;
-        let x = self.last.forward(weights, &x)?;
-        match self.config.learn_sigma {
-            true => Ok(x.narrow(1, 0, self.config.image[0])?),
-            false => Ok(x),
-        }
+        let half = &self.net.half;
+        let maps = half.forward(weights, noisy, &times, conditioning, None)?;
+        self.net.answer(weights, maps, conditioning.get(TOKENS))
     }
 
     fn class_condition(&self) -> Option<ClassCondition> {
-        self.classes.as_ref().map(LabelTable::condition)
+        let classes = self.net.half.classes.as_ref();
+        classes.map(LabelTable::condition)
     }
 
     fn embed_classes(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
-        let table = self.classes.as_ref();
+        let table = self.net.half.classes.as_ref();
         table
             .ok_or_else(|| no_classes(&self.slots))?
             .embed(weights, labels)
     }
 
     fn constants(&self, weights: &Weights) -> Result<Named> {
-        let spatial = self.spatial.as_ref();
+        let Half {
+            spatial, classes, ..
+        } = &self.net.half;
+        let spatial = spatial.as_ref();
         let mut constants = spatial.map_or_else(Named::new, |spatial| spatial.constants(weights));
-        if let Some(table) = &self.classes {
+        if let Some(table) = classes {
             constants.extend(table.constants(weights)?);
         }
         Ok(constants)
     }
 
     fn unconditional(&self, weights: &Weights) -> Result<Option<Named>> {
-        match &self.config.spatial {
+        let config = self.config();
+        match &config.spatial {
             Some(spatial) if self.slots.len() == 1 => {
-                SpatialSlot::nothing(spatial, self.config.image, weights)
+                SpatialSlot::nothing(spatial, config.image, weights)
             }
             _ => Ok(None),
         }

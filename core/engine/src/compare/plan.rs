@@ -171,7 +171,10 @@ impl ComparisonPlan {
         sweeps.retain(|sweep| !given.iter().any(|given| given.place() == sweep.place()));
         sweeps.extend(given);
         for (n, sweep) in sweeps.iter().enumerate() {
-            if sweeps[..n].iter().any(|other| other.place() == sweep.place()) {
+            if sweeps[..n]
+                .iter()
+                .any(|other| other.place() == sweep.place())
+            {
                 let what = format!("as `{}` asks", sweep.origin);
                 return Err(refuse(what, "the place is swept twice"));
             }

@@ -1,7 +1,7 @@
 //! Opens the models and plugins that an experiment names, and writes down what they are.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dtta_base::{Issue, sha256, sha256_file};
 use dtta_data::View;
@@ -66,6 +66,13 @@ pub(crate) fn open(
         }
     };
     let published = models.preprocessing(&backbone_config)?;
+    if let Some(published) = &published {
+        // They may come from a file that is neither configuration nor weights.
+        let digest = sha256(json!(published).to_string().as_bytes());
+        opener
+            .digests
+            .insert("backbone/preprocessing".into(), digest);
+    }
     let mut views = [view(source, published.as_ref()), View::default()];
     // A method that asks no denoiser runs without, whatever the experiment names.
     let mut denoiser: Option<(Box<dyn Denoiser>, Weights)> = None;
@@ -271,7 +278,7 @@ impl<'a> Opener<'a> {
         let base = self.document.base();
         let config = source.config_from(base)?;
         let found = ModelFiles::find(&config, source.weights_from(base).as_deref());
-        let is_there = |files: &ModelFiles| files.weights.exists();
+        let is_there = |files: &ModelFiles| files.all().all(Path::exists);
         if values == Values::DrawnIfMissing && !found.as_ref().is_ok_and(is_there) {
             return Ok((config, None));
         }

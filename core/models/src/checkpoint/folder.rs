@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{index, quoted};
+use crate::composed;
 use crate::error::{ModelError, Result};
 
 /// What configurations are called in folders.
@@ -31,8 +32,10 @@ pub struct ModelFiles {
     pub config: PathBuf,
     /// The weights, or the index of several files with them.
     pub weights: PathBuf,
-    /// The files that an index names; none where there is no index.
+    /// The files that an index names, or those of the models that a configuration names; none where it names none.
     pub shards: Vec<PathBuf>,
+    /// The models that a configuration names and that are not there.
+    pub absent: Vec<PathBuf>,
 }
 
 impl ModelFiles {
@@ -47,6 +50,29 @@ impl ModelFiles {
     /// [`ModelError::NoConfig`], [`ModelError::Pipeline`] or [`ModelError::NoWeights`] for a folder that lacks what is looked for, and those
     /// of an index.
     pub fn find(config: &Path, weights: Option<&Path>) -> Result<Self> {
+        // One that names other models stands for their weights.
+        let file = config_of(config).ok();
+        let parts = file.as_deref().map(composed::parts).unwrap_or_default();
+        match file {
+            Some(file) if !parts.is_empty() && weights.is_none_or(|weights| weights == file) => {
+                let (shards, absent) = composed::files(&parts);
+                Ok(Self {
+                    config: file.clone(),
+                    weights: file,
+                    shards,
+                    absent,
+                })
+            }
+            _ => Self::of_one(config, weights),
+        }
+    }
+
+    /// As [`find`](Self::find), of a model that names no others.
+    pub(crate) fn single(config: &Path) -> Result<Self> {
+        Self::of_one(config, None)
+    }
+
+    fn of_one(config: &Path, weights: Option<&Path>) -> Result<Self> {
         let weights = match weights {
             Some(folder) if folder.is_dir() => weights_in(folder)?,
             Some(file) => file.to_owned(),
@@ -61,6 +87,7 @@ impl ModelFiles {
             config,
             weights,
             shards,
+            absent: Vec::new(),
         })
     }
 

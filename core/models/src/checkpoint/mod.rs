@@ -22,6 +22,7 @@ pub use self::load::Fit;
 pub(crate) use self::load::Wanted;
 pub use self::locate::{HubCache, HubModel, locate};
 use self::source::{Checked, Source};
+use crate::composed::{self, Part};
 use crate::error::{ModelError, Result};
 
 /// What the numbers of a tensor are.
@@ -139,6 +140,18 @@ pub(crate) struct Stored {
     checked: Option<Checked>,
 }
 
+impl Stored {
+    /// A matrix as a batch of one.
+    fn as_one_row(&mut self) {
+        if self.shape.len() == 2 {
+            self.shape.insert(0, 1);
+            if let Some(strides) = &mut self.strides {
+                strides.insert(0, 0);
+            }
+        }
+    }
+}
+
 /// Whether a view's elements follow one another. Steps along an axis of one element are never made.
 fn contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1usize;
@@ -181,8 +194,58 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a file with tensors, or the index of several. What it is, its first bytes tell; its name does not matter.
+    /// Opens a file with tensors, the index of several, or a configuration that names the models that a model is made of. What it is, its
+    /// first bytes tell; its name does not matter.
     pub fn open(path: &Path) -> Result<Self> {
+        let parts = composed::parts(path);
+        match parts.is_empty() {
+            true => Self::of_one(path),
+            false => Self::joined(path, parts),
+        }
+    }
+
+    /// The tensors of the parts that a configuration names, each behind the name of its part and a dot.
+    fn joined(path: &Path, parts: Vec<Part>) -> Result<Self> {
+        let mut joined = Self {
+            path: path.into(),
+            format: Format::Safetensors,
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        for part in parts {
+            let (name, tensor) = (part.name, part.is_tensor());
+            let part = part.path?;
+            let opened = match tensor {
+                true => Self::of_one(&part)?,
+                false => Self::of_one(&ModelFiles::single(&part)?.weights)?,
+            };
+            if joined.files.is_empty() {
+                joined.format = opened.format;
+            }
+            let before = joined.files.len();
+            let found = opened.tensors.len();
+            for (of, mut stored) in opened.tensors {
+                stored.file += before;
+                let called = match tensor {
+                    false => format!("{name}.{of}"),
+                    true if found == 1 => {
+                        stored.as_one_row();
+                        name.into()
+                    }
+                    true => {
+                        let reason = format!("it has {found} tensors, expected one");
+                        return Err(damaged(&part, opened.format, reason));
+                    }
+                };
+                joined.tensors.insert(called, stored);
+            }
+            joined.files.extend(opened.files);
+        }
+        Ok(joined)
+    }
+
+    /// Opens a file with tensors, or the index of several.
+    fn of_one(path: &Path) -> Result<Self> {
         let source = Source::open(path)?;
         let start = source.beginning()?;
         let mut checkpoint = match index::is_index(&start) {

@@ -351,7 +351,7 @@ fn apart() -> Names {
             "twin" => From::Named("their.out".into()),
             name => From::Named(format!("their.{name}")),
         }),
-        unused: |name| name.ends_with(".counter"),
+        unused: Box::new(|name| name.ends_with(".counter")),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Models as diffusers saves them (`save_pretrained`): `UNet2DModel`, `UNet2DConditionModel`, `DiTTransformer2DModel` and the encoder of
-//! `AutoencoderKL`. Defaults are those of the classes.
+//! `AutoencoderKL`; `ControlNetModel` is in `controlnet.rs`. Defaults are those of the classes.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::controlnet::CONTROL;
 use super::scheduler::{SCHEDULER, schedule};
 use super::{Fields, Names, Publisher, Source, Translate, Translation};
 use crate::autoencoder::EncoderBlock;
@@ -20,6 +21,7 @@ pub(super) const PUBLISHER: Publisher = Publisher {
         "UNet2DConditionModel",
         "DiTTransformer2DModel",
         "AutoencoderKL",
+        CONTROL,
     ],
 };
 
@@ -32,6 +34,7 @@ fn translation(class: &str) -> Option<Translate> {
         "UNet2DConditionModel" => Some(condition_unet),
         "DiTTransformer2DModel" => Some(dit),
         "AutoencoderKL" => Some(autoencoder),
+        CONTROL => Some(super::controlnet::refuse),
         _ => None,
     }
 }
@@ -229,7 +232,11 @@ fn residual_net(fields: &mut Fields, channels: usize) -> Fragment {
 }
 
 /// Types of blocks; the prefix `UNetRes` is of an older version and says nothing.
-fn blocks<T: DeserializeOwned>(fields: &mut Fields, name: &str, default: &[&str]) -> Vec<T> {
+pub(super) fn blocks<T: DeserializeOwned>(
+    fields: &mut Fields,
+    name: &str,
+    default: &[&str],
+) -> Vec<T> {
     let default = default.iter().map(|kind| (*kind).to_owned()).collect();
     let found: Vec<String> = fields.take(name, default);
     let kinds: Vec<&str> = found
@@ -242,13 +249,13 @@ fn blocks<T: DeserializeOwned>(fields: &mut Fields, name: &str, default: &[&str]
     })
 }
 
-fn refuse_middle(fields: &mut Fields, found: &str) -> UNetMidBlock {
+pub(super) fn refuse_middle(fields: &mut Fields, found: &str) -> UNetMidBlock {
     fields.refuse("mid_block_type", &json!(found), "dtta does not have it");
     UNetMidBlock::None
 }
 
 /// Where the weights of self-attention are: an older version of diffusers had other names for them.
-fn attention_names() -> Names {
+pub(super) fn attention_names() -> Names {
     Names {
         source: Box::new(|name| {
             let renamed = [
@@ -264,7 +271,7 @@ fn attention_names() -> Names {
                 None => Source::Named(name.into()),
             }
         }),
-        unused: |_| false,
+        unused: Box::new(|_| false),
     }
 }
 
@@ -312,7 +319,7 @@ fn dit(fields: &mut Fields) -> Option<Translation> {
     }
     let names = Names {
         source: Box::new(move |name| dit_source(name, depth)),
-        unused: |_| false,
+        unused: Box::new(|_| false),
     };
     Some(denoiser(fragment(document), "dit", names))
 }
@@ -401,7 +408,9 @@ fn autoencoder(fields: &mut Fields) -> Option<Translation> {
         fields.skip(name);
     }
     let names = Names {
-        unused: |name| name.starts_with("decoder.") || name.starts_with("post_quant_conv."),
+        unused: Box::new(|name| {
+            name.starts_with("decoder.") || name.starts_with("post_quant_conv.")
+        }),
         ..attention_names()
     };
     Some(denoiser(fragment(document), "autoencoder_kl", names))
@@ -458,11 +467,15 @@ fn learns_sigma(fields: &mut Fields, inputs: usize, default: Option<usize>) -> b
 }
 
 /// The name in a field that may be null.
-fn nullable_name(fields: &mut Fields, name: &str, default: &str) -> Option<String> {
+pub(super) fn nullable_name(fields: &mut Fields, name: &str, default: &str) -> Option<String> {
     fields.nullable(name, Some(default.to_owned()))
 }
 
-fn activation(fields: &mut Fields, name: &str, default: Option<&str>) -> Option<Activation> {
+pub(super) fn activation(
+    fields: &mut Fields,
+    name: &str,
+    default: Option<&str>,
+) -> Option<Activation> {
     let found: String = match default {
         Some(default) => fields.take(name, default.to_owned()),
         None => fields.find(name)?,

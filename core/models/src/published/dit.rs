@@ -226,6 +226,6 @@ fn repa_names(fields: &mut Fields, depth: usize) -> Names {
             Some(once) => Source::AnyOf(vec![name.into(), once]),
             None => Source::Named(name.into()),
         }),
-        unused: |name| name.starts_with("projectors."),
+        unused: Box::new(|name| name.starts_with("projectors.")),
     }
 }

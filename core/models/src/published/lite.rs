@@ -90,7 +90,7 @@ fn translate(fields: &mut Fields) -> Option<Translation> {
         document,
         names: Names {
             source: Box::new(source),
-            unused: |_| false,
+            unused: Box::new(|_| false),
         },
         // The original's `preprocessing.py` and its mean and deviation of 127 and 128, of bytes. It resizes the crop of that fraction; as
         // timm for the same weights, the image is resized and then cropped.

@@ -2,6 +2,7 @@
 //! translated into a model file of this crate, field by field: a field is honoured, or known to have no influence on what is computed,
 //! or refused by name. None is ignored.
 
+mod controlnet;
 mod diffusers;
 mod dit;
 mod fields;
@@ -14,8 +15,10 @@ mod transformers;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub(crate) use self::controlnet::{control, control_names};
 pub(crate) use self::fields::Fields;
 pub(crate) use self::scheduler::with_scheduler;
+pub(crate) use self::transformers::with_preprocessor;
 use crate::error::Result;
 use dtta_base::Issue;
 
@@ -51,7 +54,7 @@ pub(crate) struct Names {
     /// What makes the parameter of this name.
     pub source: Box<dyn Fn(&str) -> Source + Send + Sync>,
     /// Whether a tensor of the checkpoint is no weight of the model, such as a counter, so that it may be left over.
-    pub unused: fn(&str) -> bool,
+    pub unused: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 /// How a library prepares images for a model: it resizes them in 8 bits as Pillow does, keeps the centre and normalises.
@@ -94,7 +97,7 @@ impl Names {
     pub fn same() -> Self {
         Self {
             source: Box::new(|name| Source::Named(name.into())),
-            unused: |_| false,
+            unused: Box::new(|_| false),
         }
     }
 }
@@ -146,6 +149,7 @@ pub(crate) fn translate(document: &Map<String, Value>) -> Option<Result<Translat
         .iter()
         .find(|publisher| document.contains_key(publisher.field))?;
     let class = match &document[publisher.field] {
+        // transformers lists the classes that a configuration is of; one is saved.
         Value::Array(classes) => classes.first().and_then(Value::as_str),
         class => class.as_str(),
     };

@@ -110,7 +110,7 @@ fn translate(fields: &mut Fields) -> Option<Translation> {
         document,
         names: Names {
             source: Box::new(called),
-            unused: |_| false,
+            unused: Box::new(|_| false),
         },
         preprocessing: Some(Preprocessing {
             image,
@@ -212,7 +212,7 @@ mod tests {
         let backbone = Models::standard().backbone(&config).unwrap();
         let names = Names {
             source: Box::new(called),
-            unused: |_| false,
+            unused: Box::new(|_| false),
         };
         let file = config.with_extension("safetensors");
         let weights = crate::Weights::load_named(&file, backbone.parameters(), &names, &device);

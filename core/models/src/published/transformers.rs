@@ -1,202 +1,166 @@
-//! transformers' `config.json`, as `save_pretrained` writes it: the class under `architectures`, and the fields of its configuration.
+//! Models as transformers saves them (`save_pretrained`): `config.json`, which lists in `architectures` the class that was saved, and
+//! beside it `preprocessor_config.json`, which says how images are prepared. Defaults are those of the classes.
+
+mod depth;
+mod preprocessor;
+mod segformer;
+mod vit_mae;
 
 use serde_json::{Value, json};
 
-use super::{Fields, Names, Publisher, Source, Translate, Translation};
+pub(crate) use self::preprocessor::with_preprocessor;
+
+use super::{Fields, Publisher, Translate};
+use crate::layers::Activation;
 
 pub(super) const PUBLISHER: Publisher = Publisher {
     library: "transformers",
-    field: "architectures",
-    translate: |class| match class {
-        "ViTMAEForPreTraining" => Some(vit_mae as Translate),
-        _ => None,
-    },
-    classes: &["ViTMAEForPreTraining"],
+    field: CLASSES,
+    translate: translation,
+    classes: &[
+        "SegformerForSemanticSegmentation",
+        "DPTForDepthEstimation",
+        "DepthAnythingForDepthEstimation",
+        "GLPNForDepthEstimation",
+        "ViTMAEForPreTraining",
+    ],
 };
 
-/// Masked autoencoders. There is no classifier in them, and nothing of how images are prepared.
-fn vit_mae(fields: &mut Fields) -> Option<Translation> {
-    fields.fixed("model_type", "vit_mae");
-    // What the file was written with and its numbers are stored as, what only training sees, how parameters start, and what classes that
-    // it does not have are called.
-    for name in [
-        "transformers_version",
-        "dtype",
-        "torch_dtype",
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "initializer_range",
-        "id2label",
-        "label2id",
-    ] {
-        fields.skip(name);
+/// The field that lists the classes.
+const CLASSES: &str = "architectures";
+
+fn translation(class: &str) -> Option<Translate> {
+    match class {
+        "SegformerForSemanticSegmentation" => Some(segformer::segformer),
+        "DPTForDepthEstimation" => Some(depth::dpt),
+        "DepthAnythingForDepthEstimation" => Some(depth::depth_anything),
+        "GLPNForDepthEstimation" => Some(segformer::glpn),
+        "ViTMAEForPreTraining" => Some(vit_mae::vit_mae),
+        _ => None,
     }
-    // How much is masked is for those to say who ask for a reconstruction.
-    fields.skip("mask_ratio");
-    fields.fixed("qkv_bias", true);
-    fields.fixed("hidden_act", "gelu");
-    let image = side(fields, "image_size", 224)?;
-    let document = json!({
-        "kind": "vit",
-        "image": [fields.take("num_channels", 3usize), image, image],
-        "classes": 0,
-        "patch_size": side(fields, "patch_size", 16)?,
-        "width": fields.take("hidden_size", 768usize),
-        "depth": fields.take("num_hidden_layers", 12usize),
-        "heads": fields.take("num_attention_heads", 12usize),
-        "hidden_width": fields.take("intermediate_size", 3072usize),
-        "fixed_positions": true,
-        "epsilon": fields.take("layer_norm_eps", 1e-12),
-        "decoder": {
-            "width": fields.take("decoder_hidden_size", 512usize),
-            "depth": fields.take("decoder_num_hidden_layers", 8usize),
-            "heads": fields.take("decoder_num_attention_heads", 16usize),
-            "hidden_width": fields.take("decoder_intermediate_size", 2048usize),
-            "norm_pix_loss": fields.take("norm_pix_loss", false),
-        },
-    });
-    Some(Translation {
-        document,
-        names: Names {
-            source: Box::new(of_vit_mae),
-            unused: |_| false,
-        },
-        preprocessing: None,
-    })
 }
 
-/// The extent of a square, which is a number or twice the same.
-fn side(fields: &mut Fields, name: &str, default: usize) -> Option<usize> {
-    let value = fields.take(name, json!(default));
-    let sides = match &value {
-        Value::Array(sides) => sides.iter().map(Value::as_u64).collect(),
-        side => vec![side.as_u64()],
-    };
-    match sides[..] {
-        [Some(side)] => usize::try_from(side).ok(),
-        [Some(height), Some(width)] if height == width => usize::try_from(height).ok(),
+/// Fields that every configuration may have and that say nothing about what a vision model computes: what it is called, how it was trained,
+/// what it answers with besides, and how text is generated.
+const COMMON: &[&str] = &[
+    "add_cross_attention",
+    "attention_probs_dropout_prob",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "drop_path_rate",
+    "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "hidden_dropout_prob",
+    "initializer_range",
+    "is_decoder",
+    "is_encoder_decoder",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "use_bfloat16",
+];
+
+/// Leaves out [`COMMON`], and refuses a configuration of another model or with heads taken out.
+fn common(fields: &mut Fields, model_type: &str) {
+    for name in COMMON {
+        fields.skip(name);
+    }
+    fields.fixed("model_type", model_type);
+    fields.fixed("pruned_heads", json!({}));
+}
+
+/// The number of classes, by their names: two where none is said.
+fn labels(fields: &mut Fields) -> usize {
+    let names: Option<serde_json::Map<String, Value>> = fields.find("id2label");
+    let stated: Option<usize> = fields.find("num_labels");
+    fields.skip("label2id");
+    let named = names.map(|names| names.len());
+    if let (Some(named), Some(stated)) = (named, stated)
+        && named != stated
+    {
+        let reason = format!("`id2label` has {named}");
+        fields.refuse("num_labels", &json!(stated), reason);
+    }
+    named.or(stated).unwrap_or(2)
+}
+
+/// What `hidden_act` calls an activation.
+fn activation(fields: &mut Fields) -> Activation {
+    let name = fields.take("hidden_act", "gelu".to_owned());
+    match name.as_str() {
+        "gelu" => Activation::Gelu,
+        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "relu" => Activation::Relu,
+        "silu" | "swish" => Activation::Silu,
+        "mish" => Activation::Mish,
         _ => {
-            fields.refuse(name, &value, "supported is a square");
+            let reason =
+                "supported are gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish and mish";
+            fields.refuse("hidden_act", &json!(name), reason);
+            Activation::Gelu
+        }
+    }
+}
+
+/// A number for both axes, or two equal ones.
+fn side(fields: &mut Fields, name: &str, default: usize) -> Option<usize> {
+    let value = fields.find::<Value>(name).unwrap_or(json!(default));
+    let sides: Option<Vec<u64>> = match &value {
+        Value::Array(sides) => sides.iter().map(Value::as_u64).collect(),
+        side => side.as_u64().map(|side| vec![side]),
+    };
+    match sides.as_deref() {
+        Some([side]) if *side > 0 => Some(*side as usize),
+        Some([height, width]) if height == width && *height > 0 => Some(*height as usize),
+        _ => {
+            let reason = "supported is a number above 0 for both axes";
+            fields.refuse(name, &value, reason);
             None
         }
     }
 }
 
-/// What `ViTMAEForPreTraining` calls a parameter. Version 5 writes the decoder's blocks under another name than those before, and reads
-/// both.
-fn of_vit_mae(name: &str) -> Source {
-    let embeddings = [
-        ("cls_token", "cls_token"),
-        ("pos_embed", "position_embeddings"),
-        (
-            "patch_embed.proj.weight",
-            "patch_embeddings.projection.weight",
-        ),
-        ("patch_embed.proj.bias", "patch_embeddings.projection.bias"),
-    ];
-    if let Some((_, theirs)) = embeddings.iter().find(|(ours, _)| *ours == name) {
-        return Source::Named(format!("vit.embeddings.{theirs}"));
-    }
-    if let Some(block) = name.strip_prefix("blocks.") {
-        return of_block("vit.encoder.layer", block);
-    }
-    if let Some(block) = name.strip_prefix("decoder_blocks.") {
-        return Source::Either(
-            Box::new(of_block("decoder.decoder_layers", block)),
-            Box::new(of_block("decoder.decoder_encoder.layer", block)),
-        );
-    }
-    match name.strip_prefix("norm.") {
-        Some(value) => Source::Named(format!("vit.layernorm.{value}")),
-        None => Source::Named(format!("decoder.{name}")),
-    }
-}
-
-/// What transformers' ViT calls a parameter of a block, such as `0.attn.qkv.weight`.
-fn of_block(blocks: &str, name: &str) -> Source {
-    let (number, part) = name.split_once('.').unwrap_or((name, ""));
-    let (layer, value) = part.rsplit_once('.').unwrap_or((part, ""));
-    let place = format!("{blocks}.{number}");
-    if layer == "attn.qkv" {
-        let parts = ["query", "key", "value"];
-        return Source::Stacked(
-            parts
-                .map(|part| format!("{place}.attention.attention.{part}.{value}"))
-                .into(),
-        );
-    }
-    let theirs = match layer {
-        "norm1" => "layernorm_before",
-        "norm2" => "layernorm_after",
-        "attn.proj" => "attention.output.dense",
-        "mlp.fc1" => "intermediate.dense",
-        "mlp.fc2" => "output.dense",
-        other => other,
-    };
-    Source::Named(format!("{place}.{theirs}.{value}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::Map;
-
-    use super::*;
-
-    fn translated(changes: Value) -> Result<Value, Vec<String>> {
-        let mut document =
-            json!({"architectures": ["ViTMAEForPreTraining"], "model_type": "vit_mae"});
-        let fields: &mut Map<String, Value> = document.as_object_mut().unwrap();
-        fields.extend(changes.as_object().unwrap().clone());
-        match crate::published::translate(fields).unwrap() {
-            Ok(translation) => Ok(translation.document),
-            Err(issues) => Err(issues.into_iter().map(|issue| issue.pointer).collect()),
-        }
-    }
-
-    #[test]
-    fn a_configuration_that_says_nothing_is_vit_mae_base() {
-        let found = translated(json!({})).unwrap();
-        let decoder = json!({"width": 512, "depth": 8, "heads": 16, "hidden_width": 2048, "norm_pix_loss": false});
-        let expected = json!({
-            "kind": "vit", "image": [3, 224, 224], "classes": 0, "patch_size": 16, "width": 768, "depth": 12, "heads": 12,
-            "hidden_width": 3072, "fixed_positions": true, "epsilon": 1e-12, "decoder": decoder,
-        });
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn what_changes_what_is_computed_is_honoured_or_refused_by_name() {
-        let sizes = json!({"image_size": [32, 32], "patch_size": [8, 8], "mask_ratio": 0.5, "hidden_dropout_prob": 0.1});
-        let found = translated(sizes).unwrap();
-        assert_eq!(
-            (&found["image"], &found["patch_size"]),
-            (&json!([3, 32, 32]), &json!(8))
-        );
-        for (changes, pointer) in [
-            (json!({"image_size": [32, 48]}), "/image_size"),
-            (json!({"patch_size": "large"}), "/patch_size"),
-            (json!({"qkv_bias": false}), "/qkv_bias"),
-            (json!({"hidden_act": "gelu_new"}), "/hidden_act"),
-            (json!({"model_type": "vit"}), "/model_type"),
-            (json!({"use_mask_token": true}), "/use_mask_token"),
-            (json!({"layer_norm_eps": null}), "/layer_norm_eps"),
-        ] {
-            assert_eq!(translated(changes), Err(vec![pointer.to_owned()]));
-        }
-    }
-
-    #[test]
-    fn classes_that_are_not_there_are_told_with_those_that_are() {
-        let document = json!({"architectures": ["ViTMAEModel"], "model_type": "vit_mae"});
-        let issues = crate::published::translate(document.as_object().unwrap())
-            .unwrap()
-            .err()
-            .unwrap();
-        assert_eq!(issues[0].pointer, "/architectures");
-        let told = &issues[0].message;
-        assert!(
-            told.contains("`ViTMAEModel`") && told.contains("`ViTMAEForPreTraining`"),
-            "{told}"
-        );
-    }
+/// The parameter's name with a prefix of ours in the place of a prefix of theirs.
+fn renamed(name: &str, ours: &str, theirs: &str) -> Option<String> {
+    Some(format!("{theirs}{}", name.strip_prefix(ours)?))
 }

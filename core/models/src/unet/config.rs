@@ -476,6 +476,13 @@ impl UNetConfig {
         }
     }
 
+    /// Whether there is a number of residual blocks for each level.
+    pub(crate) fn layers_known(&self) -> bool {
+        let levels = self.levels();
+        self.layers_per_block
+            .check(&mut Faults::default(), "", levels)
+    }
+
     pub(crate) fn levels(&self) -> usize {
         self.block_out_channels.len()
     }
