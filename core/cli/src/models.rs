@@ -191,6 +191,12 @@ fn in_json(description: &Description) -> Value {
             told["per_pixel"] = json!(spec.per_pixel);
         }
         Model::Encoder(_) => told["role"] = json!("encoder"),
+        Model::Text(encoder) => {
+            let spec = encoder.spec();
+            told["role"] = json!("text encoder");
+            told["tokens"] =
+                json!({"known": spec.vocabulary, "most": spec.length, "width": spec.width});
+        }
     }
     told["weights"] = match &description.weights {
         Ok(weights) => {
@@ -260,6 +266,14 @@ fn in_words(description: &Description) {
             row("outputs", format!("{}{each}", spec.outputs));
         }
         Model::Encoder(_) => row("role", "encoder".into()),
+        Model::Text(encoder) => {
+            let spec = encoder.spec();
+            row("role", "text encoder".into());
+            row(
+                "takes",
+                format!("{} tokens of {} at most", spec.length, spec.vocabulary),
+            );
+        }
     }
     if let Some([channels, height, width]) = description.model.image() {
         row("takes", format!("{channels} × {height} × {width}"));
@@ -356,6 +370,9 @@ fn convert(
             .map(|(_, weights)| weights),
         Model::Encoder(_) => models
             .load_encoder(&path, weights, &device)
+            .map(|(_, weights)| weights),
+        Model::Text(_) => models
+            .load_text_encoder(&path, weights, &device)
             .map(|(_, weights)| weights),
     };
     let loaded = loaded.map_err(Failure::misuse)?;

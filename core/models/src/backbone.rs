@@ -13,6 +13,8 @@ use crate::weights::{ParameterId, ParameterSpec, Weights};
 pub const FEATURES: &str = "features";
 /// The output of the model's own head.
 pub const LOGITS: &str = "logits";
+/// The constant of a backbone whose features are held against those of texts: what their cosines are multiplied with, `[1]`.
+pub const LOGIT_SCALE: &str = "logit-scale";
 
 /// Which statistics BatchNorm layers normalise with.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +35,8 @@ pub enum BatchNormStatistics {
 pub struct BackboneSpec {
     /// Channels, height and width of the images it was made for.
     pub image: [usize; 3],
-    /// Extent of axis 1 of the logits: the number of classes, or of the numbers of each pixel; 0 without logits.
+    /// Extent of axis 1 of the logits: the number of classes, or of the numbers of each pixel; 0 without logits. Of a backbone with a
+    /// [text space](Backbone::text_space), which has no classes of its own, that of the features.
     pub outputs: usize,
     /// Whether it answers for each pixel, and not for whole images.
     pub per_pixel: bool,
@@ -49,8 +52,8 @@ pub trait Backbone: Send + Sync {
     /// What it takes and answers with.
     fn spec(&self) -> &BackboneSpec;
 
-    /// [`FEATURES`] and, of a model with a head of its own, [`LOGITS`] for images of `[B, C, H, W]`: `[B, F]` and `[B, outputs]`, or of a model that answers for each pixel
-    /// `[B, F, h, w]` and `[B, outputs, H, W]`.
+    /// [`FEATURES`] and, of a model with a head of its own, [`LOGITS`] for images of `[B, C, H, W]`: `[B, F]` and `[B, outputs]`, or of a
+    /// model that answers for each pixel `[B, F, h, w]` and `[B, outputs, H, W]`. A backbone with a [text space](Self::text_space) has none.
     ///
     /// # Errors
     /// [`ModelError::Input`](crate::ModelError::Input) for images of another shape.
@@ -60,6 +63,20 @@ pub trait Backbone: Send + Sync {
         images: &Tensor,
         statistics: BatchNormStatistics,
     ) -> Result<Named>;
+
+    /// Width of the space that its features share with those of a text encoder, if they do. What the classes are, texts then say.
+    fn text_space(&self) -> Option<usize> {
+        None
+    }
+
+    /// Tensors that heads may ask for by name, such as [`LOGIT_SCALE`].
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`](crate::ModelError::Tensor) if the device refuses.
+    fn constants(&self, weights: &Weights) -> Result<Named> {
+        let _ = weights;
+        Ok(Named::new())
+    }
 
     /// As [`forward`](Self::forward) with the statistics of the batch; also answers the batch's own value, untracked, for every
     /// running statistic, so that training can keep their moving average (PyTorch: `running += 0.1 (batch - running)`). Without

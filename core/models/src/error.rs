@@ -87,6 +87,20 @@ pub enum ModelError {
         /// The folder.
         path: PathBuf,
     },
+    /// A folder that should be a tokenizer's has none.
+    #[error("`{path}` has no tokenizer: looked for `tokenizer.json`, and for `vocab.json` with `merges.txt`", path = path.display())]
+    NoTokenizer {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A tokenizer's file that cannot be understood, or a text that it refuses.
+    #[error("`{path}` {reason}", path = path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A folder has no weights under the names that are looked for.
     #[error("`{path}` has no weights: looked for {looked_for}{others}", path = path.display(), looked_for = names(looked_for), others = others_in_words(others))]
     NoWeights {

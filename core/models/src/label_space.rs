@@ -68,6 +68,10 @@ impl Backbone for SomeClasses {
         self.restrict(self.backbone.forward(weights, images, statistics)?)
     }
 
+    fn constants(&self, weights: &Weights) -> Result<Named> {
+        self.backbone.constants(weights)
+    }
+
     fn forward_training(
         &self,
         weights: &Weights,

@@ -293,6 +293,8 @@ pub enum Activation {
     Gelu,
     /// `x Φ(x)` with the tanh approximation of `Φ` (diffusers' `gelu-approximate`).
     GeluTanh,
+    /// `x sigmoid(1.702 x)`, an approximation of `x Φ(x)` (Hendrycks and Gimpel 2016), as OpenAI's CLIP has it.
+    QuickGelu,
     /// `max(x, 0)`.
     Relu,
 }
@@ -303,6 +305,7 @@ impl Activation {
             Self::Silu => x.silu()?,
             Self::Gelu => x.gelu()?,
             Self::GeluTanh => x.gelu_tanh()?,
+            Self::QuickGelu => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?)?,
             Self::Relu => x.relu()?,
             // ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|), which does not overflow.
             Self::Mish => {

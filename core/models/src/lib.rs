@@ -26,6 +26,8 @@
 mod autoencoder;
 mod backbone;
 mod checkpoint;
+mod clip;
+mod clip_text;
 mod composed;
 mod convnext;
 mod convolution;
@@ -52,6 +54,9 @@ mod schedule;
 mod segformer;
 mod spatial;
 mod table;
+mod text;
+mod text_classes;
+mod tokenizer;
 mod transformer;
 mod transformer2d;
 mod unet;
@@ -63,8 +68,12 @@ pub use dtta_base::Issue;
 pub use dtta_tensor::Precision;
 
 pub use autoencoder::{AutoencoderKl, AutoencoderKlConfig, EncoderBlock};
-pub use backbone::{Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGITS, Reconstruction};
+pub use backbone::{
+    Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGIT_SCALE, LOGITS, Reconstruction,
+};
 pub use checkpoint::{Fit, Format, HubCache, HubModel, ModelFiles, locate};
+pub use clip::{ClipVision, ClipVisionConfig};
+pub use clip_text::{ClipText, ClipTextConfig};
 pub use convnext::{ConvNext, ConvNextConfig};
 pub use convolution::Padding;
 pub use denoiser::{
@@ -94,6 +103,9 @@ pub use schedule::{
 pub use segformer::{Segformer, SegformerConfig};
 pub use spatial::{SPATIAL, SpatialConfig};
 pub use table::{Architecture, Description, FoundWeights, Listed, Model, Models, weights_beside};
+pub use text::{EncodedTexts, TextEncoder, TextSpec};
+pub use text_classes::TextClasses;
+pub use tokenizer::{Tokenizer, Tokens};
 pub use transformer2d::{TOKENS, TokensConfig};
 pub use unet::{
     ChannelOrder, ControlConfig, ControlNet, ControlNetConfig, PerLevel, UNet, UNetBlock,

@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 use crate::autoencoder::AutoencoderKlConfig;
 use crate::backbone::Backbone;
 use crate::checkpoint::{self, Checkpoint, Fit, Format, ModelFiles, Wanted, config_of};
+use crate::clip::ClipVisionConfig;
+use crate::clip_text::ClipTextConfig;
 use crate::composed;
 use crate::convnext::ConvNextConfig;
 use crate::denoiser::Denoiser;
@@ -28,6 +30,7 @@ use crate::glpn::GlpnConfig;
 use crate::published::{self, Names, Preprocessing};
 use crate::resnet::ResNetConfig;
 use crate::segformer::SegformerConfig;
+use crate::text::TextEncoder;
 use crate::unet::{ControlNetConfig, UNetConfig};
 use crate::uvit::UVitConfig;
 use crate::vit::VitConfig;
@@ -35,7 +38,7 @@ use crate::weights::{ParameterSpec, Weights};
 
 /// The configuration of one architecture. Its doc comment is the description in the schema of model files.
 pub trait Architecture: DeserializeOwned + JsonSchema {
-    /// What it describes: `dyn Denoiser`, `dyn Backbone` or `dyn Encoder`.
+    /// What it describes: `dyn Denoiser`, `dyn Backbone`, `dyn Encoder` or `dyn TextEncoder`.
     type Model: ?Sized;
 
     /// The `kind` that files say.
@@ -74,6 +77,7 @@ enum Make {
     Denoiser(fn(Value) -> Result<Box<dyn Denoiser>>),
     Backbone(fn(Value) -> Result<Box<dyn Backbone>>),
     Encoder(fn(Value) -> Result<Box<dyn Encoder>>),
+    Text(fn(Value) -> Result<Box<dyn TextEncoder>>),
 }
 
 /// What a configuration file describes.
@@ -95,6 +99,8 @@ pub enum Model {
     Backbone(Box<dyn Backbone>),
     /// One that makes latents.
     Encoder(Box<dyn Encoder>),
+    /// One that reads texts.
+    Text(Box<dyn TextEncoder>),
 }
 
 impl Model {
@@ -104,15 +110,16 @@ impl Model {
             Self::Denoiser(denoiser) => denoiser.parameters(),
             Self::Backbone(backbone) => backbone.parameters(),
             Self::Encoder(encoder) => encoder.parameters(),
+            Self::Text(encoder) => encoder.parameters(),
         }
     }
 
-    /// Channels, height and width of what it takes; none for an encoder, which takes images of any.
+    /// Channels, height and width of what it takes; none for an encoder, which takes images of any, or one of texts.
     pub fn image(&self) -> Option<[usize; 3]> {
         match self {
             Self::Denoiser(denoiser) => Some(denoiser.image_shape()),
             Self::Backbone(backbone) => Some(backbone.spec().image),
-            Self::Encoder(_) => None,
+            Self::Encoder(_) | Self::Text(_) => None,
         }
     }
 }
@@ -155,7 +162,7 @@ pub struct FoundWeights {
 pub struct Listed {
     /// The `kind` that files say.
     pub kind: &'static str,
-    /// What it is for: `denoiser`, `backbone` or `encoder`.
+    /// What it is for: `denoiser`, `backbone`, `encoder` or `text encoder`.
     pub role: &'static str,
     /// What it is, in a sentence.
     pub description: String,
@@ -175,6 +182,10 @@ impl Row {
 
     fn encoder<C: Architecture<Model = dyn Encoder>>() -> Self {
         Self::new::<C>(Make::Encoder(make::<C>))
+    }
+
+    fn text<C: Architecture<Model = dyn TextEncoder>>() -> Self {
+        Self::new::<C>(Make::Text(make::<C>))
     }
 
     fn new<C: Architecture>(make: Make) -> Self {
@@ -234,7 +245,9 @@ impl Models {
                 Row::backbone::<SegformerConfig>(),
                 Row::backbone::<DptConfig>(),
                 Row::backbone::<GlpnConfig>(),
+                Row::backbone::<ClipVisionConfig>(),
                 Row::encoder::<AutoencoderKlConfig>(),
+                Row::text::<ClipTextConfig>(),
             ],
         }
     }
@@ -278,6 +291,7 @@ impl Models {
                     Make::Denoiser(_) => "denoiser",
                     Make::Backbone(_) => "backbone",
                     Make::Encoder(_) => "encoder",
+                    Make::Text(_) => "text encoder",
                 },
                 description: sentence.replace('\n', " ").trim().into(),
             }
@@ -301,6 +315,7 @@ impl Models {
             Make::Denoiser(make) => make(described.document.clone()).map(Model::Denoiser),
             Make::Backbone(make) => make(described.document.clone()).map(Model::Backbone),
             Make::Encoder(make) => make(described.document.clone()).map(Model::Encoder),
+            Make::Text(make) => make(described.document.clone()).map(Model::Text),
         };
         let model = model.map_err(|error| in_file(&file, error))?;
         let files = ModelFiles::find(config, weights);
@@ -401,6 +416,27 @@ impl Models {
         }
     }
 
+    /// The text encoder that a configuration file describes, without weights; of a configuration of several models, such as that of a
+    /// `CLIPModel`, the one in it.
+    ///
+    /// # Errors
+    /// As [`denoiser`](Self::denoiser).
+    pub fn text_encoder(&self, config: &Path) -> Result<Box<dyn TextEncoder>> {
+        Ok(self.read_text_encoder(config)?.0)
+    }
+
+    fn read_text_encoder(&self, config: &Path) -> Result<(Box<dyn TextEncoder>, Described<'_>)> {
+        let config = config_of(config)?;
+        let described = self.read_by(&config, published::translate_texts)?;
+        match described.row.make {
+            Make::Text(make) => {
+                let made = make(described.document.clone());
+                Ok((made.map_err(|error| in_file(&config, error))?, described))
+            }
+            _ => Err(self.wrong_role(&config, described.row, "a text encoder", Row::is_text)),
+        }
+    }
+
     /// A denoiser with its weights, from the files that [`ModelFiles::find`] finds.
     ///
     /// # Errors
@@ -449,6 +485,22 @@ impl Models {
         Ok((encoder, weights))
     }
 
+    /// A text encoder with its weights, as [`load_denoiser`](Self::load_denoiser) finds them.
+    ///
+    /// # Errors
+    /// As [`text_encoder`](Self::text_encoder) and [`Weights::load`].
+    pub fn load_text_encoder(
+        &self,
+        config: &Path,
+        weights: Option<&Path>,
+        device: &Device,
+    ) -> Result<(Box<dyn TextEncoder>, Weights)> {
+        let (encoder, described) = self.read_text_encoder(config)?;
+        let path = ModelFiles::find(config, weights)?.weights;
+        let weights = Weights::load_named(&path, encoder.parameters(), &described.names, device)?;
+        Ok((encoder, weights))
+    }
+
     /// The library that published a model's configuration; `None` for this crate's own files.
     ///
     /// # Errors
@@ -483,6 +535,10 @@ impl Models {
 
     /// What a file describes: one of this crate's, or one that a library of the field published.
     fn read(&self, path: &Path) -> Result<Described<'_>> {
+        self.read_by(path, published::translate)
+    }
+
+    fn read_by(&self, path: &Path, translate: published::Translator) -> Result<Described<'_>> {
         if let Some(found) = checkpoint::weights_in_words(path) {
             return Err(ModelError::NoDescription {
                 path: path.into(),
@@ -510,7 +566,7 @@ impl Models {
         {
             return Err(dtta_base::invalid(path, DOCUMENT, vec![issue]).into());
         }
-        if let Some(translation) = published.and_then(published::translate) {
+        if let Some(translation) = published.and_then(translate) {
             let translation =
                 translation.map_err(|issues| dtta_base::invalid(path, DOCUMENT, issues))?;
             document = translation.document;
@@ -565,6 +621,10 @@ impl Row {
 
     fn is_encoder(&self) -> bool {
         matches!(self.make, Make::Encoder(_))
+    }
+
+    fn is_text(&self) -> bool {
+        matches!(self.make, Make::Text(_))
     }
 }
 

@@ -252,6 +252,8 @@ impl Parameter<'_> {
                     .push((self.called(part), stored.dtype.name().into()));
             }
             let fits = match self.parts.len() {
+                // A number alone has no axes there.
+                1 if stored.shape.is_empty() => *shape == [1],
                 1 => stored.shape == *shape,
                 _ => {
                     stored.shape.len() == shape.len()

@@ -105,6 +105,9 @@ impl Names {
 /// Translates the configuration of one class of models.
 type Translate = fn(&mut Fields) -> Option<Translation>;
 
+/// Translates a configuration that has a library's mark on it; `None` for others.
+pub(crate) type Translator = fn(&Map<String, Value>) -> Option<Result<Translation, Vec<Issue>>>;
+
 /// Which library wrote a configuration file, and which class of models it describes.
 struct Publisher {
     library: &'static str,
@@ -148,30 +151,48 @@ pub(crate) fn translate(document: &Map<String, Value>) -> Option<Result<Translat
     let publisher = PUBLISHERS
         .iter()
         .find(|publisher| document.contains_key(publisher.field))?;
-    let class = match &document[publisher.field] {
-        // transformers lists the classes that a configuration is of; one is saved.
-        Value::Array(classes) => classes.first().and_then(Value::as_str),
-        class => class.as_str(),
-    };
-    let class = class.unwrap_or_default();
-    let Some(translate) = (publisher.translate)(class) else {
-        let message = format!(
-            "this is a {} configuration of a `{class}`, which dtta does not have; it has {}",
-            publisher.library,
-            dtta_base::listed(
-                publisher.classes.iter().map(|class| format!("`{class}`")),
-                16
-            )
-        );
-        return Some(Err(vec![Issue::new(
-            format!("/{}", publisher.field),
-            message,
-        )]));
-    };
-    let mut fields = Fields::new(publisher.library, document.clone());
-    let translation = translate(&mut fields);
-    fields.skip(publisher.field);
-    Some(fields.finish().and_then(|()| {
-        translation.ok_or_else(|| vec![Issue::new("", "describes a model that dtta does not have")])
-    }))
+    Some(publisher.translated(document, publisher.translate))
+}
+
+/// As [`translate`], of a configuration of several models the text encoder.
+///
+/// # Errors
+/// As [`translate`].
+pub(crate) fn translate_texts(
+    document: &Map<String, Value>,
+) -> Option<Result<Translation, Vec<Issue>>> {
+    let publisher = transformers::PUBLISHER;
+    match document.contains_key(publisher.field) {
+        true => Some(publisher.translated(document, transformers::text_translation)),
+        false => translate(document),
+    }
+}
+
+impl Publisher {
+    fn translated(
+        &self,
+        document: &Map<String, Value>,
+        find: fn(&str) -> Option<Translate>,
+    ) -> Result<Translation, Vec<Issue>> {
+        let class = match &document[self.field] {
+            // transformers lists the classes that a configuration is of; one is saved.
+            Value::Array(classes) => classes.first().and_then(Value::as_str),
+            class => class.as_str(),
+        };
+        let class = class.unwrap_or_default();
+        let Some(translate) = find(class) else {
+            let message = format!(
+                "this is a {} configuration of a `{class}`, which dtta does not have; it has {}",
+                self.library,
+                dtta_base::listed(self.classes.iter().map(|class| format!("`{class}`")), 16)
+            );
+            return Err(vec![Issue::new(format!("/{}", self.field), message)]);
+        };
+        let mut fields = Fields::new(self.library, document.clone());
+        let translation = translate(&mut fields);
+        fields.skip(self.field);
+        fields.finish()?;
+        let none = || vec![Issue::new("", "describes a model that dtta does not have")];
+        translation.ok_or_else(none)
+    }
 }

@@ -1,6 +1,7 @@
 //! Models as transformers saves them (`save_pretrained`): `config.json`, which lists in `architectures` the class that was saved, and
 //! beside it `preprocessor_config.json`, which says how images are prepared. Defaults are those of the classes.
 
+mod clip;
 mod depth;
 mod preprocessor;
 mod segformer;
@@ -23,6 +24,9 @@ pub(super) const PUBLISHER: Publisher = Publisher {
         "DepthAnythingForDepthEstimation",
         "GLPNForDepthEstimation",
         "ViTMAEForPreTraining",
+        "CLIPModel",
+        "CLIPTextModel",
+        "CLIPTextModelWithProjection",
     ],
 };
 
@@ -36,24 +40,36 @@ fn translation(class: &str) -> Option<Translate> {
         "DepthAnythingForDepthEstimation" => Some(depth::depth_anything),
         "GLPNForDepthEstimation" => Some(segformer::glpn),
         "ViTMAEForPreTraining" => Some(vit_mae::vit_mae),
+        "CLIPModel" => Some(clip::images),
+        "CLIPTextModel" | "CLIPTextModelWithProjection" => Some(clip::text_model),
         _ => None,
     }
 }
 
-/// Fields that every configuration may have and that say nothing about what a vision model computes: what it is called, how it was trained,
+/// The translation of the text encoder in a configuration, where it is another than [`translation`] gives.
+pub(super) fn text_translation(class: &str) -> Option<Translate> {
+    match class {
+        "CLIPModel" => Some(clip::texts),
+        _ => translation(class),
+    }
+}
+
+/// Fields that every configuration may have and that say nothing about what a model computes: what it is called, how it was trained,
 /// what it answers with besides, and how text is generated.
 const COMMON: &[&str] = &[
-    "add_cross_attention",
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_name_or_path",
+    "attention_dropout",
     "attention_probs_dropout_prob",
     "bad_words_ids",
     "begin_suppress_tokens",
     "bos_token_id",
-    "chunk_size_feed_forward",
-    "cross_attention_hidden_size",
     "decoder_start_token_id",
     "diversity_penalty",
     "do_sample",
     "drop_path_rate",
+    "dropout",
     "dtype",
     "early_stopping",
     "encoder_no_repeat_ngram_size",
@@ -62,10 +78,10 @@ const COMMON: &[&str] = &[
     "finetuning_task",
     "forced_bos_token_id",
     "forced_eos_token_id",
+    "gradient_checkpointing",
     "hidden_dropout_prob",
+    "initializer_factor",
     "initializer_range",
-    "is_decoder",
-    "is_encoder_decoder",
     "length_penalty",
     "max_length",
     "min_length",
@@ -88,7 +104,6 @@ const COMMON: &[&str] = &[
     "task_specific_params",
     "temperature",
     "tf_legacy_loss",
-    "tie_encoder_decoder",
     "tie_word_embeddings",
     "tokenizer_class",
     "top_k",
@@ -98,14 +113,25 @@ const COMMON: &[&str] = &[
     "transformers_version",
     "typical_p",
     "use_bfloat16",
+    "use_cache",
 ];
 
-/// Leaves out [`COMMON`], and refuses a configuration of another model or with heads taken out.
+/// Leaves out [`COMMON`], and refuses a configuration of another model, of a decoder, or with heads taken out.
 fn common(fields: &mut Fields, model_type: &str) {
     for name in COMMON {
         fields.skip(name);
     }
     fields.fixed("model_type", model_type);
+    for name in [
+        "add_cross_attention",
+        "is_decoder",
+        "is_encoder_decoder",
+        "tie_encoder_decoder",
+    ] {
+        fields.fixed(name, false);
+    }
+    fields.fixed("cross_attention_hidden_size", Value::Null);
+    fields.fixed("chunk_size_feed_forward", 0);
     fields.fixed("pruned_heads", json!({}));
 }
 

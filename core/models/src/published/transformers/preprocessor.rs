@@ -11,8 +11,9 @@ use crate::error::Result;
 use crate::published::{Fields, Interpolation, Preprocessing, Resized};
 
 /// The field that the image processor is put under.
-const PREPROCESSOR: &str = "preprocessor";
-/// What the file is called.
+pub(super) const PREPROCESSOR: &str = "preprocessor";
+/// What the file is called, and the one of all processors of a model, within which it is `image_processor`.
+const FILES: [&str; 2] = [FILE, "processor_config.json"];
 const FILE: &str = "preprocessor_config.json";
 
 /// Puts the configuration of the image processor, if it is beside a model's, under its fields.
@@ -23,9 +24,12 @@ pub(crate) fn with_preprocessor(config: &Path, fields: &mut Map<String, Value>) 
     if !fields.contains_key(CLASSES) || fields.contains_key(PREPROCESSOR) {
         return Ok(());
     }
-    let path = config.parent().unwrap_or(Path::new("")).join(FILE);
-    if path.is_file() {
-        let document = dtta_base::read_json(&path, &[])?;
+    let files = FILES.map(|name| config.with_file_name(name));
+    if let Some(path) = files.iter().find(|path| path.is_file()) {
+        let mut document = dtta_base::read_json(path, &[])?;
+        if let Some(within) = document.get_mut("image_processor") {
+            document = within.take();
+        }
         fields.insert(PREPROCESSOR.into(), document);
     }
     Ok(())

@@ -1,0 +1,516 @@
+//! Tokenizers, text encoders, CLIP and the parts of Stable Diffusion's pipelines, held to transformers and diffusers by the fixtures that
+//! `tests/reference/text.py` writes. Tolerances: largest absolute error 2e-4 for what models answer (up to 7 in size); 1e-3 of the largest
+//! element for gradients.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers outside of test functions too"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use dtta_models::{
+    BatchNormStatistics, LOGIT_SCALE, ModelError, Models, TOKENS, Tokenizer, read_tensors,
+};
+use dtta_tensor::{Device, Named, Tensor};
+use serde_json::{Map, Value, json};
+
+const TOLERANCE: f32 = 2e-4;
+const RELATIVE: f32 = 1e-3;
+/// What `tests/reference/text.py` calls so.
+const PROMPTS: [&str; 3] = [
+    "a photo of a cat.",
+    "a photo of a very long-haired dog!",
+    "été à Łódź 42",
+];
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text")
+}
+
+fn expected(name: &str) -> BTreeMap<String, Tensor> {
+    let path = fixtures().join(name).join("expected.safetensors");
+    read_tensors(&path, &Device::cpu()).unwrap()
+}
+
+/// The largest difference, and the largest element of what was expected.
+fn difference(found: &Tensor, expected: &Tensor) -> (f32, f32) {
+    assert_eq!(*found.shape(), *expected.shape());
+    let (found, expected) = (found.to_floats().unwrap(), expected.to_floats().unwrap());
+    let pairs = found.iter().zip(&expected);
+    let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    (error, expected.iter().map(|x| x.abs()).fold(0.0, f32::max))
+}
+
+fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
+    let (error, _) = difference(found, expected);
+    eprintln!("{what}: largest absolute error {error:.1e}");
+    assert!(error <= TOLERANCE, "{what}: {error}");
+}
+
+fn assert_gradient(what: &str, found: &Tensor, expected: &Tensor) {
+    let (error, size) = difference(found, expected);
+    eprintln!("{what}: relative error {:.1e}", error / size);
+    assert!(error / size <= RELATIVE, "{what}: {error} of {size}");
+}
+
+fn unpacked(name: &str) -> String {
+    let file = fs::File::open(fixtures().join(name)).unwrap();
+    let mut text = String::new();
+    let mut file = flate2::read::GzDecoder::new(file);
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+// --- Tokens ---------------------------------------------------------------------------------------------------------------------------
+
+/// Writes the files of CLIP's own tokenizer. Its vocabulary is: the letters that stand for bytes, the same at the end of a word, what
+/// merges make, and the two special tokens.
+fn whole_tokenizer(folder: &Path) {
+    let merges = unpacked("merges.txt.gz");
+    let printable = (b'!'..=b'~').chain(0xa1..=0xac).chain(0xae..=0xff);
+    let mut letters: Vec<char> = printable.clone().map(char::from).collect();
+    letters.extend(
+        (256..)
+            .map(|n| char::from_u32(n).unwrap())
+            .take(256 - letters.len()),
+    );
+    let mut words: Vec<String> = letters.iter().map(char::to_string).collect();
+    words.extend(letters.iter().map(|letter| format!("{letter}</w>")));
+    words.extend(merges.lines().map(|line| line.replace(' ', "")));
+    words.extend(["<|startoftext|>", "<|endoftext|>"].map(str::to_owned));
+    assert_eq!(words.len(), 49408);
+    let vocabulary: Map<String, Value> = words
+        .into_iter()
+        .enumerate()
+        .map(|(id, word)| (word, json!(id)))
+        .collect();
+    let vocabulary = Value::from(vocabulary).to_string();
+    fs::write(folder.join("vocab.json"), vocabulary).unwrap();
+    let merges = format!("#version: 0.2\n{merges}");
+    fs::write(folder.join("merges.txt"), merges).unwrap();
+}
+
+#[test]
+fn tokens_of_a_thousand_strings_in_many_scripts_are_those_of_transformers() {
+    let folder = tempfile::tempdir().unwrap();
+    whole_tokenizer(folder.path());
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    let cases: Value = serde_json::from_str(&unpacked("strings.json.gz")).unwrap();
+    let numbers = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let strings = cases["strings"].as_array().unwrap();
+    assert_eq!(strings.len(), 1000);
+    let text = |n: usize| strings[n].as_str().unwrap();
+    let wrong: Vec<String> = cases["ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+        .filter_map(|(n, ids)| {
+            let (found, expected) = (tokenizer.tokens(text(n)).unwrap(), numbers(ids));
+            (found != expected).then(|| format!("{:?}: {found:?}, {expected:?}", text(n)))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}: {}", wrong.len(), wrong.join("\n"));
+    let mut cut = 0;
+    for (n, ids) in cases["filled_to_20"].as_array().unwrap().iter().enumerate() {
+        let found = tokenizer.filled(text(n), 20).unwrap();
+        assert_eq!(found.ids, numbers(ids), "{:?}", text(n));
+        let all = tokenizer.tokens(text(n)).unwrap().len();
+        assert_eq!(found.cut, all.saturating_sub(20));
+        cut += usize::from(found.cut > 0);
+    }
+    assert!(cut > 10, "{cut}");
+}
+
+#[test]
+fn texts_are_filled_up_with_the_token_that_the_folder_names() {
+    let filled = |folder: &str| {
+        let tokenizer = Tokenizer::open(&fixtures().join(folder)).unwrap();
+        let found = tokenizer.filled(PROMPTS[0], 77).unwrap();
+        assert_eq!((found.ids.len(), found.cut), (77, 0));
+        assert_eq!(tokenizer.most().unwrap_or(77), 77);
+        *found.ids.last().unwrap()
+    };
+    // The exclamation mark is the first of the letters.
+    assert_eq!(filled("sd_v/tokenizer"), 0);
+    assert_eq!(filled("sd_epsilon/tokenizer"), 512 + 180 + 1);
+    assert_eq!(filled("clip"), 512 + 180 + 1);
+}
+
+#[test]
+fn refuses_a_tokenizer_that_would_make_other_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let refused = || Tokenizer::open(folder.path()).unwrap_err().to_string();
+    assert!(refused().contains("has no tokenizer"), "{}", refused());
+    for name in ["vocab.json", "merges.txt"] {
+        fs::copy(fixtures().join("clip_gelu").join(name), path(name)).unwrap();
+    }
+    Tokenizer::open(folder.path()).unwrap();
+    for (config, word) in [
+        (json!({"do_lower_case": false}), "do_lower_case = false"),
+        (json!({"padding_side": "left"}), "padding_side"),
+        (json!({"lower": 1}), "field lower = 1"),
+        (json!({"tokenizer_class": "T5Tokenizer"}), "`T5Tokenizer`"),
+        (json!({"pad_token": "<pad>"}), "no token `<pad>`"),
+        (json!({"pad_token": 3}), "pad_token = 3"),
+        (
+            json!({"added_tokens_decoder": {"x": {"content": "y"}}}),
+            "added_tokens_decoder",
+        ),
+        (json!([1]), "is no object"),
+    ] {
+        fs::write(path("tokenizer_config.json"), config.to_string()).unwrap();
+        assert!(refused().contains(word), "{config}: {}", refused());
+    }
+    fs::remove_file(path("tokenizer_config.json")).unwrap();
+    fs::write(path("merges.txt"), "a b\nab\n").unwrap();
+    assert!(refused().contains("line 2"), "{}", refused());
+    fs::write(path("merges.txt"), "a 猫\n").unwrap();
+    assert!(refused().contains("vocab.json"), "{}", refused());
+    fs::write(path("tokenizer.json"), "{}").unwrap();
+    assert!(refused().contains("tokenizer.json"), "{}", refused());
+}
+
+// --- Text encoders --------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn text_encoders_answer_as_those_of_transformers() {
+    for name in ["text_gelu", "text_projected"] {
+        let folder = fixtures().join(name);
+        let expected = expected(name);
+        let tokenizer = Tokenizer::open(&folder).unwrap();
+        let texts = PROMPTS.map(|prompt| tokenizer.filled(prompt, 77).unwrap().ids);
+        let ids: Vec<f32> = texts.iter().flatten().map(|&id| id as f32).collect();
+        assert_eq!(ids, expected["input.ids"].to_floats().unwrap(), "{name}");
+        let (encoder, weights) = Models::standard()
+            .load_text_encoder(&folder, None, &Device::cpu())
+            .unwrap();
+        assert_eq!(encoder.spec().projected, name == "text_projected");
+        let found = encoder.encode(&weights, &texts).unwrap();
+        assert_close(
+            &format!("{name}: tokens"),
+            &found.tokens,
+            &expected["output.tokens"],
+        );
+        assert_close(
+            &format!("{name}: pooled"),
+            &found.pooled,
+            &expected["output.pooled"],
+        );
+        // What a text comes to does not depend on those beside it.
+        let alone = encoder.encode(&weights, &texts[1..2]).unwrap();
+        let row = found.tokens.narrow(0, 1, 1).unwrap();
+        assert!(difference(&alone.tokens, &row).0 < 1e-5);
+    }
+}
+
+#[test]
+fn a_text_encoder_refuses_tokens_that_it_cannot_take() {
+    let (encoder, weights) = Models::standard()
+        .load_text_encoder(&fixtures().join("text_projected"), None, &Device::cpu())
+        .unwrap();
+    let end = 512 + 180 + 1;
+    for texts in [
+        vec![],
+        vec![vec![]],
+        vec![vec![1, end], vec![end]],
+        vec![vec![end; 78]],
+        vec![vec![end + 1, end]],
+        // The vector of a text is that of its end.
+        vec![vec![1, 2]],
+    ] {
+        let refused = encoder.encode(&weights, &texts).map(|_| ());
+        assert!(
+            matches!(refused, Err(ModelError::Input { .. })),
+            "{texts:?}"
+        );
+    }
+}
+
+// --- CLIP -----------------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn clip_answers_as_that_of_transformers_with_its_gradients() {
+    for name in ["clip", "clip_gelu"] {
+        let folder = fixtures().join(name);
+        let expected = expected(name);
+        let (models, device) = (Models::standard(), Device::cpu());
+        let (text, weights) = models.load_text_encoder(&folder, None, &device).unwrap();
+        let tokenizer = Tokenizer::open(&folder).unwrap();
+        let texts = PROMPTS.map(|prompt| tokenizer.filled(prompt, 77).unwrap().ids);
+        let texts = text.encode(&weights, &texts).unwrap().pooled;
+        assert_close(
+            &format!("{name}: texts"),
+            &texts,
+            &expected["output.text_features"],
+        );
+
+        let (backbone, weights) = models.load_backbone(&folder, None, &device).unwrap();
+        assert_eq!(backbone.text_space(), Some(8));
+        let query = "vision_model.encoder.layers.0.self_attn.q_proj.weight";
+        let class = "vision_model.embeddings.class_embedding";
+        let ids = [query, class].map(|name| weights.find(name).unwrap());
+        let weights = weights.to_leaves(&ids).unwrap();
+        let images = expected["input.images"].to_leaf().unwrap();
+        let outputs = backbone
+            .forward(&weights, &images, BatchNormStatistics::Running)
+            .unwrap();
+        let features = outputs.get("features").unwrap();
+        assert_close(
+            &format!("{name}: features"),
+            features,
+            &expected["output.features"],
+        );
+        let constants = backbone.constants(&weights).unwrap();
+        let scale = constants.get(LOGIT_SCALE).unwrap();
+        assert_close(name, scale, &expected["output.logit_scale"]);
+        // Cosines by the scale.
+        let normal = |x: &Tensor| {
+            let norm = x.mul(x).unwrap().sum(&[-1], true).unwrap().sqrt().unwrap();
+            x.div(&norm).unwrap()
+        };
+        let scale: f64 = scale.item().unwrap().into();
+        let texts = normal(&texts).permute(&[1, 0]).unwrap();
+        let logits = normal(features).matmul(&texts).unwrap();
+        let logits = logits.affine(scale, 0.0).unwrap();
+        assert_close(
+            &format!("{name}: logits"),
+            &logits,
+            &expected["output.logits"],
+        );
+        let loss = logits.mul(&expected["input.cotangent"]).unwrap();
+        let gradients = loss.sum(&[], false).unwrap().backward().unwrap();
+        for (what, leaf) in [
+            ("images", &images),
+            (query, weights.get(ids[0])),
+            (class, weights.get(ids[1])),
+        ] {
+            let found = gradients.of(leaf).unwrap();
+            assert_gradient(what, &found, &expected[&format!("gradient.{what}")]);
+        }
+    }
+}
+
+#[test]
+fn a_clip_without_its_image_processor_is_refused_as_a_backbone() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    fs::copy(fixtures().join("clip/config.json"), &config).unwrap();
+    let models = Models::standard();
+    models.text_encoder(&config).unwrap();
+    let message = models
+        .backbone(&config)
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("preprocessor_config"), "{message}");
+    // Newer versions write the configurations of all processors in one file.
+    let text = fs::read_to_string(fixtures().join("clip/preprocessor_config.json")).unwrap();
+    let processor: Value = serde_json::from_str(&text).unwrap();
+    let all = json!({"image_processor": processor, "processor_class": "CLIPProcessor"});
+    fs::write(folder.path().join("processor_config.json"), all.to_string()).unwrap();
+    let found = models.preprocessing(&config).unwrap().unwrap();
+    let own = models.preprocessing(&fixtures().join("clip")).unwrap();
+    assert_eq!(Some(found), own);
+}
+
+/// Reads a configuration of each class, with a field set to another value.
+fn with_field(class: &str, field: &str, value: &Value) -> Result<Value, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let mut document = json!({
+        "model_type": "clip", "architectures": ["CLIPModel"], "text_config": {}, "vision_config": {}, "preprocessor": {},
+    });
+    match class {
+        "text" => document["text_config"][field] = value.clone(),
+        "vision" => document["vision_config"][field] = value.clone(),
+        _ => document["preprocessor"][field] = value.clone(),
+    }
+    fs::write(&path, document.to_string()).unwrap();
+    let models = Models::standard();
+    if class == "text" {
+        let encoder = models.text_encoder(&path).map_err(|e| e.to_string())?;
+        let shapes = encoder.parameters().iter().map(|spec| spec.shape.clone());
+        let shapes: Vec<Vec<usize>> = shapes.collect();
+        return Ok(json!([shapes, format!("{:?}", encoder.spec())]));
+    }
+    let description = models.describe(&path, None).map_err(|e| e.to_string())?;
+    Ok(json!([description.document, description.preprocessing]))
+}
+
+#[test]
+fn no_field_of_clips_classes_is_ignored_silently() {
+    // Of texts only the place of the end differs, which shapes do not show; of the others no answer depends on them.
+    let without_influence = [
+        "attention_dropout",
+        "initializer_range",
+        "initializer_factor",
+        "bos_token_id",
+        "pad_token_id",
+        "eos_token_id",
+        "projection_dim",
+        "architectures",
+        "dtype",
+        "return_dict",
+        "output_hidden_states",
+        "output_attentions",
+        "problem_type",
+        "id2label",
+        "label2id",
+        "do_convert_rgb",
+        "data_format",
+        "input_data_format",
+        "return_tensors",
+        "device",
+        "disable_grouping",
+        "processor_class",
+        // Numbers that change an answer, but no shape.
+        "hidden_act",
+        "layer_norm_eps",
+        "num_attention_heads",
+    ];
+    let table = fs::read_to_string(fixtures().join("fields.json")).unwrap();
+    let table: Map<String, Value> = serde_json::from_str(&table).unwrap();
+    let mut seen = 0;
+    for (class, fields) in &table {
+        let unchanged = with_field(class, "initializer_range", &json!(0.5));
+        let unchanged = match class.as_str() {
+            "processor" => with_field(class, "do_resize", &json!(true)),
+            _ => unchanged,
+        };
+        let unchanged = unchanged.unwrap();
+        for (field, default) in fields.as_object().unwrap() {
+            assert_eq!(
+                with_field(class, field, default).as_ref(),
+                Ok(&unchanged),
+                "{class}: {field} by default"
+            );
+            let other = match default {
+                Value::Bool(value) => json!(!value),
+                Value::Number(number) if number.is_f64() => json!(0.25),
+                Value::Number(number) => json!(match number.as_u64().unwrap() {
+                    0 => 1,
+                    number => 2 * number,
+                }),
+                Value::String(_) => json!("gelu"),
+                Value::Array(numbers) if numbers.len() == 3 => json!([0.1, 0.2, 0.3]),
+                Value::Object(_) if field == "crop_size" => json!({"height": 96, "width": 64}),
+                Value::Object(_) if field == "size" => json!({"shortest_edge": 256}),
+                _ => json!(["another"]),
+            };
+            match with_field(class, field, &other) {
+                Ok(found) => assert!(
+                    found != unchanged || without_influence.contains(&field.as_str()),
+                    "{class}: {field} = {other} is ignored"
+                ),
+                Err(message) => assert!(
+                    message.contains(&format!("field {field} = ")),
+                    "{class}: {field}: {message}"
+                ),
+            }
+            seen += 1;
+        }
+        let unknown = with_field(class, "new_option", &json!(1)).unwrap_err();
+        assert!(unknown.contains("new_option"), "{unknown}");
+    }
+    assert!(seen > 40, "{seen}");
+}
+
+#[test]
+fn the_values_that_the_first_configurations_had_twice_are_those_of_the_second_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let document = json!({
+        "model_type": "clip", "architectures": ["CLIPModel"], "text_config": {"hidden_size": 4, "eos_token_id": 2},
+        "text_config_dict": {"hidden_size": 32}, "vision_config": {}, "vision_config_dict": null,
+        "preprocessor": {},
+    });
+    fs::write(&path, document.to_string()).unwrap();
+    let encoder = Models::standard().text_encoder(&path).unwrap();
+    assert_eq!(encoder.spec().width, 32);
+    let described = Models::standard().describe(&path, None).unwrap();
+    assert_eq!(described.document["width"], json!(768));
+}
+
+// --- Stable Diffusion -----------------------------------------------------------------------------------------------------------------
+
+/// Prompts, their mixture, the network's answer and the gradients of the diffusion loss, all from a pipeline's folder.
+fn check_pipeline(name: &str, predicts: &str) {
+    let folder = fixtures().join(name);
+    let expected = expected(name);
+    let (models, device) = (Models::standard(), Device::cpu());
+    let tokenizer = Tokenizer::open(&folder.join("tokenizer")).unwrap();
+    let texts = PROMPTS.map(|prompt| tokenizer.filled(prompt, 77).unwrap().ids);
+    let ids: Vec<f32> = texts.iter().flatten().map(|&id| id as f32).collect();
+    assert_eq!(ids, expected["input.ids"].to_floats().unwrap(), "{name}");
+    let (text, weights) = models
+        .load_text_encoder(&folder.join("text_encoder"), None, &device)
+        .unwrap();
+    let embeddings = text.encode(&weights, &texts).unwrap().tokens;
+    assert_close("embeddings", &embeddings, &expected["output.embeddings"]);
+    let (vae, weights) = models
+        .load_encoder(&folder.join("vae"), None, &device)
+        .unwrap();
+    let latents = vae.encode(&weights, &expected["input.images"]).unwrap();
+    assert_close("latents", &latents, &expected["output.latents"]);
+
+    let (unet, weights) = models
+        .load_denoiser(&folder.join("unet"), None, &device)
+        .unwrap();
+    let schedule = unet.schedule();
+    let config = serde_json::to_value(schedule.config()).unwrap();
+    assert_eq!(config["prediction"], json!(predicts), "{name}");
+    let times = expected["input.times"].to_floats().unwrap();
+    let times: Vec<f64> = times.into_iter().map(f64::from).collect();
+    let mixed = schedule
+        .mix(&latents, &expected["input.noise"], &times)
+        .unwrap();
+    assert_close("noisy", &mixed.noisy, &expected["output.noisy"]);
+    assert_close("target", &mixed.target, &expected["output.target"]);
+
+    // c = Σ p_j ℓ_j as one product, `[B, K] × [K, L D]`.
+    let logits = expected["input.logits"].to_leaf().unwrap();
+    let [classes, length, width] = embeddings.shape()[..] else {
+        panic!("{}", embeddings.shape())
+    };
+    let flat = embeddings.reshape(&[classes as i64, -1]).unwrap();
+    let mixture = logits.softmax(-1).unwrap().matmul(&flat).unwrap();
+    let mixture = mixture.reshape(&[-1, length as i64, width as i64]).unwrap();
+    assert_close("mixture", &mixture, &expected["output.mixture"]);
+    let loss = |tokens: &Tensor| {
+        let answer = unet
+            .predict(
+                &weights,
+                &mixed.noisy,
+                &times,
+                &Named::one(TOKENS, tokens.clone()),
+            )
+            .unwrap();
+        let distance = answer.sub(&mixed.target).unwrap();
+        let loss = distance.mul(&distance).unwrap().mean(&[], false).unwrap();
+        (answer, loss)
+    };
+    let (answer, whole) = loss(&mixture);
+    assert_close("answer", &answer, &expected["output.answer"]);
+    assert_close("loss", &whole, &expected["output.loss"]);
+    let found = whole.backward().unwrap().of(&logits).unwrap();
+    assert_gradient("of logits", &found, &expected["gradient.logits"]);
+    let cut = mixture.detach().to_leaf().unwrap();
+    let found = loss(&cut).1.backward().unwrap().of(&cut).unwrap();
+    assert_gradient("of mixture", &found, &expected["gradient.mixture"]);
+}
+
+#[test]
+fn a_pipeline_of_stable_diffusion_1_gives_the_loss_and_gradients_of_diffusers() {
+    check_pipeline("sd_epsilon", "epsilon");
+}
+
+#[test]
+fn a_pipeline_of_stable_diffusion_2_that_predicts_velocity_does_too() {
+    check_pipeline("sd_v", "v");
+}
