@@ -172,6 +172,14 @@ pub enum DataError {
         /// What belongs to them, or to which they belong.
         by: String,
     },
+    /// A pattern of names says not what partners have in common.
+    #[error(
+        "`names` is `{pattern}`, expected the name of a file without its extension, with one `*` for what an image and its maps have in common"
+    )]
+    Names {
+        /// The pattern.
+        pattern: String,
+    },
     /// An image has no map.
     #[error("`{image}` has no partner `{path}`", image = image.display(), path = path.display())]
     NoPartner {

@@ -17,6 +17,8 @@ pub struct LeftOut(BTreeMap<Reason, Found>);
 pub(super) enum Reason {
     /// An image beside class folders, so that it has no class.
     BesideClasses,
+    /// A file that is not called as the pattern says.
+    Named(String),
     /// A map of this target that belongs to no image.
     WithoutImage(String),
     /// A link to a folder that it lies in.
@@ -89,6 +91,12 @@ fn describe(f: &mut fmt::Formatter<'_>, reason: &Reason, found: &Found) -> fmt::
     match reason {
         Reason::BesideClasses => {
             write!(f, "{count} image{s} beside class folders (`{first}`{more})")
+        }
+        Reason::Named(pattern) => {
+            write!(
+                f,
+                "{count} file{s} not called `{pattern}` (`{first}`{more})"
+            )
         }
         Reason::WithoutImage(target) => {
             write!(

@@ -1,5 +1,5 @@
 //! Folders side by side: images, and for each of them a PNG with labels or numbers in a folder for each target. Partners have the same
-//! path below their folder, but for the extension; two images that differ in nothing else are refused.
+//! path below their folder, but for the extension and for what patterns of names say; two images that differ in nothing else are refused.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,10 @@ use crate::{DataError, IGNORE, Image, LabelMap, Target, Targets, Transform};
 pub struct PairedConfig {
     /// The folder of images, at any depth, of the types that a `folder` dataset reads.
     pub images: PathBuf,
+    /// What images are called, without the extension, with `*` for what they have in common with their maps: `rgb_*`, `*_colors`. Others are
+    /// left out.
+    #[serde(default = "anything", skip_serializing_if = "is_anything")]
+    pub names: String,
     /// How many channels to read.
     pub channels: ColourMode,
     /// What is known about each image, by name: conventionally `labels` for classes and `depth` for distances.
@@ -46,9 +50,15 @@ pub enum TargetFolder {
     LabelMap {
         /// The folder.
         path: PathBuf,
+        /// What maps are called, without the extension, with `*` for what they have in common with their images.
+        #[serde(default = "anything", skip_serializing_if = "is_anything")]
+        names: String,
         /// The value of pixels without a class.
         #[serde(default = "ignore")]
         ignore_index: u8,
+        /// The value of the first class: 1 for ADE20K's annotations, where 0 stands for what is no class.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        first_class: u8,
     },
     /// PNG of 8 or 16 bits, grey (one channel) or RGB (three).
     NumberMap(NumberFolder),
@@ -60,6 +70,9 @@ pub enum TargetFolder {
 pub struct NumberFolder {
     /// The folder.
     pub path: PathBuf,
+    /// What maps are called, without the extension, with `*` for what they have in common with their images: `sync_depth_*`, `*_depth`.
+    #[serde(default = "anything", skip_serializing_if = "is_anything")]
+    pub names: String,
     /// Numbers of each pixel: 1 (grey) or 3 (RGB).
     #[serde(default = "one")]
     #[schemars(extend("enum" = [1, 3]))]
@@ -74,6 +87,22 @@ pub struct NumberFolder {
     /// Channels, from 0, whose sign changes where the image is mirrored left and right: `[0]` for normals, whose x points right.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub negated_by_flip: Vec<usize>,
+}
+
+fn anything() -> String {
+    "*".into()
+}
+
+fn is_anything(names: &str) -> bool {
+    names == "*"
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_zero(value: &u8) -> bool {
+    *value == 0
 }
 
 fn ignore() -> u8 {
@@ -107,7 +136,7 @@ struct Maps {
 
 #[derive(Debug)]
 enum Values {
-    Labels { ignore_index: u8 },
+    Labels { ignore_index: u8, first: u8 },
     Numbers { channels: usize, stored: Quantised },
 }
 
@@ -116,6 +145,13 @@ impl TargetFolder {
         match self {
             Self::LabelMap { path, .. } => path,
             Self::NumberMap(NumberFolder { path, .. }) => path,
+        }
+    }
+
+    fn names(&self) -> &str {
+        match self {
+            Self::LabelMap { names, .. } => names,
+            Self::NumberMap(NumberFolder { names, .. }) => names,
         }
     }
 
@@ -129,9 +165,14 @@ impl TargetFolder {
     /// What the files of the target called `name` hold.
     fn values(&self, name: &str) -> Result<Values, DataError> {
         let folder = match self {
-            Self::LabelMap { ignore_index, .. } => {
+            Self::LabelMap {
+                ignore_index,
+                first_class,
+                ..
+            } => {
                 return Ok(Values::Labels {
                     ignore_index: *ignore_index,
+                    first: *first_class,
                 });
             }
             Self::NumberMap(folder) => folder,
@@ -157,7 +198,14 @@ impl TargetFolder {
 pub(super) fn open(config: &PairedConfig, base: &Path) -> Result<Dataset, DataError> {
     let root = base.join(&config.images);
     let mut walk = Walk::new(&root);
-    let images = images(&mut walk, &root)?;
+    let named = Names::new(&config.names)?;
+    let images = named.keep(images(&mut walk, &root)?, &mut walk);
+    if images.is_empty() {
+        return Err(DataError::NoImages {
+            path: root.clone(),
+            left_out: walk.left_out,
+        });
+    }
     let mut left_out = walk.left_out;
     let class_names = match &config.classes {
         Some(file) => read_classes(&base.join(file))?,
@@ -171,8 +219,13 @@ pub(super) fn open(config: &PairedConfig, base: &Path) -> Result<Dataset, DataEr
         }
         let path = base.join(folder.path());
         let mut walk = Walk::new(&path);
-        let paths = partners(&root, &images, &mut walk, &path, name)?;
-        left_out.merge(walk.left_out);
+        let maps_named = Names::new(folder.names())?;
+        let of_images = (root.as_path(), &images[..], &named);
+        let paths = partners(of_images, &mut walk, (path.as_path(), &maps_named), name)?;
+        // In one folder with the images, what is no map may be an image.
+        if path != root {
+            left_out.merge(walk.left_out);
+        }
         maps.insert(name.clone(), Maps { paths, values });
     }
     let types = config.targets.iter();
@@ -248,18 +301,22 @@ impl Paired {
             });
         }
         let raw = file.values()?;
-        let ignore_index = match &maps.values {
-            Values::Labels { ignore_index } => *ignore_index,
+        let (ignore_index, first) = match &maps.values {
+            Values::Labels {
+                ignore_index,
+                first,
+            } => (*ignore_index, *first),
             Values::Numbers { stored, .. } => return Ok(stored.read(extents, &raw)?.into()),
         };
         let mut labels = Vec::with_capacity(raw.len());
         for value in raw {
             // At most 8 bits were asked for.
             let value = value as u8;
+            let class = value.checked_sub(first);
             if value == ignore_index {
                 labels.push(IGNORE);
-            } else if usize::from(value) < self.classes {
-                labels.push(value);
+            } else if let Some(class) = class.filter(|class| usize::from(*class) < self.classes) {
+                labels.push(class);
             } else {
                 return Err(DataError::MapLabel {
                     target: name.into(),
@@ -291,48 +348,109 @@ fn expect_classes(config: &PairedConfig, classes: usize, name: &str) -> Result<(
     }
 }
 
-/// The PNG in `folder` that belongs to each image. Those that belong to none are left out.
+/// What files are called: what comes before and after what partners have in common.
+struct Names {
+    pattern: String,
+    before: String,
+    after: String,
+}
+
+impl Names {
+    fn new(pattern: &str) -> Result<Self, DataError> {
+        let parts: Vec<&str> = pattern.split('*').collect();
+        match parts[..] {
+            [before, after] if !pattern.contains(['/', '\\']) => Ok(Self {
+                pattern: pattern.into(),
+                before: before.into(),
+                after: after.into(),
+            }),
+            _ => Err(DataError::Names {
+                pattern: pattern.into(),
+            }),
+        }
+    }
+
+    /// A file's path below the root with what it has in common with its partner in the place of its name; none for one that is called
+    /// otherwise.
+    fn common(&self, root: &Path, file: &Path) -> Option<PathBuf> {
+        let below = file.strip_prefix(root).unwrap_or(file).with_extension("");
+        if self.before.is_empty() && self.after.is_empty() {
+            return Some(below);
+        }
+        let name = below.file_name()?.to_str()?;
+        let common = name
+            .strip_prefix(&*self.before)?
+            .strip_suffix(&*self.after)?;
+        (!common.is_empty()).then(|| below.with_file_name(common))
+    }
+
+    /// What a file is called that has this in common with its partner.
+    fn of(&self, common: &Path) -> PathBuf {
+        if self.before.is_empty() && self.after.is_empty() {
+            return common.to_owned();
+        }
+        let name = common.file_name().unwrap_or_default().to_string_lossy();
+        common.with_file_name(format!("{}{name}{}", self.before, self.after))
+    }
+
+    /// The files that are called so.
+    fn keep(&self, files: Vec<PathBuf>, walk: &mut Walk<'_>) -> Vec<PathBuf> {
+        let (kept, others): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .partition(|file| self.common(Path::new(""), file).is_some());
+        for file in others {
+            walk.leave(Reason::Named(self.pattern.clone()), &file);
+        }
+        kept
+    }
+}
+
+/// The PNG in a folder that belongs to each image. Those that belong to none are left out.
 fn partners(
-    root: &Path,
-    images: &[PathBuf],
+    (root, images, named): (&Path, &[PathBuf], &Names),
     walk: &mut Walk<'_>,
-    folder: &Path,
+    (folder, maps_named): (&Path, &Names),
     target: &str,
 ) -> Result<Vec<PathBuf>, DataError> {
-    let files = walk.files(folder, &["png"])?;
-    let of_image = by_stem(root, images, &format!("their maps of `{target}`"))?;
-    let mut of_stem = by_stem(
+    let files = maps_named.keep(walk.files(folder, &["png"])?, walk);
+    let of_image = by_common(root, named, images, &format!("their maps of `{target}`"))?;
+    let mut of_common = by_common(
         folder,
+        maps_named,
         &files,
         &format!("the images that maps of `{target}` belong to"),
     )?;
-    for (stem, file) in &of_stem {
-        if !of_image.contains_key(stem) {
+    for (common, file) in &of_common {
+        if !of_image.contains_key(common) {
             walk.leave(Reason::WithoutImage(target.to_owned()), file);
         }
     }
     let partner = |image: &PathBuf| {
-        let stem = stem(root, image);
-        of_stem
-            .remove(&stem)
+        let common = named.common(root, image).unwrap_or_default();
+        of_common
+            .remove(&common)
             .cloned()
             .ok_or_else(|| DataError::NoPartner {
                 image: image.clone(),
-                path: folder.join(stem).with_added_extension("png"),
+                path: folder
+                    .join(maps_named.of(&common))
+                    .with_added_extension("png"),
             })
     };
     images.iter().map(partner).collect()
 }
 
 /// Files by what is common to partners.
-fn by_stem<'a>(
+fn by_common<'a>(
     root: &Path,
+    named: &Names,
     files: &'a [PathBuf],
     by: &str,
 ) -> Result<BTreeMap<PathBuf, &'a PathBuf>, DataError> {
     let mut found = BTreeMap::new();
     for second in files {
-        if let Some(first) = found.insert(stem(root, second), second) {
+        let common = named.common(root, second).unwrap_or_default();
+        if let Some(first) = found.insert(common, second) {
             return Err(DataError::SharedPartner {
                 first: PathBuf::clone(first),
                 second: second.clone(),
@@ -341,11 +459,6 @@ fn by_stem<'a>(
         }
     }
     Ok(found)
-}
-
-/// A file's path below the root without its extension.
-fn stem(root: &Path, file: &Path) -> PathBuf {
-    file.strip_prefix(root).unwrap_or(file).with_extension("")
 }
 
 #[cfg(test)]
@@ -399,6 +512,112 @@ mod tests {
         }
         let config: DatasetConfig = serde_json::from_value(config).unwrap();
         Dataset::open(&config, root)
+    }
+
+    /// The test folder of NYU Depth v2 as DenseDepth distributes it, and that of BTS: image and depth side by side, told apart by their names.
+    #[test]
+    fn pairs_files_in_one_folder_by_what_their_names_have_in_common() {
+        for (images, depths) in [("*_colors", "*_depth"), ("rgb_*", "sync_depth_*")] {
+            let root = tempfile::tempdir().unwrap();
+            let file = |pattern: &str, common: &str| {
+                let name = pattern.replace('*', common);
+                root.path()
+                    .join("bathroom")
+                    .join(name)
+                    .with_extension("png")
+            };
+            for (n, common) in ["00000", "00010"].into_iter().enumerate() {
+                let first = 51 * n as u8;
+                let colour = ColorType::Rgb;
+                write(
+                    &file(images, common),
+                    colour,
+                    BitDepth::Eight,
+                    [2, 1],
+                    &[first; 6],
+                );
+                let millimetres: Vec<u8> = [0u16, 2500 + n as u16]
+                    .iter()
+                    .flat_map(|d| d.to_be_bytes())
+                    .collect();
+                let grey = ColorType::Grayscale;
+                write(
+                    &file(depths, common),
+                    grey,
+                    BitDepth::Sixteen,
+                    [2, 1],
+                    &millimetres,
+                );
+            }
+            fs::write(root.path().join("notes.txt"), "").unwrap();
+            let config = |images: &str, depths: &str| {
+                let config = json!({
+                    "kind": "paired", "images": ".", "names": images, "channels": "rgb",
+                    "targets": { "depth": { "kind": "number_map", "path": ".", "names": depths, "scale": 0.001 } }
+                });
+                let config: DatasetConfig = serde_json::from_value(config).unwrap();
+                Dataset::open(&config, root.path())
+            };
+            let dataset = config(images, depths).unwrap();
+            assert_eq!(dataset.len(), 2);
+            for n in 0..2 {
+                let sample = dataset.sample(n).unwrap();
+                assert!(sample.id.starts_with("bathroom/") && sample.id.contains("000"));
+                assert_eq!(sample.image.get(0, 0, 0), Some(n as f32 * 0.2));
+                let depth = numbers(&sample.targets, "depth").clone();
+                assert_eq!(depth.data(), [0.0, 0.001 * (2500 + n) as f32]);
+            }
+            let left = dataset.left_out().to_string();
+            assert!(
+                left.contains(&format!("2 files not called `{images}`")),
+                "{left}"
+            );
+            // A partner that is not there is asked for by its whole name.
+            fs::remove_file(file(depths, "00010")).unwrap();
+            let missing = config(images, depths).map(|_| ()).unwrap_err().to_string();
+            assert!(missing.contains(&depths.replace('*', "00010")), "{missing}");
+            for wrong in ["rgb", "*a*", "a/*"] {
+                let refused = config(wrong, depths).map(|_| ()).unwrap_err();
+                assert!(matches!(refused, DataError::Names { .. }), "{refused}");
+            }
+            let none = config("photo_*", depths).map(|_| ()).unwrap_err();
+            assert!(matches!(none, DataError::NoImages { .. }), "{none}");
+        }
+    }
+
+    /// As in ADE20K's annotations: 0 is what is no class, and the first class is 1.
+    #[test]
+    fn labels_may_count_from_one() {
+        let root = tempfile::tempdir().unwrap();
+        folders(root.path());
+        let labels = |ignore: u8, first: u8| {
+            let map = json!({"kind": "label_map", "path": "masks", "ignore_index": ignore, "first_class": first});
+            let dataset = open(root.path(), &[("/targets/labels", map)]).unwrap();
+            let sample = dataset.sample(0).map(|sample| {
+                let found = sample
+                    .targets
+                    .get("labels")
+                    .and_then(Target::labels)
+                    .cloned();
+                found.unwrap().data().to_vec()
+            });
+            sample.map_err(|error| error.to_string())
+        };
+        // The file holds 0, 1, 0, 9, 1, 1 of two classes.
+        assert_eq!(labels(9, 0), Ok(vec![0, 1, 0, IGNORE, 1, 1]));
+        let nine = labels(0, 1).unwrap_err();
+        assert!(nine.contains('9'), "{nine}");
+        let zero = labels(9, 1).unwrap_err();
+        assert!(zero.contains('0'), "{zero}");
+        let map = root.path().join("masks/a/one.png");
+        write(
+            &map,
+            ColorType::Grayscale,
+            BitDepth::Eight,
+            [3, 2],
+            &[0, 1, 2, 0, 2, 1],
+        );
+        assert_eq!(labels(0, 1), Ok(vec![IGNORE, 0, 1, IGNORE, 1, 0]));
     }
 
     fn numbers<'a>(targets: &'a Targets, name: &str) -> &'a NumberMap {
