@@ -56,6 +56,7 @@ pub fn registry() -> Registry {
     registry.register_linked("depth", dtta_plugin_depth::plugin_entry);
     registry.register_linked("entropy", dtta_plugin_entropy::plugin_entry);
     registry.register_linked("linear", dtta_plugin_linear::plugin_entry);
+    registry.register_linked("palette-mix", dtta_plugin_palette_mix::plugin_entry);
     registry.register_linked("segmentation", dtta_plugin_segmentation::plugin_entry);
     registry
 }

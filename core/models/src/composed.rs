@@ -2,6 +2,8 @@
 //! the tokens of a prompt. Their configurations take the places of the paths, and their tensors are those of one checkpoint, under the
 //! names of the parts.
 
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use dtta_base::Issue;
@@ -42,9 +44,7 @@ impl Part {
 
 /// The parts that a configuration file names by paths; none for anything else.
 pub(crate) fn parts(config: &Path) -> Vec<Part> {
-    let short =
-        std::fs::metadata(config).is_ok_and(|about| about.is_file() && about.len() < LONGEST);
-    if !short {
+    if !may_be_json(config) {
         return Vec::new();
     }
     match dtta_base::read_json(config, &[]) {
@@ -65,6 +65,22 @@ pub(crate) fn parts(config: &Path) -> Vec<Part> {
         }
         _ => Vec::new(),
     }
+}
+
+/// Whether a file is short and begins as a JSON object does: one with weights is not read whole for this.
+fn may_be_json(path: &Path) -> bool {
+    let short = fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() < LONGEST);
+    if !short {
+        return false;
+    }
+    let mut start = [0; 64];
+    let Ok(read) = File::open(path).and_then(|mut file| file.read(&mut start)) else {
+        return false;
+    };
+    let text = String::from_utf8_lossy(&start[..read]);
+    text.trim_start_matches('\u{feff}')
+        .trim_start()
+        .starts_with('{')
 }
 
 /// Whether a configuration names models by paths.

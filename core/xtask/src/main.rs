@@ -70,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 /// The plugins whose components are committed: those that ship, an example's, and one for tests.
-const PLUGINS: [&str; 9] = [
+const PLUGINS: [&str; 10] = [
     "examples/normals/plugin",
     "plugins/accuracy",
     "plugins/classification",
@@ -78,6 +78,7 @@ const PLUGINS: [&str; 9] = [
     "plugins/entropy",
     "plugins/linear",
     "plugins/margin",
+    "plugins/palette-mix",
     "plugins/segmentation",
     "tests/plugins/probe",
 ];

@@ -11,22 +11,41 @@ use crate::range::Range;
 pub struct DepthMapConfig {
     /// The range of depth that the denoiser was trained with.
     pub range: Range,
-    /// The denoiser's slot to fill, `[B, 1, h, w]`.
+    /// The denoiser's slot to fill, `[B, 1, h, w]`, or `[B, 3, h, w]` for one whose condition is an image: then all three channels are the same.
     #[serde(default = "slot")]
     pub slot: String,
+    /// What numbers the denoiser was trained with.
+    #[serde(default)]
+    pub values: MapValues,
+    /// Whether each image's y is spread over 0 to 1 by itself: (y - least) / (most - least) over its valid pixels. ControlNets for depth were
+    /// trained so. An image whose pixels are all the same is 0 everywhere.
+    #[serde(default)]
+    pub stretch: bool,
+}
+
+/// What numbers a denoiser takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MapValues {
+    /// 2y - 1, from -1 to 1.
+    #[default]
+    Signed,
+    /// y, from 0 to 1, as a ControlNet's image.
+    Unit,
 }
 
 fn slot() -> String {
     "spatial".into()
 }
 
-/// 2y - 1, with y in 0 to 1 the normalised `depth` `[B, H, W]`, averaged over the area of each cell of the slot
+/// 2y - 1, or y, with y in 0 to 1 the normalised `depth` `[B, H, W]`, averaged over the area of each cell of the slot
 /// (Diffusion-TTA, section 3.2).
 ///
 /// Pixels whose depth is 0 or less or not finite take no part in the average and get no gradient; a cell without any
 /// other is 0.
 pub struct DepthMap {
     config: DepthMapConfig,
+    channels: u32,
     height: u32,
     width: u32,
 }
@@ -37,14 +56,15 @@ impl Mapper for DepthMap {
     fn create(config: DepthMapConfig, slots: &Slots) -> Result<Self> {
         config.range.check()?;
         let [channels, height, width] = slots.spatial(&config.slot)?;
-        if channels != 1 {
+        if ![1, 3].contains(&channels) {
             return Err(Error::config(format!(
-                "`slot` names `{}` of {channels} channels, expected a depth map [B, 1, h, w]",
+                "`slot` names `{}` of {channels} channels, expected a depth map [B, 1, h, w] or an image [B, 3, h, w]",
                 config.slot
             )));
         }
         Ok(Self {
             config,
+            channels,
             height,
             width,
         })
@@ -61,14 +81,33 @@ impl Mapper for DepthMap {
         // Chosen before any logarithm and after the last, so that nothing of an invalid pixel reaches value or gradient.
         let range = &self.config.range;
         let held = depth.choose(&valid, &Tensor::full(&[1, 1, 1], range.maximum)?)?;
-        let map = range.normalize(&held)?.affine(2.0, -1.0)?;
+        let mut map = range.normalize(&held)?;
+        if self.config.stretch {
+            map = stretched(&map, &valid)?;
+        }
+        if self.config.values == MapValues::Signed {
+            map = map.affine(2.0, -1.0)?;
+        }
         let map = map.choose(&valid, &Tensor::full(&[1, 1, 1], 0.0)?)?;
         let mean = |x: &Tensor| area_resize(&x.unsqueeze(1)?, self.height, self.width);
         // Where no pixel counts, 0 is divided by something that is not.
         let share = mean(&valid.cast(Kind::Float)?)?.clamp(Some(1e-9), None)?;
-        let map = mean(&map)?.div(&share)?;
+        let mut map = mean(&map)?.div(&share)?;
+        if self.channels == 3 {
+            map = Tensor::cat(&[&map, &map, &map], 1)?;
+        }
         Ok(Named::one(&*self.config.slot, map))
     }
+}
+
+/// Numbers from 0 to 1 `[B, H, W]`, with the least and the most of an image's valid pixels brought to 0 and 1.
+fn stretched(map: &Tensor, valid: &Tensor) -> Result<Tensor> {
+    let number = |value: f64| Tensor::full(&[1, 1, 1], value);
+    // What is invalid is neither the least nor the most.
+    let least = map.choose(valid, &number(1.0)?)?.amin(&[1, 2], true)?;
+    let most = map.choose(valid, &number(0.0)?)?.amax(&[1, 2], true)?;
+    let span = most.sub(&least)?.clamp(Some(1e-6), None)?;
+    map.sub(&least)?.div(&span)
 }
 
 /// Where depth is above 0 and finite.

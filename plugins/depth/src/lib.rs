@@ -7,8 +7,8 @@ mod range;
 mod scores;
 mod ssim;
 
-pub use depth_head::{Activation, DepthHead, DepthHeadConfig};
-pub use depth_map::{DepthMap, DepthMapConfig};
+pub use depth_head::{Activation, DepthHead, DepthHeadConfig, Output};
+pub use depth_map::{DepthMap, DepthMapConfig, MapValues};
 pub use range::{Range, Scale};
 pub use scores::{Alignment, DepthScores, DepthScoresConfig, Sums};
 
@@ -37,6 +37,23 @@ mod tests {
                     Role::Metric,
                     json!({"range": range, "alignment": alignment}),
                 )
+                .check()
+                .expect_passed();
+        }
+    }
+
+    #[test]
+    fn what_the_network_answers_with_may_be_depth_or_its_inverse() {
+        let range = json!({"scale": "inverse", "minimum": 0.1, "maximum": 2.0});
+        for output in [
+            json!({"kind": "depth"}),
+            json!({"kind": "inverse_depth", "scale": 0.5, "shift": 2.0}),
+        ] {
+            let mapper = json!({"range": range, "values": "unit", "stretch": true});
+            Kit::linked("depth", super::plugin_entry)
+                .config(Role::Head, json!({"range": range, "output": output}))
+                .config(Role::Mapper, mapper)
+                .config(Role::Metric, json!({"range": range}))
                 .check()
                 .expect_passed();
         }

@@ -29,6 +29,9 @@ pub enum Alignment {
     Median,
     /// Scaled and shifted to the least squared error in depth: for depth up to scale and shift.
     LeastSquares,
+    /// Inverse depth scaled and shifted to the least squared error in inverse depth: for inverse depth up to scale and shift
+    /// (Ranftl et al., Towards Robust Monocular Depth Estimation, 2020).
+    LeastSquaresInverse,
 }
 
 /// The names of the scores, in the order of [`Sums`].
@@ -220,6 +223,15 @@ impl Images {
     }
 }
 
+/// `p` scaled and shifted to the least squared distance from `t` over the valid pixels of each image, both `[B, N]`.
+fn fitted(images: &Images, p: &Tensor, t: &Tensor) -> Result<Tensor> {
+    let mean = images.mean(t)?;
+    let (p, t) = (p.sub(&images.mean(p)?)?, t.sub(&mean)?);
+    let variance = images.mean(&p.mul(&p)?)?.clamp(Some(1e-12), None)?;
+    let scale = images.mean(&p.mul(&t)?)?.div(&variance)?;
+    p.mul(&scale)?.add(&mean)
+}
+
 impl DepthScores {
     /// Within the range, and not below [`NEAREST`].
     fn held(&self, depth: &Tensor) -> Result<Tensor> {
@@ -235,12 +247,12 @@ impl DepthScores {
                 let scale = images.median(&images.target)?.div(&images.median(&p)?)?;
                 p.mul(&scale)?
             }
-            Alignment::LeastSquares => {
-                let mean = images.mean(&images.target)?;
-                let (p, t) = (p.sub(&images.mean(&p)?)?, images.target.sub(&mean)?);
-                let variance = images.mean(&p.mul(&p)?)?.clamp(Some(1e-12), None)?;
-                let scale = images.mean(&p.mul(&t)?)?.div(&variance)?;
-                p.mul(&scale)?.add(&mean)?
+            Alignment::LeastSquares => fitted(images, &p, &images.target)?,
+            Alignment::LeastSquaresInverse => {
+                let fitted = fitted(images, &p.powf(-1.0)?, &images.target.powf(-1.0)?)?;
+                // Held before it is inverted, so that nothing divides by 0.
+                let ends = [self.config.range.maximum, self.nearest].map(f64::recip);
+                fitted.clamp(Some(ends[0]), Some(ends[1]))?.powf(-1.0)?
             }
         };
         self.held(&aligned)

@@ -219,6 +219,101 @@ fn brings_logits_into_the_range() {
 }
 
 #[test]
+fn logits_may_be_depth_or_inverse_depth_up_to_scale_and_shift() {
+    let range = json!({"scale": "inverse", "minimum": 0.5, "maximum": 4.0});
+    for (output, logits, expected) in [
+        // Held to the range on both sides.
+        (json!({"kind": "depth"}), [0.1, 2.0, 9.0], [0.5, 2.0, 4.0]),
+        // 1/d = x / 2 + 1/4: 1/4, 1 and 9/4 of which the last is nearer than 1/2.
+        (
+            json!({"kind": "inverse_depth", "scale": 0.5, "shift": 0.25}),
+            [0.0, 1.5, 4.0],
+            [4.0, 1.0, 0.5],
+        ),
+        // Below the farthest, where 1/d would be 0 or less.
+        (
+            json!({"kind": "inverse_depth", "scale": -1.0, "shift": 1.0}),
+            [0.5, 1.0, 2.0],
+            [2.0, 4.0, 4.0],
+        ),
+    ] {
+        let config = json!({"range": range, "output": output});
+        let mut head = plugin().head(&config, &Environment::default()).unwrap();
+        let logits = floats("logits", &[1, 1, 1, 3], &logits);
+        let outputs = head.forward(&logits, &mut Values::none()).unwrap();
+        let depth = outputs.get("depth").unwrap().to_floats().unwrap();
+        assert_near(&depth, &expected);
+        // y = (1/d - 1/4) / (2 - 1/4).
+        let normalized: Vec<f32> = expected.iter().map(|d| (1.0 / d - 0.25) / 1.75).collect();
+        let found = outputs.get("normalized").unwrap().to_floats().unwrap();
+        assert_near(&found, &normalized);
+    }
+}
+
+#[test]
+fn refuses_outputs_that_say_two_things_or_nothing() {
+    let refusal = |config: serde_json::Value| {
+        let head = plugin().head(&config, &Environment::default());
+        head.map(|_| ()).unwrap_err().to_string()
+    };
+    let range = json!({"scale": "linear", "maximum": 4.0});
+    let both = json!({"range": range, "output": {"kind": "depth"}, "activation": "clamp"});
+    assert!(refusal(both).contains("give one of them"));
+    let flat = json!({"kind": "inverse_depth", "scale": 0.0, "shift": 1.0});
+    let near = json!({"scale": "linear", "minimum": 1.0, "maximum": 4.0});
+    assert!(refusal(json!({"range": near, "output": flat})).contains("a scale other than 0"));
+    let inverse = json!({"kind": "inverse_depth", "scale": 1.0, "shift": 1.0});
+    let message = refusal(json!({"range": range, "output": inverse}));
+    assert!(message.contains("needs one above 0"), "{message}");
+    let unknown = json!({"range": range, "output": {"kind": "inverse_depth", "scale": 1.0}});
+    assert!(refusal(unknown).contains("shift"));
+}
+
+#[test]
+fn an_image_of_inverse_depth_is_stretched_over_its_valid_pixels() {
+    let config = json!({
+        "range": {"scale": "inverse", "minimum": 1.0, "maximum": 10.0}, "values": "unit", "stretch": true,
+    });
+    let shape = [None, Some(3), Some(1), Some(2)];
+    let mut mapper = plugin()
+        .mapper(&config, &slot(&shape), &Environment::default())
+        .unwrap();
+    // Inverse depth 1/2, 1/4, 1/5 and nothing: (x - 1/5) / (1/2 - 1/5) is 1, 1/6 and 0. The second image is flat.
+    let values = [2.0, 4.0, 5.0, 0.0, 3.0, 3.0, 3.0, 3.0];
+    let outputs = depth(&[2, 1, 4], &values);
+    let slots = mapper.condition(&outputs, &mut Values::none()).unwrap();
+    let image = slots.get("spatial").unwrap();
+    assert_eq!(*image.shape(), [2, 3, 1, 2]);
+    let first = [7.0 / 12.0, 0.0];
+    let expected = [&first[..], &first, &first, &[0.0; 6]].concat();
+    assert_near(&image.to_floats().unwrap(), &expected);
+}
+
+#[test]
+fn inverse_depth_up_to_scale_and_shift_is_perfect_once_aligned() {
+    let (_, mut target) = images();
+    for t in &mut target {
+        *t = if t.is_nan() { 0.0 } else { t.clamp(1.0, 8.0) };
+    }
+    // An invalid pixel has no inverse, and whatever is predicted there counts for nothing.
+    let predicted: Vec<f32> = target
+        .iter()
+        .map(|t| match *t > 0.0 {
+            true => 1.0 / (0.4 / t + 0.15),
+            false => 3.0,
+        })
+        .collect();
+    let mut metric = metric("least_squares_inverse");
+    metric
+        .update(&depth(&SHAPE, &predicted), &depth(&SHAPE, &target))
+        .unwrap();
+    let scores = metric.report().unwrap();
+    for (name, value) in NAMES.into_iter().zip([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]) {
+        assert!((scores[name] - value).abs() < 1e-4, "{name}: {scores:?}");
+    }
+}
+
+#[test]
 fn averages_normalised_depth_over_the_valid_pixels_of_each_cell() {
     let config = json!({"range": {"scale": "linear", "maximum": 10.0}});
     let shape = [None, Some(1), Some(1), Some(3)];
@@ -318,7 +413,7 @@ fn refuses_ranges_and_slots_that_are_none() {
     }
     let config = json!({"range": {"scale": "log", "maximum": 5.0}});
     for (shape, part) in [
-        (vec![None, Some(3), Some(4), Some(4)], "3 channels"),
+        (vec![None, Some(2), Some(4), Some(4)], "2 channels"),
         (vec![None, Some(4)], "rank 2"),
     ] {
         let refused = plugin().mapper(&config, &slot(&shape), &environment);

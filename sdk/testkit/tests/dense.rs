@@ -68,7 +68,15 @@ fn tasks() -> Vec<Task> {
             slot: [2, 1, 3, 4],
         }
     };
+    let range = json!({"scale": "inverse", "minimum": 0.5, "maximum": 20.0});
     vec![
+        Task {
+            name: "depth",
+            head: json!({"range": range, "output": {"kind": "inverse_depth", "scale": 0.2, "shift": 0.7}}),
+            mapper: json!({"range": range, "values": "unit", "stretch": true}),
+            logits: [2, 1, 6, 8],
+            slot: [2, 3, 3, 4],
+        },
         segmentation([2, 3, 3, 4]),
         segmentation([2, 3, 4, 5]),
         depth("log", "sigmoid"),

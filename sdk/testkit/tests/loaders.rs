@@ -23,6 +23,7 @@ fn linked(name: &str) -> Plugin {
         "classification" => dtta_plugin_classification::plugin_entry,
         "depth" => dtta_plugin_depth::plugin_entry,
         "entropy" => dtta_plugin_entropy::plugin_entry,
+        "palette-mix" => dtta_plugin_palette_mix::plugin_entry,
         "segmentation" => dtta_plugin_segmentation::plugin_entry,
         _ => dtta_plugin_linear::plugin_entry,
     };
@@ -47,6 +48,9 @@ fn config(name: &str, role: Role) -> Value {
     match (name, role) {
         ("linear", _) => json!({"features": 8, "classes": 5, "momentum": 0.5}),
         ("depth", _) => json!({"range": {"scale": "log", "maximum": 10.0}}),
+        ("palette-mix", _) => {
+            json!({"palette": [[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]]})
+        }
         ("segmentation", Role::Metric) => json!({"classes": 5}),
         ("segmentation", Role::Objective) => json!({"shares": [0.64, 0.22, 0.09, 0.03, 0.02]}),
         _ => json!({}),

@@ -9,12 +9,13 @@ use std::sync::OnceLock;
 use dtta_tensor::{Device, Named, Tensor};
 
 /// The plugins that ship.
-pub const SHIPPED: [&str; 6] = [
+pub const SHIPPED: [&str; 7] = [
     "accuracy",
     "classification",
     "depth",
     "entropy",
     "linear",
+    "palette-mix",
     "segmentation",
 ];
 
@@ -46,6 +47,7 @@ pub fn library(name: &str) -> PathBuf {
         );
         target.join("release")
     });
+    let name = name.replace('-', "_");
     folder.join(format!(
         "{}dtta_plugin_{name}{}",
         std::env::consts::DLL_PREFIX,

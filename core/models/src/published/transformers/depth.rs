@@ -47,6 +47,8 @@ pub(super) fn dpt(fields: &mut Fields) -> Option<Translation> {
         fields.skip(name);
     }
     fields.fixed("is_hybrid", false);
+    // Of an older version.
+    fields.fixed("expand_channels", false);
     no_named_backbone(fields);
     let backbone: Option<Map<String, Value>> = fields.find("backbone_config");
     let act = activation(fields);
