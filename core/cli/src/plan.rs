@@ -23,7 +23,8 @@ pub fn in_words(plan: &Plan) -> String {
     match &plan.work {
         Some(work) => lines.extend(of(work, !plan.missing.is_empty())),
         None => lines.push(
-            "the plan needs the models' configurations and the files of the label space".into(),
+            "the plan needs the models' configurations and the files of label space and prompts"
+                .into(),
         ),
     }
     lines.join("\n")

@@ -58,6 +58,8 @@ pub fn registry() -> Registry {
     registry.register_linked("linear", dtta_plugin_linear::plugin_entry);
     registry.register_linked("palette-mix", dtta_plugin_palette_mix::plugin_entry);
     registry.register_linked("segmentation", dtta_plugin_segmentation::plugin_entry);
+    registry.register_linked("text-mix", dtta_plugin_text_mix::plugin_entry);
+    registry.register_linked("zero-shot", dtta_plugin_zero_shot::plugin_entry);
     registry
 }
 

@@ -6,6 +6,7 @@ use dtta_base::{Issue, invalid};
 use dtta_data::{Image, View};
 use dtta_models::{Backbone, BatchNormStatistics, Denoiser, Weights};
 use dtta_plugin::Loading;
+use dtta_tensor::{Named, Tensor};
 use serde_json::Value;
 
 use crate::adapter::Adapter;
@@ -22,6 +23,7 @@ pub struct AdapterBuilder {
     backbone: Option<Model<dyn Backbone>>,
     denoiser: Option<Model<dyn Denoiser>>,
     encoder: Option<PathBuf>,
+    constants: Named,
     head: Option<(String, Value)>,
     mapper: Option<(String, Value)>,
     objectives: Vec<(String, Value, f64)>,
@@ -87,6 +89,13 @@ impl AdapterBuilder {
     #[must_use]
     pub fn encoder(mut self, config: impl Into<PathBuf>) -> Self {
         self.encoder = Some(config.into());
+        self
+    }
+
+    /// A tensor that head and mapper may ask for by name, on the task model's device, beside what the models have.
+    #[must_use]
+    pub fn constant(mut self, name: impl Into<String>, constant: Tensor) -> Self {
+        self.constants.push(name, constant);
         self
     }
 
@@ -246,6 +255,7 @@ impl AdapterBuilder {
             devices: &devices,
             backbone,
             denoiser,
+            constants: self.constants,
             encoder,
             head: part(head)?,
             mapper,

@@ -130,6 +130,9 @@ pub fn schema(methods: &Methods) -> Value {
 fn contradictions(experiment: &Experiment, method: &dyn AnyConfig) -> Vec<Issue> {
     let adaptation = &experiment.adaptation;
     let mut issues = within("/method", method.contradictions(adaptation));
+    if let Some(prompts) = &experiment.models.prompts {
+        issues.extend(within("/models/prompts", prompts.contradictions()));
+    }
     let mut issue = |pointer: &str, message: String| issues.push(Issue::new(pointer, message));
     if let Mode::Online {
         reset: Reset::Every(every),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::methods::{MethodSource, SafeguardsConfig};
+use crate::prompts::PromptsConfig;
 
 /// An experiment: data, models, plugins and how to adapt. Relative paths start at the folder of
 /// the file.
@@ -96,6 +97,9 @@ pub struct ModelsConfig {
     /// any softmax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_space: Option<LabelSpace>,
+    /// What models that read are told of the classes: a backbone such as CLIP, and a denoiser that attends to the tokens of a text encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<PromptsConfig>,
 }
 
 #[expect(

@@ -21,6 +21,7 @@ mod methods;
 mod parts;
 mod plan;
 mod prepare;
+mod prompts;
 mod record;
 mod report;
 mod run;
@@ -56,6 +57,7 @@ pub use methods::{
 pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights, ViewsConfig};
 pub use plan::{Missing, Plan, Work};
 pub use prepare::{Devices, Extensions, Prepared};
+pub use prompts::{PromptsConfig, TextSource};
 pub use record::{
     DomainDescription, DomainSummary, Done, Interval, Intervals, Pair, Prediction, Protocol,
     Record, RunDescription, Scores, Status, Summary,

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use dtta_learn::Footprint;
-use dtta_models::ModelFiles;
+use dtta_models::{ModelFiles, Models};
 use dtta_tensor::{Precision, Tensor};
 
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::experiment::ModelSource;
-use crate::prepare::{Devices, Extensions, Opened, Values, open};
+use crate::prepare::{Devices, Extensions, Opened, Values, open, prompts_need};
 use crate::seen::Seen;
 
 /// What a run takes.
@@ -19,7 +19,7 @@ use crate::seen::Seen;
 pub struct Plan {
     /// Files and folders that are not there.
     pub missing: Vec<Missing>,
-    /// What the models compute; none where a model's configuration or the files of the label space are missing.
+    /// What the models compute; none where a model's configuration or the files of the label space or of the prompts are missing.
     pub work: Option<Work>,
 }
 
@@ -89,10 +89,12 @@ impl Plan {
         devices: impl Into<Devices>,
     ) -> Result<Self> {
         let devices = devices.into();
-        let missing = missing(document);
-        let configurations = missing
-            .iter()
-            .any(|missing| missing.pointer.ends_with("/config") || missing.pointer == LABEL_SPACE);
+        let missing = missing(document, &extensions.models);
+        let configurations = missing.iter().any(|missing| {
+            let pointer = missing.pointer.as_str();
+            let of_prompts = pointer.starts_with(PROMPTS) && !pointer.ends_with("/weights");
+            pointer.ends_with("/config") || pointer == LABEL_SPACE || of_prompts
+        });
         let work = match configurations {
             true => None,
             false => Some(measure(document, extensions, &devices)?),
@@ -103,9 +105,11 @@ impl Plan {
 
 /// What names the files of a label space.
 const LABEL_SPACE: &str = "/models/label_space";
+/// What names those of prompts.
+const PROMPTS: &str = "/models/prompts/";
 
 /// Files and folders that are not there.
-fn missing(document: &Document) -> Vec<Missing> {
+fn missing(document: &Document, models: &Models) -> Vec<Missing> {
     let (base, experiment) = (document.base(), &document.experiment);
     let mut missing = Vec::new();
     let mut look = |pointer: &str, path: PathBuf, origin: &Option<String>| {
@@ -130,42 +134,48 @@ fn missing(document: &Document) -> Vec<Missing> {
     {
         look(LABEL_SPACE, path, &None);
     }
-    let mut model = |name: &str, source: &ModelSource| {
-        let config = match source.config_from(base) {
-            Ok(config) if config.exists() => config,
-            // What is not in the Hub's cache has the name of its repository.
-            config => {
-                let path = config.unwrap_or_else(|_| source.config.clone());
+    let model =
+        |look: &mut dyn FnMut(&str, PathBuf, &Option<String>), name: &str, source: &ModelSource| {
+            let config = match source.config_from(base) {
+                Ok(config) if config.exists() => config,
+                // What is not in the Hub's cache has the name of its repository.
+                config => {
+                    let path = config.unwrap_or_else(|_| source.config.clone());
+                    look(&format!("/models/{name}/config"), path, &source.origin);
+                    return;
+                }
+            };
+            let named = source.weights_from(base);
+            let found = ModelFiles::find(&config, named.as_deref());
+            let (weights, more, absent) = match found {
+                Ok(files) => (files.weights, files.shards, files.absent),
+                Err(_) => (named.unwrap_or(config), Vec::new(), Vec::new()),
+            };
+            // Models that a model is made of.
+            for path in absent {
                 look(&format!("/models/{name}/config"), path, &source.origin);
-                return;
+            }
+            for path in std::iter::once(weights).chain(more) {
+                look(&format!("/models/{name}/weights"), path, &source.origin);
             }
         };
-        let named = source.weights_from(base);
-        let found = ModelFiles::find(&config, named.as_deref());
-        let (weights, more, absent) = match found {
-            Ok(files) => (files.weights, files.shards, files.absent),
-            Err(_) => (named.unwrap_or(config), Vec::new(), Vec::new()),
-        };
-        // Models that a model is made of.
-        for path in absent {
-            look(&format!("/models/{name}/config"), path, &source.origin);
-        }
-        for path in std::iter::once(weights).chain(more) {
-            look(&format!("/models/{name}/weights"), path, &source.origin);
-        }
-    };
-    model("backbone", &experiment.models.backbone);
+    model(&mut look, "backbone", &experiment.models.backbone);
     if let Some(denoiser) = &experiment.models.denoiser {
-        model("denoiser", denoiser);
+        model(&mut look, "denoiser", denoiser);
     }
     if let Some(encoder) = &experiment.models.encoder {
-        model("encoder", encoder);
+        model(&mut look, "encoder", encoder);
+    }
+    for needed in prompts_need(&experiment.models, base, models) {
+        let origin = needed.origin.map(str::to_owned);
+        look(&needed.pointer, needed.path, &origin);
     }
     missing
 }
 
 fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> Result<Work> {
-    let opened = open(document, extensions, devices, &[1], Values::DrawnIfMissing)?;
+    let drawn = Values::DrawnIfMissing;
+    let opened = open(document, extensions, devices, &[1], None, drawn)?;
     let Opened { mut adapter, .. } = opened;
     let method = adapter.method();
     let (steps, feedback) = (method.steps(), method.feedback());

@@ -514,3 +514,123 @@ fn a_pipeline_of_stable_diffusion_1_gives_the_loss_and_gradients_of_diffusers() 
 fn a_pipeline_of_stable_diffusion_2_that_predicts_velocity_does_too() {
     check_pipeline("sd_v", "v");
 }
+
+// --- What is published ----------------------------------------------------------------------------------------------------------------
+
+/// Fields that the first versions wrote into every configuration.
+fn early(own: Value) -> Value {
+    let fields = r#"{
+        "_name_or_path": "", "add_cross_attention": false, "architectures": null, "attention_dropout": 0.0, "bad_words_ids": null,
+        "bos_token_id": 0, "chunk_size_feed_forward": 0, "cross_attention_hidden_size": null, "decoder_start_token_id": null,
+        "diversity_penalty": 0.0, "do_sample": false, "dropout": 0.0, "early_stopping": false, "encoder_no_repeat_ngram_size": 0,
+        "eos_token_id": 2, "exponential_decay_length_penalty": null, "finetuning_task": null, "forced_bos_token_id": null,
+        "forced_eos_token_id": null, "hidden_act": "quick_gelu", "id2label": {"0": "LABEL_0"}, "initializer_factor": 1.0,
+        "initializer_range": 0.02, "is_decoder": false, "is_encoder_decoder": false, "label2id": {"LABEL_0": 0},
+        "layer_norm_eps": 1e-5, "length_penalty": 1.0, "max_length": 20, "min_length": 0, "no_repeat_ngram_size": 0,
+        "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1, "output_attentions": false, "output_hidden_states": false,
+        "output_scores": false, "pad_token_id": 1, "prefix": null, "problem_type": null, "pruned_heads": {},
+        "remove_invalid_values": false, "repetition_penalty": 1.0, "return_dict": true, "return_dict_in_generate": false,
+        "sep_token_id": null, "task_specific_params": null, "temperature": 1.0, "tie_encoder_decoder": false,
+        "tie_word_embeddings": true, "tokenizer_class": null, "top_k": 50, "top_p": 1.0, "torch_dtype": null, "torchscript": false,
+        "transformers_version": "4.16.0.dev0", "typical_p": 1.0, "use_bfloat16": false
+    }"#;
+    let mut fields: Value = serde_json::from_str(fields).unwrap();
+    let all = fields.as_object_mut().unwrap();
+    all.extend(own.as_object().unwrap().clone());
+    fields
+}
+
+/// Numbers in the weights that a configuration describes: of the model, and of the text encoder where it is another.
+fn parameters(document: &Value, scheduler: Option<&Value>) -> (usize, usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    fs::write(&path, document.to_string()).unwrap();
+    if let Some(scheduler) = scheduler {
+        let path = folder.path().join("scheduler_config.json");
+        fs::write(path, scheduler.to_string()).unwrap();
+    }
+    let models = Models::standard();
+    let count = |specs: &[dtta_models::ParameterSpec]| specs.iter().map(|s| s.elements()).sum();
+    let described = models.describe(&path, None).unwrap();
+    let text = models
+        .text_encoder(&path)
+        .map_or(0, |text| count(text.parameters()));
+    (count(described.model.parameters()), text)
+}
+
+/// The counts are those of the libraries' own classes with these configurations.
+#[test]
+fn configurations_are_read_as_openai_and_stability_publish_them() {
+    let clip = json!({
+        "architectures": ["CLIPModel"], "initializer_factor": 1.0, "logit_scale_init_value": 2.6592, "model_type": "clip",
+        "projection_dim": 512, "torch_dtype": "float32", "transformers_version": null, "text_config_dict": null,
+        "vision_config_dict": null,
+        "text_config": early(json!({
+            "hidden_size": 512, "intermediate_size": 2048, "max_position_embeddings": 77, "model_type": "clip_text_model",
+            "num_attention_heads": 8, "num_hidden_layers": 12, "projection_dim": 512, "vocab_size": 49408,
+        })),
+        "vision_config": early(json!({
+            "hidden_size": 768, "image_size": 224, "intermediate_size": 3072, "model_type": "clip_vision_model",
+            "num_attention_heads": 12, "num_hidden_layers": 12, "patch_size": 32, "projection_dim": 512, "bos_token_id": null,
+            "eos_token_id": null, "pad_token_id": null,
+        })),
+        "preprocessor_config": {
+            "crop_size": 224, "do_center_crop": true, "do_normalize": true, "do_resize": true,
+            "feature_extractor_type": "CLIPFeatureExtractor", "image_mean": [0.481_454_66, 0.457_827_5, 0.408_210_73],
+            "image_std": [0.268_629_54, 0.261_302_58, 0.275_777_11], "resample": 3, "size": 224,
+        },
+    });
+    assert_eq!(parameters(&clip, None), (87_849_216 + 1, 63_428_096));
+
+    let text = |own: Value| {
+        let mut document = json!({
+            "_name_or_path": "x", "architectures": ["CLIPTextModel"], "attention_dropout": 0.0, "bos_token_id": 0, "dropout": 0.0,
+            "eos_token_id": 2, "initializer_factor": 1.0, "initializer_range": 0.02, "layer_norm_eps": 1e-5,
+            "max_position_embeddings": 77, "model_type": "clip_text_model", "pad_token_id": 1, "torch_dtype": "float32",
+            "transformers_version": "4.25.0.dev0", "vocab_size": 49408,
+        });
+        let fields = document.as_object_mut().unwrap();
+        fields.extend(own.as_object().unwrap().clone());
+        parameters(&document, None).1
+    };
+    let of_1 = json!({
+        "hidden_act": "quick_gelu", "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12,
+        "projection_dim": 768,
+    });
+    assert_eq!(text(of_1), 123_060_480);
+    let of_2 = json!({
+        "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 23,
+        "projection_dim": 512,
+    });
+    assert_eq!(text(of_2), 340_387_840);
+
+    let cross = "CrossAttnDownBlock2D";
+    let up = "CrossAttnUpBlock2D";
+    let unet = |own: Value, scheduler: &Value| {
+        let mut document = json!({
+            "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.8.0", "act_fn": "silu",
+            "block_out_channels": [320, 640, 1280, 1280], "center_input_sample": false,
+            "down_block_types": [cross, cross, cross, "DownBlock2D"], "downsample_padding": 1, "flip_sin_to_cos": true,
+            "freq_shift": 0, "in_channels": 4, "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-5,
+            "norm_num_groups": 32, "out_channels": 4, "up_block_types": ["UpBlock2D", up, up, up],
+        });
+        let fields = document.as_object_mut().unwrap();
+        fields.extend(own.as_object().unwrap().clone());
+        parameters(&document, Some(scheduler)).0
+    };
+    let pndm = json!({
+        "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1,
+        "trained_betas": null, "clip_sample": false,
+    });
+    let of_1 = json!({"attention_head_dim": 8, "cross_attention_dim": 768, "sample_size": 64});
+    assert_eq!(unet(of_1, &pndm), 859_520_964);
+    let mut ddim = pndm.clone();
+    ddim["_class_name"] = json!("DDIMScheduler");
+    ddim["prediction_type"] = json!("v_prediction");
+    let of_2 = json!({
+        "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "sample_size": 96, "dual_cross_attention": false,
+        "num_class_embeds": null, "only_cross_attention": false, "upcast_attention": true, "use_linear_projection": true,
+    });
+    assert_eq!(unet(of_2, &ddim), 865_910_724);
+}

@@ -70,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 /// The plugins whose components are committed: those that ship, an example's, and one for tests.
-const PLUGINS: [&str; 10] = [
+const PLUGINS: [&str; 12] = [
     "examples/normals/plugin",
     "plugins/accuracy",
     "plugins/classification",
@@ -80,6 +80,8 @@ const PLUGINS: [&str; 10] = [
     "plugins/margin",
     "plugins/palette-mix",
     "plugins/segmentation",
+    "plugins/text-mix",
+    "plugins/zero-shot",
     "tests/plugins/probe",
 ];
 

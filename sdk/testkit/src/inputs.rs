@@ -112,7 +112,7 @@ fn slot(meaning: &str, shape: &[usize]) -> SlotSpec {
 
 impl Inputs {
     /// What is tried in turn where an author gives nothing: a classifier of 5 classes, a segmenter of 5 classes, a
-    /// depth predictor; each with what it is called in reports.
+    /// depth predictor, a classifier that reads what its classes are; each with what it is called in reports.
     pub fn examples() -> Vec<(&'static str, Self)> {
         let named = |entries: &[(&str, TensorSpec)]| {
             entries
@@ -159,10 +159,22 @@ impl Inputs {
             constants: BTreeMap::new(),
             slots: vec![slot("spatial", &[1, 6, 6])],
         };
+        // Features that are held against those of texts, and a denoiser that attends to tokens.
+        let reader = Self {
+            features: named(&[("features", floats(&[3, 8]))]),
+            constants: named(&[
+                ("text-features", floats(&[5, 8])),
+                ("logit-scale", TensorSpec::shares(&[1])),
+                ("text-embeddings", floats(&[5, 4, 6])),
+            ]),
+            slots: vec![slot("tokens", &[4, 6])],
+            ..classifier.clone()
+        };
         vec![
             ("a classifier of 5 classes", classifier),
             ("a segmenter of 5 classes", segmenter),
             ("a depth predictor", depth_predictor),
+            ("a zero-shot classifier of 5 classes", reader),
         ]
     }
 

@@ -25,6 +25,8 @@ fn linked(name: &str) -> Plugin {
         "entropy" => dtta_plugin_entropy::plugin_entry,
         "palette-mix" => dtta_plugin_palette_mix::plugin_entry,
         "segmentation" => dtta_plugin_segmentation::plugin_entry,
+        "text-mix" => dtta_plugin_text_mix::plugin_entry,
+        "zero-shot" => dtta_plugin_zero_shot::plugin_entry,
         _ => dtta_plugin_linear::plugin_entry,
     };
     Plugin::linked(name, entry).unwrap()
@@ -104,6 +106,38 @@ fn loaders_give_the_same_bits_forward_and_backward() {
     });
     assert_eq!(mapped[0], mapped[1]);
     assert_eq!(mapped[0], mapped[2]);
+
+    let texts = Environment::default()
+        .with_constant("text-embeddings", leaf(&[5, 4, 6], 2.0).detach())
+        .with_constant("text-features", leaf(&[5, 8], 3.0).detach())
+        .with_constant("logit-scale", leaf(&[1], 4.0).detach());
+    let examples = Inputs::examples();
+    let tokens = &examples[examples.len() - 1].1.slots;
+    let mapped = loaded("text-mix").map(|plugin| {
+        let of = |top: Value| {
+            let mut mapper = plugin.mapper(&top, tokens, &texts).unwrap();
+            bits(
+                &mapper.condition(&named, &mut Values::none()).unwrap(),
+                &[&logits],
+            )
+        };
+        [of(json!({})), of(json!({"top_k": 3}))]
+    });
+    assert_ne!(mapped[0][0], mapped[0][1]);
+    assert_eq!(mapped[0], mapped[1]);
+    assert_eq!(mapped[0], mapped[2]);
+
+    let image = leaf(&[3, 8], 1.0);
+    let heads = loaded("zero-shot").map(|plugin| {
+        let mut head = plugin.head(&json!({}), &texts).unwrap();
+        let features = Named::one("features", image.clone());
+        bits(
+            &head.forward(&features, &mut Values::none()).unwrap(),
+            &[&image],
+        )
+    });
+    assert_eq!(heads[0], heads[1]);
+    assert_eq!(heads[0], heads[2]);
 
     let losses = loaded("entropy").map(|plugin| {
         let mut objective = plugin

@@ -6,6 +6,7 @@ use dtta_base::Issue;
 use dtta_data::View;
 use dtta_models::{Backbone, CLASS_EMBEDDINGS, Denoiser, Encoder, Weights};
 use dtta_plugin::{Plugin, SlotSpec};
+use dtta_tensor::Named;
 use serde_json::Value;
 
 use super::{Devices, ModelView, Views};
@@ -22,6 +23,8 @@ pub(crate) struct Parts<'a> {
     pub devices: &'a Devices,
     pub backbone: (Box<dyn Backbone>, Weights),
     pub denoiser: Option<(Box<dyn Denoiser>, Weights)>,
+    /// What plugins may ask for by name beside what the models have, on the task model's device.
+    pub constants: Named,
     /// Goes with the denoiser, and is where it is.
     pub encoder: Option<(Box<dyn Encoder>, Weights)>,
     pub head: Part,
@@ -58,6 +61,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
     } = parts.devices.clone();
     let (backbone, mut theta) = parts.backbone;
     let mut environment = parts.limits.environment(task.clone());
+    let of_backbone = backbone.constants(&theta)?;
     if let Some((denoiser, phi)) = &parts.denoiser {
         // Mappers compute where the task model does.
         let constants = denoiser.constants(phi)?;
@@ -70,6 +74,11 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         if let Some(found) = found.filter(|&found| found != own && own != 0) {
             let message = format!("the backbone has {own} classes, the denoiser {found}");
             return Err(refuse(vec![Issue::new("/models", message)]));
+        }
+    }
+    for constants in [of_backbone, parts.constants] {
+        for (name, constant) in constants.iter() {
+            environment.constants.push(name, constant.clone());
         }
     }
     let mut keep = |part: &Part, declared: &[dtta_plugin::ValueSpec]| {

@@ -49,7 +49,11 @@ pub(super) fn check(
     let of_classes = !matches!(predicts.target, TargetType::NumberMap { .. });
     if of_classes && names != 0 && classes != 0 && names != classes {
         let message = format!("it has {classes} classes, the dataset {names}");
-        return Err(document.refusal("/models/backbone", message));
+        let pointer = match task.backbone().text_space() {
+            Some(_) => "/models/prompts",
+            None => "/models/backbone",
+        };
+        return Err(document.refusal(pointer, message));
     }
     if classes == 0 && matches!(predicts.target, TargetType::ClassIndex {}) {
         let outputs = adapter.tools().source_outputs(&image, false)?;

@@ -1,12 +1,14 @@
 //! From a document to something that runs: opens data, models and plugins, and checks that they fit each other. `--dry-run` ends here.
 //!
 //! - `open.rs` opens what an experiment names, and writes down its digests; `assemble.rs` makes an adapter of it.
+//! - `prompts.rs` has text encoders read what the classes are called.
 //! - `fit.rs` looks at the first sample, to see that the parts fit one another.
 
 mod assemble;
 mod fit;
 mod latents;
 mod open;
+mod prompts;
 mod published;
 mod views;
 
@@ -23,6 +25,7 @@ use serde_json::Value;
 pub(crate) use self::assemble::{Part, Parts, assemble};
 use self::latents::Latents;
 pub(crate) use self::open::{Opened, Values, open, open_scorer};
+pub(crate) use self::prompts::needed as prompts_need;
 pub(crate) use self::views::{ModelView, Views};
 use crate::adapter::Adapter;
 use crate::document::Document;
@@ -131,7 +134,14 @@ impl Prepared {
             plugins,
             digests,
             scorer,
-        } = open(&document, extensions, &devices, &segments, Values::Loaded)?;
+        } = open(
+            &document,
+            extensions,
+            &devices,
+            &segments,
+            Some(stream.class_names()),
+            Values::Loaded,
+        )?;
         let predicts = fit::check(&document, &stream, &mut adapter)?;
         let scorer = match scorer {
             Some(scorer) => scorer,

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use dtta_base::{Issue, sha256, sha256_file};
 use dtta_data::View;
 use dtta_models::{
-    Backbone, Denoiser, ModelError, ModelFiles, Preprocessing, SomeClasses, SomeEmbeddings, Weights,
+    Backbone, Denoiser, ModelError, ModelFiles, Preprocessing, SomeClasses, SomeEmbeddings,
+    TextClasses, Weights,
 };
 use dtta_plugin::{Loading, Plugin, PluginError, Role};
-use dtta_tensor::Device;
+use dtta_tensor::{Device, Named};
 use serde_json::{Value, json};
 
 use super::assemble::{Part, Parts, assemble};
+use super::prompts::{Known, Prompts, TEXT_EMBEDDINGS, TEXT_FEATURES};
 use super::{Devices, Extensions, published};
 use crate::adapter::Adapter;
 use crate::document::{Document, within};
@@ -42,12 +44,14 @@ pub(crate) enum Values {
     DrawnIfMissing,
 }
 
-/// Opens models, plugins and method, for segments of so many samples.
+/// Opens models, plugins and method, for segments of so many samples of classes with these names; without them, for an experiment whose
+/// data may be missing.
 pub(crate) fn open(
     document: &Document,
     extensions: &Extensions,
     devices: &Devices,
     segments: &[usize],
+    class_names: Option<&[String]>,
     values: Values,
 ) -> Result<Opened> {
     let experiment = &document.experiment;
@@ -74,6 +78,33 @@ pub(crate) fn open(
             .insert("backbone/preprocessing".into(), digest);
     }
     let mut views = [view(source, published.as_ref()), View::default()];
+    let refuse = |issues: Vec<Issue>| document.refuse(issues);
+    let text_space = backbone.0.text_space();
+    let known = Known {
+        dataset: class_names,
+        space: experiment.models.label_space.as_ref(),
+        backbone: text_space.is_none().then_some(backbone.0.spec().outputs),
+    };
+    let mut prompts = match &experiment.models.prompts {
+        Some(config) => Some(Prompts::new(config, document.base(), &known, &refuse)?),
+        None if text_space.is_some() => {
+            let message = "is missing: the backbone answers with features alone, and texts say what its classes are";
+            return Err(document.refusal("/models/prompts", message));
+        }
+        None => None,
+    };
+    let mut constants = Named::new();
+    match (&mut prompts, text_space) {
+        (Some(prompts), Some(width)) => {
+            let weights = source.weights_from(document.base());
+            let own = (backbone_config.as_path(), weights.as_deref());
+            let texts = prompts.features(width, own, models, &devices.task, values)?;
+            constants.push(TEXT_FEATURES, texts);
+            backbone.0 = Box::new(TextClasses::of(backbone.0, prompts.classes())?);
+        }
+        (Some(prompts), None) => prompts.without_backbone()?,
+        (None, _) => {}
+    }
     // A method that asks no denoiser runs without, whatever the experiment names.
     let mut denoiser: Option<(Box<dyn Denoiser>, Weights)> = None;
     let (mut encoder, mut mapper) = (None, None);
@@ -94,6 +125,18 @@ pub(crate) fn open(
                     (denoiser, weights)
                 }
             });
+            if let (Some(prompts), Some((denoiser, _))) = (&mut prompts, &denoiser) {
+                let texts = prompts.embeddings(
+                    &**denoiser,
+                    Some(&config),
+                    models,
+                    &devices.denoiser,
+                    values,
+                )?;
+                if let Some(texts) = texts {
+                    constants.push(TEXT_EMBEDDINGS, texts.to_device(&devices.task)?);
+                }
+            }
             views[1] = view(source, None);
             centred = models.library(&config)?.is_some() || experiment.models.encoder.is_some();
         }
@@ -126,8 +169,10 @@ pub(crate) fn open(
             let digest = sha256_file(&path)?;
             opener.digests.insert(format!("label_space/{name}"), digest);
         }
+        // One that reads has as many as there are texts.
+        let own = text_space.is_none().then_some(backbone.0.spec().outputs);
         let found = [
-            ("backbone", Some(backbone.0.spec().outputs)),
+            ("backbone", own),
             (
                 "denoiser",
                 denoiser
@@ -162,9 +207,11 @@ pub(crate) fn open(
         }
         let refuse =
             |error: ModelError| document.refusal("/models/label_space", dtta_base::told(&error));
-        let (model, weights): (Box<dyn Backbone>, Weights) = backbone;
-        let model = SomeClasses::of(model, &classes).map_err(refuse)?;
-        backbone = (Box::new(model), weights);
+        if text_space.is_none() {
+            let (model, weights): (Box<dyn Backbone>, Weights) = backbone;
+            let model = SomeClasses::of(model, &classes).map_err(refuse)?;
+            backbone = (Box::new(model), weights);
+        }
         if let Some((model, weights)) = denoiser {
             let model = SomeEmbeddings::of(model, other.as_ref().unwrap_or(&classes));
             let model = model.map_err(refuse)?;
@@ -182,10 +229,14 @@ pub(crate) fn open(
     let scorer = metric
         .map(|source| opener.scorer(source, &devices.task))
         .transpose()?;
+    opener
+        .digests
+        .extend(prompts.map(Prompts::digests).into_iter().flatten());
     let parts = Parts {
         devices,
         backbone,
         denoiser,
+        constants,
         encoder,
         head,
         mapper,

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use dtta_tensor::{Device, Named, Tensor};
 
 /// The plugins that ship.
-pub const SHIPPED: [&str; 7] = [
+pub const SHIPPED: [&str; 9] = [
     "accuracy",
     "classification",
     "depth",
@@ -17,6 +17,8 @@ pub const SHIPPED: [&str; 7] = [
     "linear",
     "palette-mix",
     "segmentation",
+    "text-mix",
+    "zero-shot",
 ];
 
 /// The checkout.

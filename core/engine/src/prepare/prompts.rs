@@ -1,0 +1,591 @@
+//! What text encoders make of the classes' sentences, computed once. Heads and mappers ask for it by name: [`TEXT_FEATURES`]
+//! `[classes, D]` in the space of the backbone's features, each of length 1, and [`TEXT_EMBEDDINGS`] `[classes, L, D]`, what the denoiser
+//! attends to.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use dtta_base::{Issue, expect_memory, sha256, sha256_file};
+use dtta_models::{
+    Denoiser, ModelError, ModelFiles, Models, TOKENS, TextEncoder, Tokenizer, Weights, locate,
+};
+use dtta_tensor::{Device, Tensor};
+use serde_json::json;
+
+use super::Values;
+use crate::error::{Error, Result};
+use crate::experiment::{LabelSpace, ModelsConfig};
+use crate::prompts::{PromptsConfig, Template, TextSource};
+
+/// The constant with a vector for each class in the space of the backbone's features.
+pub(crate) const TEXT_FEATURES: &str = "text-features";
+/// The constant with the tokens of each class that the denoiser attends to.
+pub(crate) const TEXT_EMBEDDINGS: &str = "text-embeddings";
+
+/// Sentences that a text encoder reads at once.
+const BATCH: usize = 16;
+/// Where experiments say it.
+const POINTER: &str = "/models/prompts";
+
+/// How faults of the experiment become an error.
+pub(crate) type Refuse<'a> = &'a dyn Fn(Vec<Issue>) -> Error;
+
+/// The sentences of an experiment.
+pub(crate) struct Prompts<'a> {
+    config: &'a PromptsConfig,
+    /// The folder at which paths start.
+    base: &'a Path,
+    refuse: Refuse<'a>,
+    /// For each class of the samples, what it is called; several where it is several classes of the models.
+    names: Vec<Vec<String>>,
+    digests: BTreeMap<String, String>,
+}
+
+/// What is known of the classes before their names are.
+pub(crate) struct Known<'a> {
+    /// The names of the dataset's; none where there is no dataset yet.
+    pub dataset: Option<&'a [String]>,
+    /// The part of the models' that the samples may have.
+    pub space: Option<&'a LabelSpace>,
+    /// How many the backbone has, the part left out; none for one that reads what they are.
+    pub backbone: Option<usize>,
+}
+
+/// A text encoder with what it needs.
+struct Reader {
+    pointer: String,
+    encoder: Box<dyn TextEncoder>,
+    weights: Option<Weights>,
+    tokenizer: Tokenizer,
+    templates: Vec<Template>,
+}
+
+impl<'a> Prompts<'a> {
+    /// Finds what the classes are called.
+    ///
+    /// # Errors
+    /// By pointer: too few names or too many, none, or such that say nothing; a file that cannot be read.
+    pub fn new(
+        config: &'a PromptsConfig,
+        base: &'a Path,
+        known: &Known<'_>,
+        refuse: Refuse<'a>,
+    ) -> Result<Self> {
+        let mut prompts = Self {
+            config,
+            base,
+            refuse,
+            names: Vec::new(),
+            digests: BTreeMap::new(),
+        };
+        prompts.names = prompts.find_names(known)?;
+        let mut seen = BTreeMap::new();
+        for (class, names) in prompts.names.iter().enumerate() {
+            if let Some(other) = seen.insert(names, class) {
+                let (pointer, _) = prompts.origin_of_names();
+                log::warn!(
+                    "{pointer}: classes {other} and {class} are both called `{}`, so that nothing tells them apart",
+                    names.join("`, `")
+                );
+            }
+        }
+        let names = json!([prompts.names, prompts.config.templates]).to_string();
+        let digest = sha256(names.as_bytes());
+        prompts.digests.insert("prompts/names".into(), digest);
+        Ok(prompts)
+    }
+
+    /// How many classes there are.
+    pub fn classes(&self) -> usize {
+        self.names.len()
+    }
+
+    /// What results depend on, by name.
+    pub fn digests(self) -> BTreeMap<String, String> {
+        self.digests
+    }
+
+    fn refusal(&self, pointer: &str, message: impl Into<String>) -> Error {
+        (self.refuse)(vec![Issue::new(format!("{POINTER}{pointer}"), message)])
+    }
+
+    /// What names the classes, and the names, if the experiment says them.
+    fn origin_of_names(&self) -> (&'static str, bool) {
+        match (&self.config.classes, &self.config.classes_file) {
+            (Some(_), _) => ("/models/prompts/classes", true),
+            (None, Some(_)) => ("/models/prompts/classes_file", true),
+            (None, None) => ("/models/prompts", false),
+        }
+    }
+
+    fn find_names(&mut self, known: &Known<'_>) -> Result<Vec<Vec<String>>> {
+        let own = match (&self.config.classes, &self.config.classes_file) {
+            (Some(classes), _) => Some(classes.clone()),
+            (None, Some(file)) => Some(self.names_in(&file.clone())?),
+            (None, None) => None,
+        };
+        let groups = known.space.map(|space| space.classes(self.base));
+        let groups = groups.transpose()?;
+        let single = |names: &[String]| names.iter().map(|name| vec![name.clone()]).collect();
+        let (pointer, _) = self.origin_of_names();
+        let refuse = |message: String| Err((self.refuse)(vec![Issue::new(pointer, message)]));
+        let Some(own) = own else {
+            let count = groups.as_ref().map(Vec::len).or(known.backbone);
+            let Some(dataset) = known.dataset else {
+                // Only how many there are counts where nothing is read.
+                let names = (0..count.unwrap_or(1)).map(|n| vec![n.to_string()]);
+                return Ok(names.collect());
+            };
+            let say = "say what they are called in `classes` or `classes_file`";
+            let number =
+                |name: &String| !name.is_empty() && name.chars().all(|c| c.is_ascii_digit());
+            let synset = |name: &String| {
+                name.strip_prefix('n')
+                    .is_some_and(|id| id.len() == 8 && id.chars().all(|c| c.is_ascii_digit()))
+            };
+            if dataset.is_empty() {
+                return refuse(format!("the dataset's classes have no names; {say}"));
+            }
+            if dataset.iter().all(number) || dataset.iter().all(synset) {
+                let message = format!(
+                    "the dataset's classes are called `{}` and the like, which no text encoder understands; {say}",
+                    dataset[0]
+                );
+                return refuse(message);
+            }
+            if let Some(count) = count.filter(|&count| count != dataset.len()) {
+                let message = format!(
+                    "the dataset has {} classes, the backbone {count}",
+                    dataset.len()
+                );
+                return refuse(message);
+            }
+            let names: Vec<String> = dataset.iter().map(|name| name.replace('_', " ")).collect();
+            return Ok(single(&names));
+        };
+        let Some(groups) = groups else {
+            if let Some(count) = known.backbone.filter(|&count| count != own.len()) {
+                let message = format!("are {} names, the backbone has {count} classes", own.len());
+                return refuse(message);
+            }
+            return Ok(single(&own));
+        };
+        let all = known.space.and_then(LabelSpace::of_models_with);
+        let all = all.or(known.backbone);
+        if let Some(all) = all.filter(|&all| all != own.len()) {
+            let message = format!(
+                "are {} names, expected {all}: those of all classes of the models, of which `/models/label_space` takes some",
+                own.len()
+            );
+            return refuse(message);
+        }
+        let name = |class: &usize| own.get(*class).cloned();
+        let named: Option<Vec<Vec<String>>> = groups
+            .iter()
+            .map(|group| group.iter().map(name).collect())
+            .collect();
+        match named {
+            Some(named) => Ok(named),
+            None => refuse(format!(
+                "are {} names, fewer than the labels of `/models/label_space` count up to",
+                own.len()
+            )),
+        }
+    }
+
+    /// The names in a text file, one on each line.
+    fn names_in(&mut self, file: &Path) -> Result<Vec<String>> {
+        let path = self.base.join(file);
+        let text = std::fs::read_to_string(&path).map_err(|source| dtta_base::Error::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+        if let Some(line) = names.iter().position(String::is_empty) {
+            let message = format!("line {} of `{}` is empty", line + 1, path.display());
+            return Err(self.refusal("/classes_file", message));
+        }
+        if names.is_empty() {
+            let message = format!("`{}` has no names", path.display());
+            return Err(self.refusal("/classes_file", message));
+        }
+        Ok(names)
+    }
+
+    // --- What models read -------------------------------------------------------------------------------------------------------------
+
+    /// [`TEXT_FEATURES`] on `device`, for a backbone whose features have that width. `own` is its folder or configuration, and its weights.
+    ///
+    /// # Errors
+    /// By pointer for a text encoder that does not fit; whatever its files refuse.
+    pub fn features(
+        &mut self,
+        width: usize,
+        own: (&Path, Option<&Path>),
+        models: &Models,
+        device: &Device,
+        values: Values,
+    ) -> Result<Tensor> {
+        let source = self.config.backbone.as_ref();
+        let encoder = match source.and_then(|source| source.text_encoder.as_ref()) {
+            Some(path) => (self.located(path)?, None),
+            None => (own.0.to_owned(), own.1),
+        };
+        let reader = self.open("backbone", source, encoder, models, device, values)?;
+        let spec = reader.encoder.spec();
+        if !spec.projected || spec.pooled != width {
+            let message = format!(
+                "makes a vector of {} of a text{}; the backbone's features are {width}",
+                spec.pooled,
+                if spec.projected {
+                    ""
+                } else {
+                    " and does not project it"
+                }
+            );
+            return Err(self.refusal("/backbone", message));
+        }
+        let shape = [self.classes(), width];
+        let sums = self.means(&reader, spec.length, width, |encoded| {
+            let mut rows = encoded.1.to_floats()?;
+            rows.chunks_mut(width).for_each(normalise);
+            Ok(rows)
+        })?;
+        let Some(mut means) = sums else {
+            return Ok(Tensor::full(&shape, 0.1, device)?);
+        };
+        means.chunks_mut(width).for_each(normalise);
+        Ok(Tensor::from_values(means, &shape, device)?)
+    }
+
+    /// For a backbone with classes of its own.
+    ///
+    /// # Errors
+    /// By pointer if the experiment says what it reads.
+    pub fn without_backbone(&self) -> Result<()> {
+        match self.config.backbone {
+            None => Ok(()),
+            Some(_) => {
+                let message = "the backbone has classes of its own and reads no texts";
+                Err(self.refusal("/backbone", message))
+            }
+        }
+    }
+
+    /// [`TEXT_EMBEDDINGS`] on `device`, for a denoiser from that folder or configuration, if it attends to tokens.
+    ///
+    /// # Errors
+    /// By pointer for a text encoder that does not fit; whatever its files refuse.
+    pub fn embeddings(
+        &mut self,
+        denoiser: &dyn Denoiser,
+        own: Option<&Path>,
+        models: &Models,
+        device: &Device,
+        values: Values,
+    ) -> Result<Option<Tensor>> {
+        let source = self.config.denoiser.as_ref();
+        let slot = denoiser.slots().iter().find(|slot| slot.name == TOKENS);
+        let Some(&[length, width]) = slot.map(|slot| slot.shape.as_slice()) else {
+            return match source {
+                None => Ok(None),
+                Some(_) => Err(self.refusal("/denoiser", "the denoiser attends to no tokens")),
+            };
+        };
+        let encoder = match (source.and_then(|source| source.text_encoder.as_ref()), own) {
+            (Some(path), _) => self.located(path)?,
+            (None, Some(own)) => beside(own, "text_encoder"),
+            (None, None) => {
+                return Err(self.refusal("/denoiser", "is missing: it names the text encoder"));
+            }
+        };
+        if !encoder.exists() {
+            let message = format!(
+                "`{}` is not there; name the text encoder that the denoiser was trained with",
+                encoder.display()
+            );
+            return Err(self.refusal("/denoiser/text_encoder", message));
+        }
+        let reader = self.open("denoiser", source, (encoder, None), models, device, values)?;
+        let spec = reader.encoder.spec();
+        if spec.width != width || spec.length < length {
+            let message = format!(
+                "makes {} vectors of {} at most, the denoiser attends to {length} of {width}",
+                spec.length, spec.width
+            );
+            return Err(self.refusal("/denoiser/text_encoder", message));
+        }
+        let shape = [self.classes(), length, width];
+        expect_memory(
+            "the texts that the denoiser attends to",
+            shape.into_iter().chain([size_of::<f32>()]),
+        )?;
+        let means = self.means(&reader, length, length * width, |encoded| {
+            Ok(encoded.0.to_floats()?)
+        })?;
+        Ok(Some(match means {
+            Some(means) => Tensor::from_values(means, &shape, device)?,
+            None => Tensor::full(&shape, 0.1, device)?,
+        }))
+    }
+
+    fn located(&self, path: &Path) -> Result<PathBuf> {
+        Ok(match path.to_str() {
+            Some(reference) => locate(reference, self.base)?,
+            None => self.base.join(path),
+        })
+    }
+
+    fn open(
+        &mut self,
+        model: &str,
+        source: Option<&TextSource>,
+        (config, weights): (PathBuf, Option<&Path>),
+        models: &Models,
+        device: &Device,
+        values: Values,
+    ) -> Result<Reader> {
+        let pointer = format!("{POINTER}/{model}");
+        let folder = match source.and_then(|source| source.tokenizer.as_ref()) {
+            Some(folder) => self.located(folder)?,
+            None => tokenizer_of(&config),
+        };
+        let tokenizer = Tokenizer::open(&folder).map_err(|error| match error {
+            ModelError::NoTokenizer { .. } => {
+                self.refusal(&format!("/{model}/tokenizer"), error.to_string())
+            }
+            error => error.into(),
+        })?;
+        for path in tokenizer.files() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = format!("prompts/{model}/tokenizer/{name}");
+            self.digests.insert(name, sha256_file(path)?);
+        }
+        let own = source.and_then(|source| source.weights.as_ref());
+        let own = own.map(|path| self.base.join(path));
+        let weights = own.as_deref().or(weights);
+        let encoder = models.text_encoder(&config)?;
+        let loaded = match values {
+            Values::DrawnIfMissing => None,
+            Values::Loaded => {
+                let files = ModelFiles::find(&config, weights)?;
+                for (n, path) in files.all().enumerate() {
+                    let name = match n {
+                        0 => format!("prompts/{model}/configuration"),
+                        1 => format!("prompts/{model}/weights"),
+                        n => format!("prompts/{model}/weights/{}", n - 2),
+                    };
+                    self.digests.insert(name, sha256_file(path)?);
+                }
+                let (_, weights) = models.load_text_encoder(&config, weights, device)?;
+                Some(weights)
+            }
+        };
+        let (words, known) = (tokenizer.vocabulary(), encoder.spec().vocabulary);
+        if words > known {
+            let message = format!("has {words} tokens, the text encoder knows {known}");
+            return Err(self.refusal(&format!("/{model}/tokenizer"), message));
+        }
+        if words < known {
+            log::warn!(
+                "{pointer}/tokenizer: it has {words} tokens, the text encoder knows {known}; is it another model's?"
+            );
+        }
+        Ok(Reader {
+            pointer,
+            encoder,
+            weights: loaded,
+            tokenizer,
+            templates: self.config.templates(source),
+        })
+    }
+
+    /// The mean over its sentences for each class, of `numbers` that `of` takes from what the text encoder makes of some of them (tokens and
+    /// vectors); nothing where the text encoder has no values.
+    fn means(
+        &mut self,
+        reader: &Reader,
+        length: usize,
+        numbers: usize,
+        of: impl Fn((&Tensor, &Tensor)) -> Result<Vec<f32>>,
+    ) -> Result<Option<Vec<f32>>> {
+        let mut sentences = Vec::new();
+        for (class, names) in self.names.iter().enumerate() {
+            for name in names {
+                for template in &reader.templates {
+                    sentences.push((class, template.of(name)));
+                }
+            }
+        }
+        let mut tokens = Vec::with_capacity(sentences.len());
+        let mut longer: Vec<(usize, &str)> = Vec::new();
+        for (_, sentence) in &sentences {
+            let filled = reader.tokenizer.filled(sentence, length)?;
+            if filled.cut > 0 {
+                longer.push((filled.cut, sentence));
+            }
+            tokens.push(filled.ids);
+        }
+        if let Some((cut, sentence)) = longer.iter().max_by_key(|(cut, _)| *cut) {
+            let message = format!(
+                "{} of {} sentences have more than {length} tokens, the most of which, {sentence:?}, has {} more",
+                longer.len(),
+                sentences.len(),
+                cut
+            );
+            if !self.config.truncate {
+                let pointer = reader.pointer.trim_start_matches(POINTER);
+                let advice = "shorten them, or have the last tokens left out with `truncate`";
+                return Err(self.refusal(pointer, format!("{message}; {advice}")));
+            }
+            log::warn!("{}: {message}; the last are left out", reader.pointer);
+        }
+        let written = json!(tokens).to_string();
+        let part = reader.pointer.rsplit('/').next().unwrap_or_default();
+        let digest = sha256(written.as_bytes());
+        self.digests
+            .insert(format!("prompts/{part}/tokens"), digest);
+        let Some(weights) = &reader.weights else {
+            return Ok(None);
+        };
+        let mut means = vec![0.0f32; self.names.len() * numbers];
+        let each = sentences.chunks(BATCH).zip(tokens.chunks(BATCH));
+        for (sentences, tokens) in each {
+            let encoded = reader.encoder.encode(weights, tokens)?;
+            let rows = of((&encoded.tokens, &encoded.pooled))?;
+            for ((class, _), row) in sentences.iter().zip(rows.chunks(numbers)) {
+                let share = 1.0 / (self.names[*class].len() * reader.templates.len()) as f32;
+                let mean = &mut means[class * numbers..(class + 1) * numbers];
+                mean.iter_mut()
+                    .zip(row)
+                    .for_each(|(mean, x)| *mean += share * x);
+            }
+        }
+        Ok(Some(means))
+    }
+}
+
+/// A file or folder that prompts need.
+pub(crate) struct Needed<'a> {
+    /// Where the experiment names it, or could.
+    pub pointer: String,
+    pub path: PathBuf,
+    pub origin: Option<&'a str>,
+}
+
+/// What the prompts of an experiment's models need, where it is or should be.
+pub(crate) fn needed<'a>(
+    models: &'a ModelsConfig,
+    base: &Path,
+    architectures: &Models,
+) -> Vec<Needed<'a>> {
+    let Some(config) = &models.prompts else {
+        return Vec::new();
+    };
+    let mut needed = Vec::new();
+    let mut add = |part: &str, path: PathBuf, origin: Option<&'a str>| {
+        needed.push(Needed {
+            pointer: format!("{POINTER}/{part}"),
+            path,
+            origin,
+        });
+    };
+    if let Some(file) = &config.classes_file {
+        add("classes_file", base.join(file), None);
+    }
+    let located = |path: &Path| {
+        let reference = path.to_str().and_then(|text| locate(text, base).ok());
+        reference.unwrap_or_else(|| base.join(path))
+    };
+    let read_by = [
+        ("backbone", Some(&models.backbone), &config.backbone),
+        ("denoiser", models.denoiser.as_ref(), &config.denoiser),
+    ];
+    for (part, model, source) in read_by {
+        let Some(model) = model else { continue };
+        let own = located(&model.config);
+        // Only a model's configuration says whether it reads; one that is not there is taken to.
+        let reads = match part {
+            "backbone" => architectures
+                .backbone(&own)
+                .map(|backbone| backbone.text_space().is_some()),
+            _ => architectures
+                .denoiser(&own)
+                .map(|denoiser| denoiser.slots().iter().any(|slot| slot.name == TOKENS)),
+        };
+        if !reads.unwrap_or(!own.exists() || source.is_some()) {
+            continue;
+        }
+        let said = source.as_ref();
+        let origin = said.and_then(|source| source.origin.as_deref());
+        let origin = origin.or(model.origin.as_deref());
+        let named = said.and_then(|source| source.text_encoder.as_ref());
+        let encoder = match (named, part) {
+            (Some(path), _) => located(path),
+            (None, "backbone") => own.clone(),
+            (None, _) => beside(&own, "text_encoder"),
+        };
+        // The backbone's own folder is asked for with the backbone.
+        if encoder != own {
+            add(&format!("{part}/text_encoder"), encoder.clone(), origin);
+        }
+        if encoder != own && encoder.exists() {
+            let weights = said.and_then(|source| source.weights.as_ref());
+            let weights = weights.map(|path| base.join(path));
+            let found = ModelFiles::find(&encoder, weights.as_deref());
+            let found = match found {
+                Ok(files) => files.weights,
+                Err(_) => weights.unwrap_or_else(|| folder_of(&encoder).join("model.safetensors")),
+            };
+            add(&format!("{part}/weights"), found, origin);
+        }
+        let tokenizer = said.and_then(|source| source.tokenizer.as_ref());
+        match tokenizer {
+            Some(folder) => add(&format!("{part}/tokenizer"), located(folder), origin),
+            None if encoder.exists() || encoder != own => {
+                add(&format!("{part}/tokenizer"), tokenizer_of(&encoder), origin);
+            }
+            None => {}
+        }
+    }
+    needed
+}
+
+/// Brings a vector to length 1, if it has one.
+fn normalise(row: &mut [f32]) {
+    let length = row
+        .iter()
+        .map(|&x| f64::from(x).powi(2))
+        .sum::<f64>()
+        .sqrt();
+    if length > 0.0 {
+        row.iter_mut()
+            .for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
+}
+
+/// The folder of a model that is named by it or by a configuration in it.
+fn folder_of(model: &Path) -> &Path {
+    match model
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        true => model.parent().unwrap_or(Path::new("")),
+        false => model,
+    }
+}
+
+/// A folder beside a model's.
+fn beside(model: &Path, name: &str) -> PathBuf {
+    folder_of(model).join("..").join(name)
+}
+
+/// The folder of the tokenizer of a text encoder: its own, or that beside it.
+fn tokenizer_of(encoder: &Path) -> PathBuf {
+    let folder = folder_of(encoder);
+    let own = ["tokenizer.json", "vocab.json"];
+    match own.iter().any(|name| folder.join(name).is_file()) {
+        true => folder.to_owned(),
+        false => beside(encoder, "tokenizer"),
+    }
+}
