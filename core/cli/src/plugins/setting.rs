@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use dtta::Document;
-use dtta_models::ModelFiles;
+use dtta_models::{ModelFiles, TOKENS};
 use dtta_plugin::{Environment, SlotSpec, Values};
 use dtta_tensor::{Device, Kind, Named, Storage, Tensor};
 use dtta_testkit::{Inputs, TensorSpec};
@@ -13,6 +13,9 @@ use crate::experiment::extensions;
 
 /// Images that the plugin is called with.
 const IMAGES: usize = 2;
+
+/// Classes of a backbone that reads what they are, where the experiment names none.
+const CLASSES: usize = 5;
 
 /// Inputs of the shapes that roles meet in the experiment in `file`.
 pub(super) fn of_experiment(file: &Path) -> Result<Inputs> {
@@ -29,16 +32,34 @@ pub(super) fn of_experiment(file: &Path) -> Result<Inputs> {
     let (backbone, theta) = extensions
         .models
         .load_backbone(&config, Some(&weights), &device)?;
-    let classes = backbone.spec().outputs as i64;
-    let mut inputs = Inputs::default();
+    let prompts = experiment.models.prompts.as_ref();
+    let named = prompts.and_then(|prompts| prompts.classes.as_ref());
+    // Where texts say what the classes are, as many as the experiment names, or a few.
+    let classes = match backbone.text_space() {
+        Some(_) => named.map_or(CLASSES, Vec::len),
+        None => backbone.spec().outputs,
+    };
     let mut environment = Environment::new(device.clone());
+    environment.constants = backbone.constants(&theta)?;
+    if let (Some(_), Some(width)) = (prompts, backbone.text_space()) {
+        let texts = Tensor::full(&[classes, width], 0.1, &device)?;
+        environment.constants.push("text-features", texts);
+    }
+    let mut inputs = Inputs::default();
     if let Some(source) = &experiment.models.denoiser {
         let (config, weights) = files(source)?;
         let (denoiser, phi) = extensions
             .models
             .load_denoiser(&config, Some(&weights), &device)?;
-        environment.constants = denoiser.constants(&phi)?;
-        inputs.constants = specs(&environment.constants, classes)?;
+        for (name, constant) in denoiser.constants(&phi)?.iter() {
+            environment.constants.push(name, constant.clone());
+        }
+        let tokens = denoiser.slots().iter().find(|slot| slot.name == TOKENS);
+        if let (Some(_), Some(slot)) = (prompts, tokens) {
+            let shape = [&[classes], &slot.shape[..]].concat();
+            let texts = Tensor::full(&shape, 0.1, &device)?;
+            environment.constants.push("text-embeddings", texts);
+        }
         let slots = denoiser.slots().iter();
         inputs.slots = slots
             .map(|slot| SlotSpec {
@@ -50,6 +71,8 @@ pub(super) fn of_experiment(file: &Path) -> Result<Inputs> {
             })
             .collect();
     }
+    let classes = classes as i64;
+    inputs.constants = specs(&environment.constants, classes)?;
     let [channels, height, width] = backbone.spec().image;
     let images = Tensor::full(&[IMAGES, channels, height, width], 0.0, &device)?;
     let features = backbone.forward(&theta, &images, experiment.adaptation.batch_norm)?;

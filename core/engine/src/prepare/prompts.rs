@@ -577,7 +577,11 @@ fn folder_of(model: &Path) -> &Path {
 
 /// A folder beside a model's.
 fn beside(model: &Path, name: &str) -> PathBuf {
-    folder_of(model).join("..").join(name)
+    let folder = folder_of(model);
+    match (folder.file_name(), folder.parent()) {
+        (Some(_), Some(parent)) => parent.join(name),
+        _ => folder.join("..").join(name),
+    }
 }
 
 /// The folder of the tokenizer of a text encoder: its own, or that beside it.
