@@ -201,24 +201,13 @@ pub(crate) fn resolve(
 fn joined(unet: Names) -> Names {
     let control = published::control_names();
     let unused = [(UNET, unet.unused), (CONTROL, control.unused)];
-    let of = |part: &'static str, source: Source| {
-        let behind = |name: String| format!("{part}.{name}");
-        let all = |names: Vec<String>| names.into_iter().map(behind).collect();
-        match source {
-            Source::Named(name) => Source::Named(behind(name)),
-            Source::AnyOf(names) => Source::AnyOf(all(names)),
-            Source::Stacked(names) => Source::Stacked(all(names)),
-            Source::Copies(names) => Source::Copies(all(names)),
-            Source::Computed => Source::Computed,
-        }
-    };
     let (of_unet, of_control) = (unet.source, control.source);
     Names {
         source: Box::new(move |name| {
             let (part, rest) = name.split_once('.').unwrap_or((name, ""));
             match part {
-                UNET => of(UNET, of_unet(rest)),
-                CONTROL => of(CONTROL, of_control(rest)),
+                UNET => of_unet(rest).within(UNET),
+                CONTROL => of_control(rest).within(CONTROL),
                 _ => Source::Named(name.into()),
             }
         }),

@@ -49,6 +49,24 @@ pub(crate) enum Source {
     Computed,
 }
 
+impl Source {
+    /// The same of a model that stands under a name in another.
+    pub fn within(self, part: &str) -> Self {
+        let one = |name: String| format!("{part}.{name}");
+        let all = |names: Vec<String>| names.into_iter().map(one).collect();
+        match self {
+            Self::Named(name) => Self::Named(one(name)),
+            Self::AnyOf(names) => Self::AnyOf(all(names)),
+            Self::Either(first, second) => {
+                Self::Either(Box::new(first.within(part)), Box::new(second.within(part)))
+            }
+            Self::Stacked(names) => Self::Stacked(all(names)),
+            Self::Copies(names) => Self::Copies(all(names)),
+            Self::Computed => Self::Computed,
+        }
+    }
+}
+
 /// How parameters of this crate are called in a published checkpoint.
 pub(crate) struct Names {
     /// What makes the parameter of this name.
