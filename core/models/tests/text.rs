@@ -574,7 +574,7 @@ fn configurations_are_read_as_openai_and_stability_publish_them() {
             "num_attention_heads": 12, "num_hidden_layers": 12, "patch_size": 32, "projection_dim": 512, "bos_token_id": null,
             "eos_token_id": null, "pad_token_id": null,
         })),
-        "preprocessor_config": {
+        "preprocessor": {
             "crop_size": 224, "do_center_crop": true, "do_normalize": true, "do_resize": true,
             "feature_extractor_type": "CLIPFeatureExtractor", "image_mean": [0.481_454_66, 0.457_827_5, 0.408_210_73],
             "image_std": [0.268_629_54, 0.261_302_58, 0.275_777_11], "resample": 3, "size": 224,
