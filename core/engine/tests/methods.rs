@@ -648,3 +648,147 @@ fn a_masked_autoencoder_without_a_classifier_adapts_under_a_head_of_its_own() {
     assert!(records.iter().all(|record| record.loss.len() == 2));
     assert!(records.iter().any(|record| record.source != record.adapted));
 }
+
+/// The tiny experiment by a method of so many steps, each image by itself.
+fn alone(method: &Value, steps: usize) -> Value {
+    let mut experiment = experiment(method);
+    experiment["adaptation"]["mode"] = json!({"kind": "single_sample"});
+    experiment["method"]["steps"] = json!(steps);
+    experiment
+}
+
+/// What a run says of each image, and how many steps it took.
+fn said(fixture: &Fixture, out: &str) -> Vec<(Option<i64>, Option<f32>)> {
+    let records = fixture.records(out).into_iter();
+    let each = records.map(|record| {
+        let steps = record.measures.get("steps").copied();
+        (record.adapted.prediction, steps)
+    });
+    each.collect()
+}
+
+/// How many updates of an image are made whose predictions after 0, 1, 2… updates are these, if two in a row without a change are enough.
+fn expected_steps(predictions: &[Option<i64>]) -> usize {
+    let unchanged = |n: usize| predictions[n] == predictions[n - 1];
+    let enough = (2..predictions.len()).find(|&n| unchanged(n) && unchanged(n - 1));
+    enough.unwrap_or(predictions.len() - 1)
+}
+
+#[test]
+fn steps_that_change_no_prediction_are_left_out_of_every_method_with_several() {
+    const STEPS: usize = 6;
+    let fixture = Fixture::new();
+    let (mut early, mut late) = (0, 0);
+    let mut several = methods();
+    several.retain(|method| !matches!(method["kind"].as_str(), Some("source" | "rotta")));
+    let mut diffusion = Fixture::experiment()["method"].clone();
+    diffusion["optimizer"] = json!({"kind": "sgd", "learning_rate": 20.0});
+    several.push(diffusion);
+    for mut method in several {
+        let kind = method["kind"].as_str().unwrap().to_owned();
+        if method["optimizer"]["kind"] == "sgd" && kind != "diffusion" {
+            method["optimizer"]["learning_rate"] = json!(0.3);
+        }
+        let with_denoiser = |experiment: &mut Value| {
+            if kind == "diffusion" {
+                let whole = Fixture::experiment();
+                experiment["models"] = whole["models"].clone();
+                experiment["plugins"] = whole["plugins"].clone();
+            }
+        };
+        // What one would say after each number of steps, since what is drawn does not depend on how many there are to come.
+        let mut after: Vec<Vec<Option<i64>>> = vec![Vec::new(); 16];
+        for steps in 0..=STEPS {
+            let mut experiment = alone(&method, steps);
+            with_denoiser(&mut experiment);
+            let out = format!("{kind}-{steps}");
+            fixture.run(&experiment, &out).unwrap();
+            for (n, (prediction, measured)) in said(&fixture, &out).into_iter().enumerate() {
+                assert_eq!(measured, None, "{kind}");
+                after[n].push(prediction);
+            }
+        }
+        let mut experiment = alone(&method, STEPS);
+        with_denoiser(&mut experiment);
+        experiment["adaptation"]["safeguards"] =
+            json!({"pull": 0, "collapse": null, "stop_when_stable": 2});
+        let out = format!("{kind}-stable");
+        let summary = fixture.run(&experiment, &out).unwrap();
+        for (n, (prediction, measured)) in said(&fixture, &out).into_iter().enumerate() {
+            let steps = expected_steps(&after[n]);
+            assert_eq!(measured, Some(steps as f32), "{kind}: {:?}", after[n]);
+            assert_eq!(prediction, after[n][steps], "{kind}: {:?}", after[n]);
+            assert_eq!(fixture.records(&out)[n].loss.len(), steps, "{kind}");
+            early += usize::from(steps == 2);
+            late += usize::from(steps > 2);
+        }
+        assert_eq!(summary.skipped, 0);
+    }
+    assert!(early > 0 && late > 0, "{early} early, {late} late");
+}
+
+#[test]
+fn a_batch_that_moves_together_stops_together_and_goes_on_from_where_it_stopped() {
+    let fixture = Fixture::new();
+    let sgd = json!({"kind": "sgd", "learning_rate": 0.0});
+    for kind in ["entropy", "eata"] {
+        let mut still = experiment(&json!({"kind": kind, "optimizer": sgd, "steps": 5}));
+        still["adaptation"]["safeguards"] =
+            json!({"pull": 0, "collapse": null, "stop_when_stable": 3});
+        fixture.run(&still, &format!("{kind}-still")).unwrap();
+        // Nothing moves, so no prediction changes: three updates of five are made.
+        for record in fixture.records(&format!("{kind}-still")) {
+            assert_eq!(
+                (record.loss.len(), record.measures["steps"]),
+                (3, 3.0),
+                "{kind}"
+            );
+        }
+    }
+    let mut moving = experiment(&methods()[1]);
+    moving["method"]["steps"] = json!(4);
+    moving["method"]["optimizer"]["learning_rate"] = json!(0.3);
+    moving["adaptation"]["safeguards"] =
+        json!({"pull": 0, "collapse": null, "stop_when_stable": 1});
+    fixture.run(&moving, "whole").unwrap();
+    let whole = fixture.records("whole");
+    for batch in whole.chunks(4) {
+        let steps: Vec<f32> = batch
+            .iter()
+            .map(|record| record.measures["steps"])
+            .collect();
+        assert!(
+            steps.iter().all(|&count| count == steps[0] && count >= 1.0),
+            "{steps:?}"
+        );
+    }
+    assert!(fixture.run_until(&moving, "broken", false, 8).is_err());
+    fixture
+        .run_until(&moving, "broken", true, usize::MAX)
+        .unwrap();
+    assert_eq!(whole, fixture.records("broken"));
+}
+
+#[test]
+fn a_stop_is_refused_where_no_step_could_be_left_out() {
+    let fixture = Fixture::new();
+    let asked = json!({"pull": 0, "collapse": null, "stop_when_stable": 2});
+    for method in [&methods()[0], &methods()[1], &methods()[8]] {
+        let mut experiment = experiment(method);
+        experiment["adaptation"]["safeguards"] = asked.clone();
+        let error = fixture.prepare(&experiment).err().unwrap().to_string();
+        assert!(
+            error.contains("/adaptation/safeguards/stop_when_stable"),
+            "{error}"
+        );
+    }
+    let dense = Fixture::dense();
+    let mut experiment = Fixture::dense_experiment("segmentation");
+    experiment["method"]["steps"] = json!(5);
+    experiment["adaptation"]["safeguards"] = asked;
+    let error = dense.prepare(&experiment).err().unwrap().to_string();
+    assert!(
+        error.contains("/adaptation/safeguards/stop_when_stable"),
+        "{error}"
+    );
+}

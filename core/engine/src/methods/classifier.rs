@@ -7,14 +7,41 @@ use dtta_models::Weights;
 use dtta_tensor::{Named, Tensor};
 
 use super::toolbox::below_one_another;
+use super::under_way::STEPS;
 use super::{Adapted, Batch, Method, Setting, Toolbox};
 use crate::error::{Error, Result};
 use crate::experiment::Mode;
+use crate::parts::Stability;
 
 /// How images that share θ move it, and what is said of them then.
 pub(super) trait Rule: Send {
-    /// Moves the weights by the configured number of steps.
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved>;
+    /// Before the first step of a batch.
+    ///
+    /// # Errors
+    /// Whatever a model refuses.
+    fn begin(&mut self, _tools: &mut Toolbox, _batch: &Batch<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Moves the weights by one step, which it notes.
+    ///
+    /// # Errors
+    /// Whatever a model refuses.
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        step: usize,
+        notes: &mut Notes,
+    ) -> Result<()>;
+
+    /// Task outputs that predictions are made from, after the steps so far.
+    ///
+    /// # Errors
+    /// Whatever a model refuses.
+    fn outputs(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Named> {
+        tools.outputs(self.trained().learner.weights(), &batch.task)
+    }
 
     /// What is trained.
     fn trained(&mut self) -> &mut Trained;
@@ -32,34 +59,37 @@ pub(super) trait Rule: Send {
     fn feedback(&self) -> Option<Feedback> {
         None
     }
+
+    /// Draws of each image and step that go through the denoiser.
+    fn draws(&self) -> usize {
+        0
+    }
 }
 
 /// What a rule came to.
-pub(super) struct Moved {
+struct Moved {
     /// Task outputs that predictions are made from.
-    pub outputs: Named,
+    outputs: Named,
     /// Of each image, its loss in each step.
-    pub losses: Vec<Vec<f32>>,
+    losses: Vec<Vec<f32>>,
     /// Of each image, the share of the steps that learned from it.
-    pub used: Vec<f32>,
-    /// Draws that went through the denoiser.
-    pub draws: usize,
+    used: Vec<f32>,
+    /// Of each image, the steps.
+    steps: Vec<f32>,
 }
 
-/// Notes of the steps of a batch, on the way to [`Moved`].
+/// Notes of the steps of a batch.
 pub(super) struct Notes {
     losses: Vec<Vec<f32>>,
+    /// Steps that learned from each image.
     used: Vec<f32>,
-    steps: usize,
 }
 
 impl Notes {
-    /// Of so many images and steps.
-    pub fn new(images: usize, steps: usize) -> Self {
+    fn new(images: usize) -> Self {
         Self {
             losses: vec![Vec::new(); images],
             used: vec![0.0; images],
-            steps,
         }
     }
 
@@ -75,18 +105,20 @@ impl Notes {
                 });
             }
             self.losses[row].push(loss);
-            self.used[row] += f32::from(u8::from(used)) / self.steps as f32;
+            self.used[row] += f32::from(u8::from(used));
         }
         Ok(())
     }
 
-    /// With what predictions are made from.
-    pub fn with(self, outputs: Named) -> Moved {
+    /// After so many steps, with what predictions are made from.
+    fn with(self, outputs: Named, steps: usize) -> Moved {
+        let count = steps as f32;
+        let share = |used: f32| if steps > 0 { used / count } else { 0.0 };
         Moved {
             outputs,
+            steps: vec![count; self.losses.len()],
             losses: self.losses,
-            used: self.used,
-            draws: 0,
+            used: self.used.into_iter().map(share).collect(),
         }
     }
 }
@@ -134,6 +166,8 @@ impl Trained {
 pub(super) struct Classifier<R> {
     rule: R,
     steps: usize,
+    /// After how many updates without a change of prediction no more are made.
+    stable: Option<usize>,
     alone: bool,
 }
 
@@ -166,18 +200,37 @@ impl<R: Rule + 'static> Classifier<R> {
         Ok(Box::new(Self {
             rule,
             steps,
+            stable: setting.stop_when_stable(),
             alone: setting.adaptation.mode == (Mode::SingleSample {}),
         }))
     }
 
     fn moved(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
-        let moved = self.rule.adapt(tools, batch)?;
+        let images = batch.ids.len();
+        let (mut notes, mut watch) = (Notes::new(images), Stability::new(self.stable));
+        self.rule.begin(tools, batch)?;
+        let (mut steps, mut settled) = (0, None);
+        while steps < self.steps {
+            if watch.watches() {
+                let outputs = self.rule.outputs(tools, batch)?;
+                if watch.settled(&tools.predict(&outputs, images)?.each) {
+                    settled = Some(outputs);
+                    break;
+                }
+            }
+            self.rule.step(tools, batch, steps, &mut notes)?;
+            steps += 1;
+        }
+        let outputs = match settled {
+            Some(outputs) => outputs,
+            None => self.rule.outputs(tools, batch)?,
+        };
         if let Some(name) = self.rule.trained().learner.not_finite()? {
             return Err(Error::NotFinite {
                 what: format!("the parameter `{name}` after the last step"),
             });
         }
-        Ok(moved)
+        Ok(notes.with(outputs, steps))
     }
 }
 
@@ -205,7 +258,7 @@ impl<R: Rule + 'static> Method for Classifier<R> {
                 outputs: below_one_another(&outputs)?,
                 losses: each.iter().flat_map(|moved| moved.losses.clone()).collect(),
                 used: each.iter().flat_map(|moved| moved.used.clone()).collect(),
-                draws: each.iter().map(|moved| moved.draws).sum(),
+                steps: each.iter().flat_map(|moved| moved.steps.clone()).collect(),
             }
         } else {
             self.moved(tools, batch)?
@@ -214,8 +267,16 @@ impl<R: Rule + 'static> Method for Classifier<R> {
         found.adapted = tools.predict(&all.outputs, images)?;
         found.losses = all.losses;
         found.measures.insert("used".into(), all.used);
-        found.draws = all.draws;
+        let steps: usize = found.losses.iter().map(Vec::len).sum();
+        found.draws = steps * self.rule.draws();
+        if self.stable.is_some() {
+            found.measures.insert(STEPS.into(), all.steps);
+        }
         Ok(found)
+    }
+
+    fn stops_when_stable(&self) -> bool {
+        true
     }
 
     fn feedback(&self) -> Option<Feedback> {

@@ -13,7 +13,7 @@ use dtta_tensor::Named;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Moved, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule, Trained};
 use super::losses::{cross_entropy, logits, probabilities, with_logits};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -81,6 +81,7 @@ impl MethodConfig for CottaConfig {
             seed: setting.seed,
             trained: Trained::new(setting, self.optimizer, &self.parameters)?,
             teacher: Teacher::new(setting.task),
+            taught: None,
         };
         Classifier::boxed(setting, Self::KIND, self.steps, rule)
     }
@@ -95,6 +96,8 @@ struct Cotta {
     seed: u64,
     trained: Trained,
     teacher: Teacher,
+    /// The teacher's outputs that the last step of a batch learned from.
+    taught: Option<Named>,
 }
 
 impl Cotta {
@@ -128,29 +131,44 @@ impl Cotta {
 }
 
 impl Rule for Cotta {
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
-        let mut notes = Notes::new(batch.ids.len(), self.config.steps);
-        let mut taught = Named::new();
-        for step in 0..self.config.steps {
-            taught = self.taught(tools, batch, step)?;
-            let pass = tools.pass(&self.trained.learner, &batch.task)?;
-            let each = cross_entropy(logits(&taught)?, logits(&pass.outputs)?)?;
-            notes.step(
-                batch,
-                &each.detach().to_floats()?,
-                &vec![true; batch.ids.len()],
-            )?;
-            pass.follow(&mut self.trained.learner, &each.mean(&[], false)?)?;
-            self.teacher
-                .follow(&self.trained.learner, self.config.momentum)?;
-            restore_some(
-                &mut self.trained.learner,
-                tools.source(),
-                self.config.restore,
-                (self.seed, batch.ids[0], step),
-            )?;
+    fn begin(&mut self, _tools: &mut Toolbox, _batch: &Batch<'_>) -> Result<()> {
+        self.taught = None;
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        step: usize,
+        notes: &mut Notes,
+    ) -> Result<()> {
+        let taught = self.taught(tools, batch, step)?;
+        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let each = cross_entropy(logits(&taught)?, logits(&pass.outputs)?)?;
+        notes.step(
+            batch,
+            &each.detach().to_floats()?,
+            &vec![true; batch.ids.len()],
+        )?;
+        pass.follow(&mut self.trained.learner, &each.mean(&[], false)?)?;
+        self.teacher
+            .follow(&self.trained.learner, self.config.momentum)?;
+        restore_some(
+            &mut self.trained.learner,
+            tools.source(),
+            self.config.restore,
+            (self.seed, batch.ids[0], step),
+        )?;
+        self.taught = Some(taught);
+        Ok(())
+    }
+
+    fn outputs(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Named> {
+        match &self.taught {
+            Some(taught) => Ok(taught.clone()),
+            None => tools.outputs(self.teacher.weights(), &batch.task),
         }
-        Ok(notes.with(taught))
     }
 
     fn trained(&mut self) -> &mut Trained {

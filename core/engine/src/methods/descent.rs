@@ -4,6 +4,7 @@ use dtta_base::Issue;
 use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State};
 use dtta_tensor::Tensor;
 
+use super::under_way::{STEPS, UnderWay};
 use super::{Adapted, Batch, Method, Pass, Setting, Toolbox};
 use crate::error::{Error, Result};
 use crate::parts::{Carry, SlowWeights};
@@ -14,6 +15,8 @@ pub(super) type Loss = fn(&Pass) -> Result<Option<Tensor>>;
 /// Steps of descent on the mean of a loss plus the plugins' objectives.
 pub(super) struct Descent {
     steps: usize,
+    /// After how many updates without a change of prediction no more are made.
+    stable: Option<usize>,
     carry: Carry,
     loss: Loss,
 }
@@ -32,6 +35,7 @@ impl Descent {
     ) -> std::result::Result<Box<dyn Method>, Vec<Issue>> {
         Ok(Box::new(Self {
             steps,
+            stable: setting.stop_when_stable(),
             carry: Carry::new(setting, optimizer, parameters, slow)?,
             loss,
         }))
@@ -51,13 +55,18 @@ impl Method for Descent {
             return Ok(Adapted::unchanged(source));
         }
         self.carry.begin(tools.source());
-        let mut groups = self.carry.groups(&vec![1.0; images]);
+        let groups = self.carry.groups(&vec![1.0; images]);
+        let mut way = UnderWay::new(batch, groups, self.stable);
         let mut losses = vec![Vec::new(); images];
         for _ in 0..self.steps {
-            let passes = tools.passes(&groups, &batch.task, false)?;
-            for (group, pass) in groups.iter().zip(&passes) {
+            let passes = way.passes(tools, false)?;
+            if passes.is_empty() {
+                break;
+            }
+            for (group, pass) in way.groups.iter().zip(&passes) {
                 let Some(each) = loss(pass)? else { continue };
-                for (place, loss) in group.range.clone().zip(each.detach().to_floats()?) {
+                for (row, loss) in group.range.clone().zip(each.detach().to_floats()?) {
+                    let place = way.places[row];
                     if !loss.is_finite() {
                         return Err(Error::NotFinite {
                             what: format!("the loss of `{}`", batch.ids[place]),
@@ -66,7 +75,7 @@ impl Method for Descent {
                     losses[place].push(loss);
                 }
             }
-            tools.descend(&mut groups, &passes, |_, pass| {
+            tools.descend(&mut way.groups, &passes, |_, pass| {
                 let mean = loss(pass)?.map(|each| each.mean(&[], false)).transpose()?;
                 let sum = match (mean, pass.objective.clone()) {
                     (Some(mean), Some(objective)) => Some(mean.add(&objective)?),
@@ -75,10 +84,19 @@ impl Method for Descent {
                 Ok(sum.filter(Tensor::is_tracked))
             })?;
         }
+        let (groups, steps) = way.finish();
         let adapted = tools.predict_groups(&groups, &batch.task)?;
         self.carry.end(groups)?;
         let places: Vec<usize> = (0..images).collect();
-        Adapted::at(source, &places, adapted, losses)
+        let mut found = Adapted::at(source, &places, adapted, losses)?;
+        if self.stable.is_some() {
+            found.measures.insert(STEPS.into(), steps);
+        }
+        Ok(found)
+    }
+
+    fn stops_when_stable(&self) -> bool {
+        true
     }
 
     fn learner(&mut self) -> Option<&mut Learner> {

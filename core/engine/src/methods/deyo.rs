@@ -12,7 +12,7 @@ use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Moved, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule, Trained};
 use super::losses::{entropy, logits, probabilities, weighed};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -96,47 +96,49 @@ struct Deyo {
 }
 
 impl Rule for Deyo {
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
-        let mut notes = Notes::new(batch.ids.len(), self.config.steps);
-        for step in 0..self.config.steps {
-            let pass = tools.pass(&self.trained.learner, &batch.task)?;
-            let logits_here = logits(&pass.outputs)?;
-            let classes = (logits_here.shape()[1] as f64).ln();
-            let margin = (self.config.margin * classes) as f32;
-            let certain = (self.config.certain * classes) as f32;
-            let entropy = entropy(logits_here)?;
-            let entropies = entropy.detach().to_floats()?;
-            let mut used: Vec<bool> = entropies.iter().map(|&e| e < margin).collect();
-            let places: Vec<usize> = (0..used.len()).filter(|&row| used[row]).collect();
-            let mut falls = vec![0.0; used.len()];
-            if !places.is_empty() {
-                // Only the considered, since layers may normalise by the batch.
-                let chosen = batch.select(&places)?;
-                let shuffled = shuffled(&chosen, self.config.patches, self.seed, step)?;
-                let outputs = tools.outputs(self.trained.learner.weights(), &shuffled)?;
-                let after = probabilities(logits(&outputs)?)?;
-                let before = probabilities(logits_here)?;
-                for (after, &row) in after.iter().zip(&places) {
-                    let class = most_probable(&before[row]);
-                    falls[row] = before[row][class] - after[class];
-                    used[row] = f64::from(falls[row]) > self.config.falls;
-                }
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        step: usize,
+        notes: &mut Notes,
+    ) -> Result<()> {
+        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let logits_here = logits(&pass.outputs)?;
+        let classes = (logits_here.shape()[1] as f64).ln();
+        let margin = (self.config.margin * classes) as f32;
+        let certain = (self.config.certain * classes) as f32;
+        let entropy = entropy(logits_here)?;
+        let entropies = entropy.detach().to_floats()?;
+        let mut used: Vec<bool> = entropies.iter().map(|&e| e < margin).collect();
+        let places: Vec<usize> = (0..used.len()).filter(|&row| used[row]).collect();
+        let mut falls = vec![0.0; used.len()];
+        if !places.is_empty() {
+            // Only the considered, since layers may normalise by the batch.
+            let chosen = batch.select(&places)?;
+            let shuffled = shuffled(&chosen, self.config.patches, self.seed, step)?;
+            let outputs = tools.outputs(self.trained.learner.weights(), &shuffled)?;
+            let after = probabilities(logits(&outputs)?)?;
+            let before = probabilities(logits_here)?;
+            for (after, &row) in after.iter().zip(&places) {
+                let class = most_probable(&before[row]);
+                falls[row] = before[row][class] - after[class];
+                used[row] = f64::from(falls[row]) > self.config.falls;
             }
-            notes.step(batch, &entropies, &used)?;
-            let count = used.iter().filter(|&&used| used).count();
-            if count == 0 {
-                continue;
-            }
-            let weights: Vec<f32> = (0..used.len())
-                .map(|row| match used[row] {
-                    true => (certain - entropies[row]).exp() + falls[row].exp(),
-                    false => 0.0,
-                })
-                .collect();
-            let loss = weighed(&entropy, &weights, count as f64)?;
-            pass.follow(&mut self.trained.learner, &loss)?;
         }
-        Ok(notes.with(tools.outputs(self.trained.learner.weights(), &batch.task)?))
+        notes.step(batch, &entropies, &used)?;
+        let count = used.iter().filter(|&&used| used).count();
+        if count == 0 {
+            return Ok(());
+        }
+        let weights: Vec<f32> = (0..used.len())
+            .map(|row| match used[row] {
+                true => (certain - entropies[row]).exp() + falls[row].exp(),
+                false => 0.0,
+            })
+            .collect();
+        let loss = weighed(&entropy, &weights, count as f64)?;
+        pass.follow(&mut self.trained.learner, &loss)
     }
 
     fn trained(&mut self) -> &mut Trained {

@@ -15,7 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::toolbox::rows;
-use super::{Adapted, Batch, Group, Method, MethodConfig, Setting, Toolbox};
+use super::under_way::{STEPS, UnderWay};
+use super::{Adapted, Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::{Error, Result};
 use crate::experiment::{AdaptationConfig, Mode};
 use crate::parts::{Carry, Centre, Common, Control, Gate, SlowWeights};
@@ -152,6 +153,8 @@ impl MethodConfig for DiffusionConfig {
 pub struct Diffusion {
     config: DiffusionConfig,
     feedback: Feedback,
+    /// After how many updates without a change of prediction no more are made.
+    stable: Option<usize>,
     carry: Carry,
     common: Common,
     /// φ on its way, where the denoiser adapts.
@@ -238,6 +241,7 @@ impl Diffusion {
             denoiser: learner.transpose()?,
             config,
             feedback,
+            stable: setting.stop_when_stable(),
             carry,
             common: Common::default(),
         })
@@ -254,27 +258,25 @@ impl Diffusion {
         }
     }
 
-    /// Moves each group's weights by the configured number of steps; gives the losses of each image.
-    fn learn(
-        &mut self,
-        tools: &mut Toolbox,
-        batch: &Batch<'_>,
-        groups: &mut [Group],
-    ) -> Result<Vec<Vec<f32>>> {
-        let mut losses = vec![Vec::new(); batch.ids.len()];
+    /// Moves each group's weights by the configured number of steps; gives the losses of each image of the batch they began with.
+    fn learn(&mut self, tools: &mut Toolbox, way: &mut UnderWay<'_>) -> Result<Vec<Vec<f32>>> {
+        let mut losses = vec![Vec::new(); way.places.len()];
         for step in 0..self.config.steps {
-            let passes = tools.passes(groups, &batch.task, true)?;
+            let passes = way.passes(tools, true)?;
+            if passes.is_empty() {
+                break;
+            }
             let denoiser = self.denoiser_weights(tools)?;
-            let answer = tools.feedback(&self.feedback, denoiser, batch, &passes, step)?;
-            for (losses, &loss) in losses.iter_mut().zip(&answer.losses) {
-                losses.push(loss);
+            let answer = tools.feedback(&self.feedback, denoiser, &way.batch, &passes, step)?;
+            for (&place, &loss) in way.places.iter().zip(&answer.losses) {
+                losses[place].push(loss);
             }
             let gradients: Named = match self.config.centre {
                 Some(centre) => self.common.centre(&answer.gradients, centre.rate)?,
                 None => answer.gradients,
             };
             // The loss of a group is the mean over its images.
-            tools.descend(groups, &passes, |group, pass| {
+            tools.descend(&mut way.groups, &passes, |group, pass| {
                 let share = 1.0 / group.range.len() as f64;
                 let own = gradients.try_map(|gradient| {
                     Ok::<_, Error>(rows(gradient, &group.range)?.affine(share, 0.0)?)
@@ -282,7 +284,7 @@ impl Diffusion {
                 Ok(surrogate(pass.objective.clone(), &pass.conditioning, &own)?)
             })?;
             if let Some((_, learner)) = &mut self.denoiser {
-                let mean = 1.0 / batch.ids.len() as f64;
+                let mean = 1.0 / way.batch.ids.len() as f64;
                 let gradients = answer
                     .denoiser_gradients
                     .into_iter()
@@ -360,19 +362,28 @@ impl Method for Diffusion {
             measures.insert("explained".to_owned(), explained);
         }
         let open: Vec<usize> = (0..images).filter(|&n| paces[n] > 0.0).collect();
+        let (mut steps, mut made) = (vec![0.0; images], 0);
         let mut found = if open.is_empty() {
             Adapted::unchanged(source)
         } else {
             let chosen = batch.select(&open)?;
             let paces: Vec<f64> = open.iter().map(|&place| paces[place]).collect();
-            let mut groups = self.carry.groups(&paces);
-            let losses = self.learn(tools, &chosen, &mut groups)?;
+            let mut way = UnderWay::new(&chosen, self.carry.groups(&paces), self.stable);
+            let losses = self.learn(tools, &mut way)?;
+            let (groups, each) = way.finish();
+            for (&place, count) in open.iter().zip(each) {
+                steps[place] = count;
+            }
+            made = losses.iter().map(Vec::len).sum();
             let adapted = tools.predict_groups(&groups, &chosen.task)?;
             self.carry.end(groups)?;
             Adapted::at(source, &open, adapted, losses)?
         };
+        if self.stable.is_some() {
+            measures.insert(STEPS.to_owned(), steps);
+        }
         found.measures = measures;
-        found.draws = open.len() * self.config.draws * self.config.steps;
+        found.draws = made * self.config.draws;
         Ok(found)
     }
 
@@ -411,6 +422,10 @@ impl Method for Diffusion {
 
     fn steps(&self) -> usize {
         self.config.steps
+    }
+
+    fn stops_when_stable(&self) -> bool {
+        true
     }
 
     fn feedback(&self) -> Option<Feedback> {

@@ -16,7 +16,7 @@ use rand_distr::{Distribution, Uniform};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Moved, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule, Trained};
 use super::losses::{certain, logits, probabilities};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::{Error, Result};
@@ -225,28 +225,24 @@ fn shares(logits: &Tensor, candidates: &[Vec<usize>]) -> Result<Tensor> {
 }
 
 impl Rule for Dusa {
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        step: usize,
+        notes: &mut Notes,
+    ) -> Result<()> {
         let images = batch.ids.len();
-        let mut notes = Notes::new(images, self.config.steps);
-        for step in 0..self.config.steps {
-            let pass = tools.pass(&self.trained.learner, &batch.task)?;
-            let here = logits(&pass.outputs)?;
-            let candidates = self.candidates(here, batch, step)?;
-            let shares = shares(here, &candidates)?;
-            let told = (&pass.outputs, &shares);
-            let (gradients, losses) = self.feedback(tools, batch, told, &candidates, step)?;
-            notes.step(batch, &losses, &vec![true; images])?;
-            let scalar = shares.mul(&gradients)?.sum(&[], false)?;
-            let scalar = scalar.affine(1.0 / images as f64, 0.0)?;
-            pass.follow(&mut self.trained.learner, &scalar)?;
-        }
-        let draws = images * self.config.draws * self.config.steps;
-        let candidates = self.config.likely + self.config.random;
-        let outputs = tools.outputs(self.trained.learner.weights(), &batch.task)?;
-        Ok(Moved {
-            draws: draws * candidates,
-            ..notes.with(outputs)
-        })
+        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let here = logits(&pass.outputs)?;
+        let candidates = self.candidates(here, batch, step)?;
+        let shares = shares(here, &candidates)?;
+        let told = (&pass.outputs, &shares);
+        let (gradients, losses) = self.feedback(tools, batch, told, &candidates, step)?;
+        notes.step(batch, &losses, &vec![true; images])?;
+        let scalar = shares.mul(&gradients)?.sum(&[], false)?;
+        let scalar = scalar.affine(1.0 / images as f64, 0.0)?;
+        pass.follow(&mut self.trained.learner, &scalar)
     }
 
     fn trained(&mut self) -> &mut Trained {
@@ -263,6 +259,10 @@ impl Rule for Dusa {
 
     fn restore(&mut self, state: State) -> Result<()> {
         Ok(self.trained.learner.restore(state)?)
+    }
+
+    fn draws(&self) -> usize {
+        self.config.draws * (self.config.likely + self.config.random)
     }
 
     fn feedback(&self) -> Option<Feedback> {

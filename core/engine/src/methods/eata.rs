@@ -12,7 +12,7 @@ use dtta_models::Weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Moved, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule, Trained};
 use super::losses::{entropy, logits, of_own_label, probabilities, weighed};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -117,47 +117,52 @@ impl Eata {
 }
 
 impl Rule for Eata {
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
-        let mut notes = Notes::new(batch.ids.len(), self.config.steps);
-        self.observe(tools, batch)?;
-        for _ in 0..self.config.steps {
-            let pass = tools.pass(&self.trained.learner, &batch.task)?;
-            let logits = logits(&pass.outputs)?;
-            let margin = (self.config.margin * (logits.shape()[1] as f64).ln()) as f32;
-            let entropy = entropy(logits)?;
-            let entropies = entropy.detach().to_floats()?;
-            let probabilities = probabilities(logits)?;
-            let mut used: Vec<bool> = entropies.iter().map(|&e| e < margin).collect();
-            if let Some(cosines) = self.mean.cosines(&probabilities)? {
-                for (used, cosine) in used.iter_mut().zip(cosines) {
-                    *used &= f64::from(cosine.abs()) < self.config.redundant;
-                }
+    fn begin(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<()> {
+        self.observe(tools, batch)
+    }
+
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        _step: usize,
+        notes: &mut Notes,
+    ) -> Result<()> {
+        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let logits = logits(&pass.outputs)?;
+        let margin = (self.config.margin * (logits.shape()[1] as f64).ln()) as f32;
+        let entropy = entropy(logits)?;
+        let entropies = entropy.detach().to_floats()?;
+        let probabilities = probabilities(logits)?;
+        let mut used: Vec<bool> = entropies.iter().map(|&e| e < margin).collect();
+        if let Some(cosines) = self.mean.cosines(&probabilities)? {
+            for (used, cosine) in used.iter_mut().zip(cosines) {
+                *used &= f64::from(cosine.abs()) < self.config.redundant;
             }
-            let chosen = probabilities.iter().zip(&used);
-            let chosen = chosen.filter_map(|(row, &used)| used.then_some(row));
-            self.mean.follow(chosen, 0.9, None)?;
-            notes.step(batch, &entropies, &used)?;
-            let count = used.iter().filter(|&&used| used).count();
-            if count == 0 {
-                continue;
-            }
-            let weights: Vec<f32> = entropies
-                .iter()
-                .zip(&used)
-                .map(|(&e, &used)| if used { (margin - e).exp() } else { 0.0 })
-                .collect();
-            let mut loss = weighed(&entropy, &weights, count as f64)?;
-            let parameters = self.trained.learner.parameters();
-            let weight = self.config.fisher.weight;
-            let penalty = self
-                .fisher
-                .penalty(&pass.leaves, parameters, tools.source(), weight)?;
-            if let Some(penalty) = penalty {
-                loss = loss.add(&penalty)?;
-            }
-            pass.follow(&mut self.trained.learner, &loss)?;
         }
-        Ok(notes.with(tools.outputs(self.trained.learner.weights(), &batch.task)?))
+        let chosen = probabilities.iter().zip(&used);
+        let chosen = chosen.filter_map(|(row, &used)| used.then_some(row));
+        self.mean.follow(chosen, 0.9, None)?;
+        notes.step(batch, &entropies, &used)?;
+        let count = used.iter().filter(|&&used| used).count();
+        if count == 0 {
+            return Ok(());
+        }
+        let weights: Vec<f32> = entropies
+            .iter()
+            .zip(&used)
+            .map(|(&e, &used)| if used { (margin - e).exp() } else { 0.0 })
+            .collect();
+        let mut loss = weighed(&entropy, &weights, count as f64)?;
+        let parameters = self.trained.learner.parameters();
+        let weight = self.config.fisher.weight;
+        let penalty = self
+            .fisher
+            .penalty(&pass.leaves, parameters, tools.source(), weight)?;
+        if let Some(penalty) = penalty {
+            loss = loss.add(&penalty)?;
+        }
+        pass.follow(&mut self.trained.learner, &loss)
     }
 
     fn trained(&mut self) -> &mut Trained {

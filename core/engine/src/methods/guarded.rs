@@ -1,5 +1,6 @@
-//! Safeguards around any method: a filter of samples, a pull of θ back to the source and an average of it, and a return to the source when
-//! predictions collapse. They look at predictions and weights alone, so every method can have them; those that move θ need a method that
+//! Safeguards around any method: a filter of samples, a pull of θ back to the source and an average of it, a return to the source when
+//! predictions collapse, and an end of steps that change nothing, which methods with steps make themselves (`under_way.rs`,
+//! `classifier.rs`). They look at predictions and weights alone, so every method can have them; those that move θ need a method that
 //! carries it over a stream.
 
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use crate::task::Predictions;
 
 /// What is meant to keep adaptation from ending below the source model, whatever the method: `{}` is a pull of 0.01 and the return after collapse. Beside
 /// them `/adaptation/mode/reset` resets at fixed places (RDumb, Press et al. 2023), `slow_weights` carries what samples have in common,
-/// and `gate` leaves samples out by the denoiser's judgement.
+/// and `gate` of `diffusion` leaves samples out by the denoiser's judgement, which takes what other methods do not have: a
+/// denoiser, a mapper, draws and a range of times; `reliable` is the judgement of the classifier itself.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SafeguardsConfig {
@@ -41,6 +43,11 @@ pub struct SafeguardsConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub reliable: Option<f64>,
+    /// Leaves out the further steps of a sample, or of a batch that moves together, once so many updates in a row have changed none of its
+    /// predicted classes; the measure `steps` says how many were made. All steps are made if absent. For methods with more steps than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = super::MAX_STEPS))]
+    pub stop_when_stable: Option<usize>,
 }
 
 /// Predictions have collapsed when they are much less diverse than the source's on the same samples: the entropy of how often each class is
@@ -63,6 +70,7 @@ impl Default for SafeguardsConfig {
             collapse: Some(Collapse::default()),
             average: None,
             reliable: None,
+            stop_when_stable: None,
         }
     }
 }
@@ -120,6 +128,11 @@ impl Guarded {
         if config.reliable.is_some() && shared && setting.backbone.batch_statistics {
             let message = "a filter takes images out of a batch that shares its statistics; set `/adaptation/batch_norm` to `running`, or leave it out";
             issues.push(Issue::new("/reliable", message));
+        }
+        if let Some(after) = config.stop_when_stable
+            && let Some(message) = nothing_to_stop(after, &*method, setting)
+        {
+            issues.push(Issue::new("/stop_when_stable", message));
         }
         if !issues.is_empty() {
             return Err(issues);
@@ -192,6 +205,23 @@ impl Guarded {
         self.average = self.config.average.map(|_| Teacher::new(source));
         self.seen = Default::default();
         self.samples = 0;
+    }
+}
+
+/// Why no step could be left out.
+fn nothing_to_stop(after: usize, method: &dyn Method, setting: &Setting<'_>) -> Option<String> {
+    if setting.backbone.per_pixel {
+        return Some(
+            "is for classes of whole images, and the backbone answers for each pixel; leave it out"
+                .into(),
+        );
+    }
+    match (method.stops_when_stable(), method.steps()) {
+        (false, _) => Some("the method has no steps that could be left out; leave it out".into()),
+        (true, steps) if steps <= after => Some(format!(
+            "is {after}, but the method makes {steps} steps for each batch, so none would be left out"
+        )),
+        _ => None,
     }
 }
 

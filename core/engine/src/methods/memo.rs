@@ -12,7 +12,7 @@ use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Gradients, Moved, Notes, Rule, Trained, added};
+use super::classifier::{Classifier, Gradients, Notes, Rule, Trained, added};
 use super::losses::logits;
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -78,32 +78,35 @@ struct Memo {
 }
 
 impl Rule for Memo {
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        step: usize,
+        notes: &mut Notes,
+    ) -> Result<()> {
         let images = batch.ids.len();
-        let mut notes = Notes::new(images, self.config.steps);
-        for step in 0..self.config.steps {
-            let views = (0..self.config.views)
-                .map(|view| self.config.view.view(batch, self.seed, step, view))
-                .collect::<Result<Vec<_>>>()?;
-            // The gradient of the mean is the mean of the gradients: one image's views are on the tape at a time.
-            let mut sums = Gradients::new();
-            let mut losses = Vec::with_capacity(images);
-            for row in 0..images {
-                let own = views.iter().map(|view| view.narrow(0, row, 1));
-                let own = own.collect::<Result<Vec<_>, _>>()?;
-                let own: Vec<&Tensor> = own.iter().collect();
-                let pass = tools.pass(&self.trained.learner, &Tensor::cat(&own, 0)?)?;
-                let loss = of_the_mean(logits(&pass.outputs)?)?;
-                losses.push(loss.item()?);
-                let loss = loss.affine(1.0 / images as f64, 0.0)?;
-                let gradients = pass.gradients(&self.trained.learner, &loss)?;
-                sums = added(sums, gradients)?;
-                pass.leave(&mut self.trained.learner)?;
-            }
-            notes.step(batch, &losses, &vec![true; images])?;
-            self.trained.learner.step(sums)?;
+        let views = (0..self.config.views)
+            .map(|view| self.config.view.view(batch, self.seed, step, view))
+            .collect::<Result<Vec<_>>>()?;
+        // The gradient of the mean is the mean of the gradients: one image's views are on the tape at a time.
+        let mut sums = Gradients::new();
+        let mut losses = Vec::with_capacity(images);
+        for row in 0..images {
+            let own = views.iter().map(|view| view.narrow(0, row, 1));
+            let own = own.collect::<Result<Vec<_>, _>>()?;
+            let own: Vec<&Tensor> = own.iter().collect();
+            let pass = tools.pass(&self.trained.learner, &Tensor::cat(&own, 0)?)?;
+            let loss = of_the_mean(logits(&pass.outputs)?)?;
+            losses.push(loss.item()?);
+            let loss = loss.affine(1.0 / images as f64, 0.0)?;
+            let gradients = pass.gradients(&self.trained.learner, &loss)?;
+            sums = added(sums, gradients)?;
+            pass.leave(&mut self.trained.learner)?;
         }
-        Ok(notes.with(tools.outputs(self.trained.learner.weights(), &batch.task)?))
+        notes.step(batch, &losses, &vec![true; images])?;
+        self.trained.learner.step(sums)?;
+        Ok(())
     }
 
     fn trained(&mut self) -> &mut Trained {

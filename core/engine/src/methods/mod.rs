@@ -23,6 +23,7 @@ mod source;
 mod table;
 mod toolbox;
 mod ttt_mae;
+mod under_way;
 
 use std::collections::BTreeMap;
 
@@ -89,6 +90,11 @@ pub trait Method: Send {
     /// Updates that it makes for each batch.
     fn steps(&self) -> usize;
 
+    /// Whether it leaves the further steps of settled predictions out where [`SafeguardsConfig::stop_when_stable`] asks for it.
+    fn stops_when_stable(&self) -> bool {
+        false
+    }
+
     /// What it carries of θ over the stream, for safeguards that move it; nothing where each sample starts afresh.
     fn learner(&mut self) -> Option<&mut Learner> {
         None
@@ -151,7 +157,15 @@ pub struct Setting<'a> {
     pub segments: &'a [usize],
 }
 
+impl Setting<'_> {
+    /// After how many updates that change no prediction a sample's further steps are left out; none are if absent.
+    pub fn stop_when_stable(&self) -> Option<usize> {
+        self.adaptation.safeguards?.stop_when_stable
+    }
+}
+
 /// Images to adapt to.
+#[derive(Clone)]
 pub struct Batch<'a> {
     /// Their ids, which key the draws.
     pub ids: Vec<&'a str>,

@@ -10,11 +10,11 @@
 use dtta_base::Issue;
 use dtta_learn::{OptimizerConfig, SelectionConfig, State};
 use dtta_models::Weights;
-use dtta_tensor::Tensor;
+use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Moved, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule, Trained};
 use super::losses::{cross_entropy, entropy, logits, probabilities, weighed, with_logits};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -132,39 +132,45 @@ impl Roid {
 }
 
 impl Rule for Roid {
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        step: usize,
+        notes: &mut Notes,
+    ) -> Result<()> {
         let images = batch.ids.len();
-        let mut notes = Notes::new(images, self.config.steps);
-        for step in 0..self.config.steps {
-            let pass = tools.pass(&self.trained.learner, &batch.task)?;
-            let logits_here = logits(&pass.outputs)?;
-            let weights = self.weights(logits_here)?;
-            let ratios = likelihood_ratio(logits_here)?;
-            let used: Vec<bool> = weights.iter().map(|&weight| weight > 0.0).collect();
-            notes.step(batch, &ratios.detach().to_floats()?, &used)?;
-            let mut loss = weighed(&ratios, &weights, images as f64)?;
-            let places: Vec<usize> = (0..images).filter(|&row| used[row]).collect();
-            if self.config.consistency && !places.is_empty() {
-                let chosen = batch.select(&places)?;
-                let seen = self.config.view.view(&chosen, self.seed, step, 0)?;
-                let viewed = tools.outputs(&pass.leaves, &seen)?;
-                let viewed = logits(&viewed)?;
-                let rows: Vec<i64> = places.iter().map(|&row| row as i64).collect();
-                let rows = Tensor::from_ints(&rows, &[rows.len()], viewed.device())?;
-                let own = logits_here.index_select(0, &rows)?;
-                let both = cross_entropy(&own, viewed)?.add(&cross_entropy(viewed, &own)?)?;
-                let weights: Vec<f32> = places.iter().map(|&row| weights[row]).collect();
-                loss = loss.add(&weighed(&both.affine(0.5, 0.0)?, &weights, images as f64)?)?;
-            }
-            pass.follow(&mut self.trained.learner, &loss)?;
-            pull(&mut self.trained.learner, tools.source(), self.config.pull)?;
+        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let logits_here = logits(&pass.outputs)?;
+        let weights = self.weights(logits_here)?;
+        let ratios = likelihood_ratio(logits_here)?;
+        let used: Vec<bool> = weights.iter().map(|&weight| weight > 0.0).collect();
+        notes.step(batch, &ratios.detach().to_floats()?, &used)?;
+        let mut loss = weighed(&ratios, &weights, images as f64)?;
+        let places: Vec<usize> = (0..images).filter(|&row| used[row]).collect();
+        if self.config.consistency && !places.is_empty() {
+            let chosen = batch.select(&places)?;
+            let seen = self.config.view.view(&chosen, self.seed, step, 0)?;
+            let viewed = tools.outputs(&pass.leaves, &seen)?;
+            let viewed = logits(&viewed)?;
+            let rows: Vec<i64> = places.iter().map(|&row| row as i64).collect();
+            let rows = Tensor::from_ints(&rows, &[rows.len()], viewed.device())?;
+            let own = logits_here.index_select(0, &rows)?;
+            let both = cross_entropy(&own, viewed)?.add(&cross_entropy(viewed, &own)?)?;
+            let weights: Vec<f32> = places.iter().map(|&row| weights[row]).collect();
+            loss = loss.add(&weighed(&both.affine(0.5, 0.0)?, &weights, images as f64)?)?;
         }
+        pass.follow(&mut self.trained.learner, &loss)?;
+        pull(&mut self.trained.learner, tools.source(), self.config.pull)
+    }
+
+    fn outputs(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Named> {
         let outputs = tools.outputs(self.trained.learner.weights(), &batch.task)?;
         if !self.config.prior_correction {
-            return Ok(notes.with(outputs));
+            return Ok(outputs);
         }
         let corrected = corrected(logits(&outputs)?)?;
-        Ok(notes.with(with_logits(&outputs, &corrected)?))
+        with_logits(&outputs, &corrected)
     }
 
     fn trained(&mut self) -> &mut Trained {

@@ -8,11 +8,11 @@
 use dtta_base::Issue;
 use dtta_learn::{OptimizerConfig, SelectionConfig, State};
 use dtta_models::{BatchNormStatistics, Weights};
-use dtta_tensor::Device;
+use dtta_tensor::{Device, Named};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Moved, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule, Trained};
 use super::losses::{cross_entropy, entropy, logits, probabilities, weighed};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -150,8 +150,13 @@ impl Rotta {
 }
 
 impl Rule for Rotta {
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
-        let mut notes = Notes::new(batch.ids.len(), 1);
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        _step: usize,
+        notes: &mut Notes,
+    ) -> Result<()> {
         let outputs = tools.outputs(self.teacher.weights(), &batch.task)?;
         let logits = logits(&outputs)?;
         let entropies = entropy(logits)?.to_floats()?;
@@ -167,8 +172,11 @@ impl Rule for Rotta {
                 self.update(tools, batch.ids[n])?;
             }
         }
-        notes.step(batch, &entropies, &vec![true; batch.ids.len()])?;
-        Ok(notes.with(tools.outputs(self.teacher.weights(), &batch.task)?))
+        notes.step(batch, &entropies, &vec![true; batch.ids.len()])
+    }
+
+    fn outputs(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Named> {
+        tools.outputs(self.teacher.weights(), &batch.task)
     }
 
     fn trained(&mut self) -> &mut Trained {

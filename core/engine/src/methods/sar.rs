@@ -12,7 +12,7 @@ use dtta_models::Weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Moved, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule, Trained};
 use super::losses::{entropy, logits, weighed};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -84,44 +84,47 @@ struct Sar {
 }
 
 impl Rule for Sar {
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
-        let mut notes = Notes::new(batch.ids.len(), self.config.steps);
-        for _ in 0..self.config.steps {
-            let pass = tools.pass(&self.trained.learner, &batch.task)?;
-            let logits_here = logits(&pass.outputs)?;
-            let margin = (self.config.margin * (logits_here.shape()[1] as f64).ln()) as f32;
-            let here = entropy(logits_here)?;
-            let entropies = here.detach().to_floats()?;
-            let mut used: Vec<bool> = entropies.iter().map(|&e| e < margin).collect();
-            let Some(loss) = mean_of(&here, &used)? else {
-                notes.step(batch, &entropies, &used)?;
-                continue;
-            };
-            let learner = &mut self.trained.learner;
-            let gradients = pass.gradients(learner, &loss)?;
-            let high = climbed(learner, &gradients, self.config.radius)?;
-            let pass = tools.pass(&high, &batch.task)?;
-            let there = entropy(logits(&pass.outputs)?)?;
-            for (used, e) in used.iter_mut().zip(there.detach().to_floats()?) {
-                *used &= e < margin;
-            }
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        _step: usize,
+        notes: &mut Notes,
+    ) -> Result<()> {
+        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let logits_here = logits(&pass.outputs)?;
+        let margin = (self.config.margin * (logits_here.shape()[1] as f64).ln()) as f32;
+        let here = entropy(logits_here)?;
+        let entropies = here.detach().to_floats()?;
+        let mut used: Vec<bool> = entropies.iter().map(|&e| e < margin).collect();
+        let Some(loss) = mean_of(&here, &used)? else {
             notes.step(batch, &entropies, &used)?;
-            let Some(loss) = mean_of(&there, &used)? else {
-                continue;
-            };
-            let gradients = pass.gradients(&high, &loss)?;
-            learner.step(gradients)?;
-            pass.leave(learner)?;
-            self.mean.follow(loss.item()?.into(), 0.9);
-            if self
-                .mean
-                .get()
-                .is_some_and(|mean| mean < self.config.recover)
-            {
-                self.reset(tools.source());
-            }
+            return Ok(());
+        };
+        let learner = &mut self.trained.learner;
+        let gradients = pass.gradients(learner, &loss)?;
+        let high = climbed(learner, &gradients, self.config.radius)?;
+        let pass = tools.pass(&high, &batch.task)?;
+        let there = entropy(logits(&pass.outputs)?)?;
+        for (used, e) in used.iter_mut().zip(there.detach().to_floats()?) {
+            *used &= e < margin;
         }
-        Ok(notes.with(tools.outputs(self.trained.learner.weights(), &batch.task)?))
+        notes.step(batch, &entropies, &used)?;
+        let Some(loss) = mean_of(&there, &used)? else {
+            return Ok(());
+        };
+        let gradients = pass.gradients(&high, &loss)?;
+        learner.step(gradients)?;
+        pass.leave(learner)?;
+        self.mean.follow(loss.item()?.into(), 0.9);
+        if self
+            .mean
+            .get()
+            .is_some_and(|mean| mean < self.config.recover)
+        {
+            self.reset(tools.source());
+        }
+        Ok(())
     }
 
     fn trained(&mut self) -> &mut Trained {

@@ -14,7 +14,7 @@ use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Gradients, Moved, Notes, Rule, Trained, added};
+use super::classifier::{Classifier, Gradients, Notes, Rule, Trained, added};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::{Error, Result};
 
@@ -158,15 +158,18 @@ impl TttMae {
 }
 
 impl Rule for TttMae {
-    fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Moved> {
+    fn step(
+        &mut self,
+        tools: &mut Toolbox,
+        batch: &Batch<'_>,
+        step: usize,
+        notes: &mut Notes,
+    ) -> Result<()> {
         let images = batch.ids.len();
-        let mut notes = Notes::new(images, self.config.steps);
-        for step in 0..self.config.steps {
-            let (gradients, losses) = self.evaluate(tools, batch, step)?;
-            notes.step(batch, &losses, &vec![true; images])?;
-            self.trained.learner.step(gradients)?;
-        }
-        Ok(notes.with(tools.outputs(self.trained.learner.weights(), &batch.task)?))
+        let (gradients, losses) = self.evaluate(tools, batch, step)?;
+        notes.step(batch, &losses, &vec![true; images])?;
+        self.trained.learner.step(gradients)?;
+        Ok(())
     }
 
     fn trained(&mut self) -> &mut Trained {

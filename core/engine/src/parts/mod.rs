@@ -9,6 +9,7 @@ mod fisher;
 mod gate;
 mod memory;
 mod sharpness;
+mod stable;
 mod teacher;
 mod views;
 
@@ -20,6 +21,7 @@ pub(crate) use self::fisher::Fisher;
 pub use self::gate::Gate;
 pub(crate) use self::memory::Memory;
 pub(crate) use self::sharpness::climbed;
+pub(crate) use self::stable::Stability;
 pub(crate) use self::teacher::{Teacher, pull, restore_some};
 pub use self::views::ViewsConfig;
 pub(crate) use self::views::uniform;
