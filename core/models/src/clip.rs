@@ -159,7 +159,7 @@ impl Attention {
 
 // --- Images ---------------------------------------------------------------------------------------------------------------------------
 
-/// CLIP's transformer of images with its projection: a backbone for zero-shot classification, whose features `[B, projection]` are those
+/// CLIP's transformer of images with its projection: a backbone for zero-shot classification. Its features `[B, projection]` are those
 /// of `CLIPModel.get_image_features`, not normalised. It has no classes of its own: a head holds the features against those of texts.
 /// ViT-B/32 is `image: [3, 224, 224], patch_size: 32, width: 768, hidden_width: 3072, depth: 12, heads: 12, projection: 512`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

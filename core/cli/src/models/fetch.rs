@@ -16,6 +16,17 @@ use sha1::{Digest as _, Sha1};
 use ureq::Agent;
 use ureq::http::{Response, header};
 
+/// What says how images and texts are prepared for a model, where it has that.
+const BESIDE: [&str; 7] = [
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+];
+
 /// Where the Hub is, unless `HF_ENDPOINT` says otherwise.
 const HUB: &str = "https://huggingface.co";
 /// The most names that a message lists.
@@ -92,6 +103,11 @@ pub fn fetch(model: &HubModel, files: &[String], cache: &HubCache) -> Result<()>
         };
         get("config.json")?;
         get(weights)?;
+        for name in BESIDE {
+            if there.contains(&name) {
+                get(name)?;
+            }
+        }
         if weights.ends_with(".json") {
             let index = ModelFiles::find(&snapshot.join(&prefix), None)?;
             for shard in &index.shards {

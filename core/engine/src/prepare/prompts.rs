@@ -386,6 +386,12 @@ impl<'a> Prompts<'a> {
             let message = format!("has {words} tokens, the text encoder knows {known}");
             return Err(self.refusal(&format!("/{model}/tokenizer"), message));
         }
+        let length = encoder.spec().length;
+        if let Some(most) = tokenizer.most().filter(|&most| most != length) {
+            log::warn!(
+                "{pointer}/tokenizer: it is for texts of {most} tokens, the text encoder takes {length}; is it another model's?"
+            );
+        }
         if words < known {
             log::warn!(
                 "{pointer}/tokenizer: it has {words} tokens, the text encoder knows {known}; is it another model's?"
@@ -427,8 +433,9 @@ impl<'a> Prompts<'a> {
             tokens.push(filled.ids);
         }
         if let Some((cut, sentence)) = longer.iter().max_by_key(|(cut, _)| *cut) {
+            let begins: String = sentence.chars().take(60).collect();
             let message = format!(
-                "{} of {} sentences have more than {length} tokens, the most of which, {sentence:?}, has {} more",
+                "{} of {} sentences have more than {length} tokens, the most of which, which begins with {begins:?}, has {} more",
                 longer.len(),
                 sentences.len(),
                 cut

@@ -103,7 +103,7 @@ fn is_counter(name: &str) -> bool {
 
 /// A text encoder by itself.
 pub(super) fn text_model(fields: &mut Fields) -> Option<Translation> {
-    let classes: Vec<String> = fields.take("architectures", vec!["CLIPTextModel".into()]);
+    let classes: Vec<String> = fields.find("architectures").unwrap_or_default();
     let projection = match classes.first().map(String::as_str) {
         Some("CLIPTextModel") | None => None,
         Some("CLIPTextModelWithProjection") => Some(fields.take("projection_dim", 512usize)),
