@@ -148,8 +148,8 @@ fn adapter(folder: &Path, task: &str) -> (Adapter, Weights) {
     let mut adapter = Adapter::builder()
         .backbone(folder.join(task).with_extension("json"))
         .denoiser(folder.join("steered.json"))
-        .head(&component(head), of_head)
-        .mapper(&component(mapper), of_mapper)
+        .head(component(head), of_head)
+        .mapper(component(mapper), of_mapper)
         .method(&method)
         .mode(Mode::Online {
             reset: Reset::Never,

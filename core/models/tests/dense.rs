@@ -377,13 +377,12 @@ fn every_field_of_a_class_changes_the_model_or_is_refused_by_name() {
                     document["neck_hidden_sizes"] = json!([48]);
                     document["reassemble_factors"] = json!([1.0]);
                 }
-                if field == "num_hidden_layers" {
-                    if let Some(backbone) = document
+                if field == "num_hidden_layers"
+                    && let Some(backbone) = document
                         .get_mut("backbone_config")
                         .and_then(Value::as_object_mut)
-                    {
-                        backbone.remove("stage_names");
-                    }
+                {
+                    backbone.remove("stage_names");
                 }
                 if field == "out_indices" {
                     document["backbone_config"]
