@@ -246,7 +246,8 @@ fn the_gradient_of_the_whole_chain_agrees_with_finite_differences() {
                 }
                 step(&mut adapter, &weights).0
             };
-            let h = 1e-2;
+            // Where the loss is smooth: beyond 5e-3 the stretch of the depth map has kinks.
+            let h = if task == "depth" { 2e-3 } else { 1e-2 };
             let slope = (at(h) - at(-h)) / (2.0 * h);
             eprintln!("{task}, {name}: slope {slope:.4e} for a gradient of {length:.4e}");
             // Along a gradient's own direction the slope is its length. Single precision leaves 2 %.
