@@ -92,7 +92,7 @@ fn a_check_tells_the_refusal_of_what_got_furthest() {
     let failed = checks.iter().find(|check| check["failure"].is_string());
     let failed = failed.unwrap();
     let refused = failed["refused"].as_array().unwrap();
-    assert_eq!(refused.len(), 3, "{failed}");
+    assert_eq!(refused.len(), 4, "{failed}");
     let failure = failed["failure"].as_str().unwrap();
     // Nothing has that slot, so each setting says what there is.
     assert!(

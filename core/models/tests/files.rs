@@ -416,7 +416,7 @@ fn configuration_errors_name_file_and_place() {
             resnet(),
             "/classes",
             json!(5),
-            "describes a `resnet`, but a denoiser is needed here: `dit`, `unet` or `uvit`",
+            "describes a `resnet`, but a denoiser is needed here: `dit`, `unet`, `uvit` or `controlnet`",
         ),
     ] {
         let message = refusal(config, pointer, value);

@@ -129,7 +129,7 @@ mod tests {
         let parts = [
             r#""name":"zero-shot""#,
             r#""roles":["head"]"#,
-            r#""needs":{"constants":["text-features","logit-scale"]}"#,
+            r#""needs":{"constants":["logit-scale","text-features"]}"#,
             r#""additionalProperties":false"#,
         ];
         for part in parts {

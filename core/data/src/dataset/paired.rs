@@ -593,7 +593,9 @@ mod tests {
         let labels = |ignore: u8, first: u8| {
             let map = json!({"kind": "label_map", "path": "masks", "ignore_index": ignore, "first_class": first});
             let dataset = open(root.path(), &[("/targets/labels", map)]).unwrap();
-            let sample = dataset.sample(0).map(|sample| {
+            // Folders come after files.
+            let sample = dataset.sample(1).map(|sample| {
+                assert_eq!(sample.id, "a/one.png");
                 let found = sample
                     .targets
                     .get("labels")
