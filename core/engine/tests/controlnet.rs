@@ -121,14 +121,8 @@ fn plugins(task: &str) -> [(&'static str, Value); 2] {
             ),
         ],
         _ => [
-            (
-                "depth",
-                json!({"range": range, "output": {"kind": "depth"}}),
-            ),
-            (
-                "depth",
-                json!({"range": range, "values": "unit", "stretch": true}),
-            ),
+            ("depth", json!({"range": range, "output": "depth"})),
+            ("depth", json!({"range": range, "values": "stretched"})),
         ],
     }
 }

@@ -71,10 +71,8 @@ fn mix_top(logits: &Tensor, embeddings: &Tensor, k: u32) -> Result<Tensor> {
 
 fn extent(tensor: &Tensor, axis: usize) -> Result<i64> {
     let shape = tensor.shape()?;
-    shape.get(axis).map(|&extent| extent.into()).ok_or_else(|| {
-        Error::new(
-            "shape-mismatch",
-            format!("`class-embeddings` has shape {shape:?}, expected [N, D]"),
-        )
-    })
+    shape
+        .get(axis)
+        .map(|&extent| extent.into())
+        .ok_or_else(|| Error::shape("class-embeddings", &shape, "[N, D]"))
 }

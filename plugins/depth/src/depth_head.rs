@@ -2,7 +2,7 @@
 
 use dtta_sdk::prelude::*;
 
-use crate::range::Range;
+use crate::range::{Range, inverted};
 
 /// Configuration of the depth head.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -10,20 +10,22 @@ use crate::range::Range;
 pub struct DepthHeadConfig {
     /// The range of depth.
     pub range: Range,
-    /// What brings the network's output into 0 to 1. Not together with `output`.
+    /// What the network's output is.
     #[serde(default)]
-    pub activation: Option<Activation>,
-    /// What the network's output is, for networks whose output is no normalised depth.
-    #[serde(default)]
-    pub output: Option<Output>,
+    pub output: Output,
 }
 
-/// What the network's output x is.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+/// What the network's output x is, and so what brings it into the range.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Output {
+    /// A logit of normalised depth, 1 / (1 + exp(-x)).
+    #[default]
+    Logit,
+    /// Normalised depth, x held within 0 and 1. Outside, there is no gradient.
+    Normalized,
     /// Depth d = x, in the unit of the range: GLPN and metric Depth Anything, in metres.
-    Depth {},
+    Depth,
     /// Inverse depth up to scale and shift, 1/d = scale x + shift: DPT-Large and relative Depth Anything, whose training knows neither. Both
     /// are for the model and the data at hand, such as the least squares fit on images with known depth.
     InverseDepth {
@@ -32,17 +34,6 @@ pub enum Output {
         /// In 1 by the unit of the range.
         shift: f64,
     },
-}
-
-/// What brings the network's output into 0 to 1.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// 1 / (1 + exp(-x)).
-    #[default]
-    Sigmoid,
-    /// Held within 0 and 1, for a network that predicts normalised depth itself. Outside, there is no gradient.
-    Clamp,
 }
 
 /// `logits` `[B, 1, H, W]` to depth.
@@ -66,17 +57,9 @@ impl Head for DepthHead {
 
     fn create(config: DepthHeadConfig) -> Result<Self> {
         config.range.check()?;
-        if config.activation.is_some() && config.output.is_some() {
-            let message =
-                "`activation` and `output` both say what the network's output is; give one of them";
-            return Err(Error::config(message));
-        }
-        if let Some(Output::InverseDepth { scale, shift }) = config.output {
-            if scale == 0.0 || !scale.is_finite() || !shift.is_finite() {
-                let message = format!(
-                    "`output` has scale {scale} and shift {shift}, expected finite numbers and a scale other than 0"
-                );
-                return Err(Error::config(message));
+        if let Output::InverseDepth { scale, .. } = config.output {
+            if scale == 0.0 {
+                return Err(Error::config("`output.inverse_depth.scale` is 0"));
             }
             if config.range.minimum == 0.0 {
                 let message = "`range.minimum` is 0; inverse depth needs one above 0";
@@ -90,32 +73,18 @@ impl Head for DepthHead {
         let logits = inputs.get("logits")?;
         let shape = logits.shape()?;
         if !matches!(shape[..], [_, 1, _, _]) {
-            let message = format!("`logits` has shape {shape:?}, expected [B, 1, H, W]");
-            return Err(Error::new("shape-mismatch", message));
+            return Err(Error::shape("logits", &shape, "[B, 1, H, W]"));
         }
         let range = &self.config.range;
-        let (normalized, depth) = match (self.config.output, self.config.activation) {
-            (None, activation) => {
-                let normalized = match activation.unwrap_or_default() {
-                    Activation::Sigmoid => logits.sigmoid()?,
-                    Activation::Clamp => logits.clamp(Some(0.0), Some(1.0))?,
-                };
-                let depth = range.depth(&normalized)?;
-                (normalized, depth)
-            }
-            (Some(output), _) => {
-                let depth = match output {
-                    Output::Depth {} => logits.clamp(Some(range.minimum), Some(range.maximum))?,
-                    // Held before it is inverted, so that nothing divides by 0.
-                    Output::InverseDepth { scale, shift } => {
-                        let ends = [range.maximum, range.minimum].map(f64::recip);
-                        let inverse = logits.affine(scale, shift)?;
-                        inverse.clamp(Some(ends[0]), Some(ends[1]))?.powf(-1.0)?
-                    }
-                };
-                (range.normalize(&depth)?, depth)
+        let depth = match self.config.output {
+            Output::Logit => return in_range(range, logits.sigmoid()?),
+            Output::Normalized => return in_range(range, logits.clamp(Some(0.0), Some(1.0))?),
+            Output::Depth => logits.clamp(Some(range.minimum), Some(range.maximum))?,
+            Output::InverseDepth { scale, shift } => {
+                inverted(&logits.affine(scale, shift)?, range.minimum, range.maximum)?
             }
         };
+        let normalized = range.normalize(&depth)?;
         let depth = depth.squeeze(1)?;
         Ok(Named::one("normalized", normalized).with("depth", depth))
     }
@@ -123,4 +92,10 @@ impl Head for DepthHead {
     fn predict(&self, outputs: &Named, _session: &Session) -> Result<Named> {
         Ok(Named::one("depth", outputs.get("depth")?.share()?))
     }
+}
+
+/// `normalized` `[B, 1, H, W]` and the depth that it stands for.
+fn in_range(range: &Range, normalized: Tensor) -> Result<Named> {
+    let depth = range.depth(&normalized)?.squeeze(1)?;
+    Ok(Named::one("normalized", normalized).with("depth", depth))
 }

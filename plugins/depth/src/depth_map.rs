@@ -17,10 +17,6 @@ pub struct DepthMapConfig {
     /// What numbers the denoiser was trained with.
     #[serde(default)]
     pub values: MapValues,
-    /// Whether each image's y is spread over 0 to 1 by itself: (y - least) / (most - least) over its valid pixels. ControlNets for depth were
-    /// trained so. An image whose pixels are all the same is 0 everywhere.
-    #[serde(default)]
-    pub stretch: bool,
 }
 
 /// What numbers a denoiser takes.
@@ -32,13 +28,16 @@ pub enum MapValues {
     Signed,
     /// y, from 0 to 1, as a ControlNet's image.
     Unit,
+    /// Each image's y spread over 0 to 1 by itself, (y - least) / (most - least) over its valid pixels, as ControlNets for depth were trained.
+    /// An image whose pixels are all the same is 0 everywhere.
+    Stretched,
 }
 
 fn slot() -> String {
     "spatial".into()
 }
 
-/// 2y - 1, or y, with y in 0 to 1 the normalised `depth` `[B, H, W]`, averaged over the area of each cell of the slot
+/// 2y - 1, or y, or y stretched, with y in 0 to 1 the normalised `depth` `[B, H, W]`, averaged over the area of each cell of the slot
 /// (Diffusion-TTA, section 3.2).
 ///
 /// Pixels whose depth is 0 or less or not finite take no part in the average and get no gradient; a cell without any
@@ -74,38 +73,33 @@ impl Mapper for DepthMap {
         let depth = outputs.get("depth")?;
         let shape = depth.shape()?;
         if shape.len() != 3 {
-            let message = format!("`depth` has shape {shape:?}, expected [B, H, W]");
-            return Err(Error::new("shape-mismatch", message));
+            return Err(Error::shape("depth", &shape, "[B, H, W]"));
         }
         let valid = is_valid(depth)?;
         // Chosen before any logarithm and after the last, so that nothing of an invalid pixel reaches value or gradient.
         let range = &self.config.range;
-        let held = depth.choose(&valid, &Tensor::full(&[1, 1, 1], range.maximum)?)?;
+        let held = filled(depth, &valid, range.maximum)?;
         let mut map = range.normalize(&held)?;
-        if self.config.stretch {
-            map = stretched(&map, &valid)?;
+        match self.config.values {
+            MapValues::Signed => map = map.affine(2.0, -1.0)?,
+            MapValues::Unit => {}
+            MapValues::Stretched => map = stretched(&map, &valid)?,
         }
-        if self.config.values == MapValues::Signed {
-            map = map.affine(2.0, -1.0)?;
-        }
-        let map = map.choose(&valid, &Tensor::full(&[1, 1, 1], 0.0)?)?;
+        let map = filled(&map, &valid, 0.0)?;
         let mean = |x: &Tensor| area_resize(&x.unsqueeze(1)?, self.height, self.width);
         // Where no pixel counts, 0 is divided by something that is not.
         let share = mean(&valid.cast(Kind::Float)?)?.clamp(Some(1e-9), None)?;
-        let mut map = mean(&map)?.div(&share)?;
-        if self.channels == 3 {
-            map = Tensor::cat(&[&map, &map, &map], 1)?;
-        }
+        let map = mean(&map)?.div(&share)?;
+        let map = map.expand(&[shape[0], self.channels, self.height, self.width])?;
         Ok(Named::one(&*self.config.slot, map))
     }
 }
 
 /// Numbers from 0 to 1 `[B, H, W]`, with the least and the most of an image's valid pixels brought to 0 and 1.
 fn stretched(map: &Tensor, valid: &Tensor) -> Result<Tensor> {
-    let number = |value: f64| Tensor::full(&[1, 1, 1], value);
     // What is invalid is neither the least nor the most.
-    let least = map.choose(valid, &number(1.0)?)?.amin(&[1, 2], true)?;
-    let most = map.choose(valid, &number(0.0)?)?.amax(&[1, 2], true)?;
+    let least = filled(map, valid, 1.0)?.amin(&[1, 2], true)?;
+    let most = filled(map, valid, 0.0)?.amax(&[1, 2], true)?;
     let span = most.sub(&least)?.clamp(Some(1e-6), None)?;
     map.sub(&least)?.div(&span)
 }
@@ -116,4 +110,9 @@ pub(crate) fn is_valid(depth: &Tensor) -> Result<Tensor> {
     depth
         .greater_scalar(0.0)?
         .logical_and(&is_infinite.logical_not()?)
+}
+
+/// `x` where it is valid, `value` elsewhere.
+pub(crate) fn filled(x: &Tensor, valid: &Tensor, value: f64) -> Result<Tensor> {
+    x.choose(valid, &Tensor::full(&[1], value)?)
 }

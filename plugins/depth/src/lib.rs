@@ -7,7 +7,7 @@ mod range;
 mod scores;
 mod ssim;
 
-pub use depth_head::{Activation, DepthHead, DepthHeadConfig, Output};
+pub use depth_head::{DepthHead, DepthHeadConfig, Output};
 pub use depth_map::{DepthMap, DepthMapConfig, MapValues};
 pub use range::{Range, Scale};
 pub use scores::{Alignment, DepthScores, DepthScoresConfig, Sums};
@@ -21,17 +21,14 @@ mod tests {
 
     #[test]
     fn conforms() {
-        for (scale, activation, alignment) in [
-            ("log", "sigmoid", "none"),
-            ("linear", "clamp", "median"),
-            ("inverse", "sigmoid", "least_squares"),
+        for (scale, output, alignment) in [
+            ("log", "logit", "none"),
+            ("linear", "normalized", "median"),
+            ("inverse", "logit", "least_squares"),
         ] {
             let range = json!({"scale": scale, "minimum": 0.1, "maximum": 2.0});
             Kit::linked("depth", super::plugin_entry)
-                .config(
-                    Role::Head,
-                    json!({"range": range, "activation": activation}),
-                )
+                .config(Role::Head, json!({"range": range, "output": output}))
                 .config(Role::Mapper, json!({"range": range}))
                 .config(
                     Role::Metric,
@@ -46,10 +43,10 @@ mod tests {
     fn what_the_network_answers_with_may_be_depth_or_its_inverse() {
         let range = json!({"scale": "inverse", "minimum": 0.1, "maximum": 2.0});
         for output in [
-            json!({"kind": "depth"}),
-            json!({"kind": "inverse_depth", "scale": 0.5, "shift": 2.0}),
+            json!("depth"),
+            json!({"inverse_depth": {"scale": 0.5, "shift": 2.0}}),
         ] {
-            let mapper = json!({"range": range, "values": "unit", "stretch": true});
+            let mapper = json!({"range": range, "values": "stretched"});
             Kit::linked("depth", super::plugin_entry)
                 .config(Role::Head, json!({"range": range, "output": output}))
                 .config(Role::Mapper, mapper)

@@ -41,9 +41,8 @@ impl Range {
             maximum,
         } = *self;
         if !(minimum >= 0.0 && minimum < maximum && maximum.is_finite()) {
-            return Err(Error::config(format!(
-                "`range` goes from {minimum} to {maximum}, expected 0 <= minimum < maximum"
-            )));
+            let message = "`range` needs 0 <= `minimum` < `maximum`";
+            return Err(Error::config(message));
         }
         if scale == Scale::Inverse && minimum == 0.0 {
             let message = "`range.minimum` is 0; the inverse scale needs one above 0";
@@ -92,4 +91,10 @@ impl Range {
                 .powf(-1.0),
         }
     }
+}
+
+/// Depth between `nearest` and `farthest` of inverse depth, which is held before it is inverted, so that nothing divides by 0.
+pub(crate) fn inverted(inverse: &Tensor, nearest: f64, farthest: f64) -> Result<Tensor> {
+    let held = inverse.clamp(Some(farthest.recip()), Some(nearest.recip()))?;
+    held.powf(-1.0)
 }

@@ -3,8 +3,8 @@
 
 use dtta_sdk::prelude::*;
 
-use crate::depth_map::is_valid;
-use crate::range::Range;
+use crate::depth_map::{filled, is_valid};
+use crate::range::{Range, inverted};
 use crate::ssim;
 
 /// Configuration of the metric.
@@ -87,10 +87,8 @@ impl Metric for DepthScores {
         config.range.check()?;
         let nearest = config.range.minimum.max(NEAREST);
         if nearest >= config.range.maximum {
-            return Err(Error::config(format!(
-                "`range.maximum` is {}, expected more than {nearest}; use a smaller unit",
-                config.range.maximum
-            )));
+            let message = "`range.maximum` is not above 0.001; use a smaller unit";
+            return Err(Error::config(message));
         }
         Ok(Self { config, nearest })
     }
@@ -106,11 +104,8 @@ impl Metric for DepthScores {
         }
         let (height, width) = (expected[1], expected[2]);
         if height.min(width) < ssim::WINDOW {
-            let message = format!(
-                "`depth` has shape {expected:?}; SSIM needs images of {0} x {0} or more",
-                ssim::WINDOW
-            );
-            return Err(Error::new("shape-mismatch", message));
+            let message = "images of 11 x 11 or more, for SSIM";
+            return Err(Error::shape("depth", &expected, message));
         }
         all_finite(predicted)?;
         let pixels = [-1, i64::from(height) * i64::from(width)];
@@ -186,7 +181,7 @@ impl Images {
         let counts = valid.cast(Kind::Float)?.sum(&[1], true)?;
         Ok(Self {
             predicted: predicted.share()?,
-            target: target.choose(&valid, &Tensor::full(&[1, 1], 0.0)?)?,
+            target: filled(target, &valid, 0.0)?,
             valid,
             divisor: counts.clamp(Some(1.0), None)?,
             counts: counts.read_floats()?,
@@ -195,7 +190,7 @@ impl Images {
 
     /// `x` at valid pixels, 0 elsewhere.
     fn masked(&self, x: &Tensor) -> Result<Tensor> {
-        x.choose(&self.valid, &Tensor::full(&[1, 1], 0.0)?)
+        filled(x, &self.valid, 0.0)
     }
 
     /// The mean over the valid pixels of each image, `[B, 1]`.
@@ -205,7 +200,6 @@ impl Images {
 
     /// The median over the valid pixels of each image, `[B, 1]`: the mean of the two in the middle of an even number.
     fn median(&self, x: &Tensor) -> Result<Tensor> {
-        let fill = Tensor::full(&[1, 1], f32::MIN.into())?;
         // Place of the upper and of the lower middle among the valid, largest first; what is filled in comes last.
         let place = |middle: fn(i64) -> i64| {
             let places: Vec<i64> = self
@@ -216,7 +210,7 @@ impl Images {
             Tensor::from_ints(&places, &[places.len() as u32, 1])
         };
         let most = self.counts.iter().fold(0.0, |a: f32, &b| a.max(b)) as u32;
-        let (sorted, _) = x.choose(&self.valid, &fill)?.topk(most / 2 + 1, 1)?;
+        let (sorted, _) = filled(x, &self.valid, f32::MIN.into())?.topk(most / 2 + 1, 1)?;
         let upper = sorted.gather(1, &place(|n| (n - 1) / 2)?)?;
         let lower = sorted.gather(1, &place(|n| n / 2)?)?;
         upper.add(&lower)?.affine(0.5, 0.0)
@@ -250,9 +244,7 @@ impl DepthScores {
             Alignment::LeastSquares => fitted(images, &p, &images.target)?,
             Alignment::LeastSquaresInverse => {
                 let fitted = fitted(images, &p.powf(-1.0)?, &images.target.powf(-1.0)?)?;
-                // Held before it is inverted, so that nothing divides by 0.
-                let ends = [self.config.range.maximum, self.nearest].map(f64::recip);
-                fitted.clamp(Some(ends[0]), Some(ends[1]))?.powf(-1.0)?
+                inverted(&fitted, self.nearest, self.config.range.maximum)?
             }
         };
         self.held(&aligned)

@@ -202,8 +202,11 @@ fn brings_logits_into_the_range() {
         } else {
             (least, most)
         };
-        for (activation, logits) in [("sigmoid", [-30.0, 0.0, 30.0]), ("clamp", [-0.2, 0.5, 1.5])] {
-            let config = json!({"range": range, "activation": activation});
+        for (output, logits) in [
+            ("logit", [-30.0, 0.0, 30.0]),
+            ("normalized", [-0.2, 0.5, 1.5]),
+        ] {
+            let config = json!({"range": range, "output": output});
             let mut head = plugin().head(&config, &Environment::default()).unwrap();
             let logits = floats("logits", &[1, 1, 1, 3], &logits);
             let outputs = head.forward(&logits, &mut Values::none()).unwrap();
@@ -223,16 +226,16 @@ fn logits_may_be_depth_or_inverse_depth_up_to_scale_and_shift() {
     let range = json!({"scale": "inverse", "minimum": 0.5, "maximum": 4.0});
     for (output, logits, expected) in [
         // Held to the range on both sides.
-        (json!({"kind": "depth"}), [0.1, 2.0, 9.0], [0.5, 2.0, 4.0]),
+        (json!("depth"), [0.1, 2.0, 9.0], [0.5, 2.0, 4.0]),
         // 1/d = x / 2 + 1/4: 1/4, 1 and 9/4 of which the last is nearer than 1/2.
         (
-            json!({"kind": "inverse_depth", "scale": 0.5, "shift": 0.25}),
+            json!({"inverse_depth": {"scale": 0.5, "shift": 0.25}}),
             [0.0, 1.5, 4.0],
             [4.0, 1.0, 0.5],
         ),
         // Below the farthest, where 1/d would be 0 or less.
         (
-            json!({"kind": "inverse_depth", "scale": -1.0, "shift": 1.0}),
+            json!({"inverse_depth": {"scale": -1.0, "shift": 1.0}}),
             [0.5, 1.0, 2.0],
             [2.0, 4.0, 4.0],
         ),
@@ -251,28 +254,29 @@ fn logits_may_be_depth_or_inverse_depth_up_to_scale_and_shift() {
 }
 
 #[test]
-fn refuses_outputs_that_say_two_things_or_nothing() {
+fn refuses_outputs_that_nothing_can_be_made_of() {
     let refusal = |config: serde_json::Value| {
         let head = plugin().head(&config, &Environment::default());
         head.map(|_| ()).unwrap_err().to_string()
     };
     let range = json!({"scale": "linear", "maximum": 4.0});
-    let both = json!({"range": range, "output": {"kind": "depth"}, "activation": "clamp"});
-    assert!(refusal(both).contains("give one of them"));
-    let flat = json!({"kind": "inverse_depth", "scale": 0.0, "shift": 1.0});
+    let flat = json!({"inverse_depth": {"scale": 0.0, "shift": 1.0}});
     let near = json!({"scale": "linear", "minimum": 1.0, "maximum": 4.0});
-    assert!(refusal(json!({"range": near, "output": flat})).contains("a scale other than 0"));
-    let inverse = json!({"kind": "inverse_depth", "scale": 1.0, "shift": 1.0});
+    assert!(
+        refusal(json!({"range": near, "output": flat}))
+            .contains("`output.inverse_depth.scale` is 0")
+    );
+    let inverse = json!({"inverse_depth": {"scale": 1.0, "shift": 1.0}});
     let message = refusal(json!({"range": range, "output": inverse}));
     assert!(message.contains("needs one above 0"), "{message}");
-    let unknown = json!({"range": range, "output": {"kind": "inverse_depth", "scale": 1.0}});
+    let unknown = json!({"range": range, "output": {"inverse_depth": {"scale": 1.0}}});
     assert!(refusal(unknown).contains("shift"));
 }
 
 #[test]
 fn an_image_of_inverse_depth_is_stretched_over_its_valid_pixels() {
     let config = json!({
-        "range": {"scale": "inverse", "minimum": 1.0, "maximum": 10.0}, "values": "unit", "stretch": true,
+        "range": {"scale": "inverse", "minimum": 1.0, "maximum": 10.0}, "values": "stretched",
     });
     let shape = [None, Some(3), Some(1), Some(2)];
     let mut mapper = plugin()

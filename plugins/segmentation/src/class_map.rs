@@ -63,14 +63,10 @@ impl ClassMap {
     fn fit(&self, probabilities: &[u32], embeddings: &[u32]) -> Result<(i64, i64)> {
         let refuse = |message| Err(Error::new("shape-mismatch", message));
         let &[_, classes, _, _] = probabilities else {
-            return refuse(format!(
-                "`probabilities` has shape {probabilities:?}, expected [B, K, H, W]"
-            ));
+            return Err(Error::shape("probabilities", probabilities, "[B, K, H, W]"));
         };
         let &[rows, width] = embeddings else {
-            return refuse(format!(
-                "`class-embeddings` has shape {embeddings:?}, expected [K, E]"
-            ));
+            return Err(Error::shape("class-embeddings", embeddings, "[K, E]"));
         };
         if classes != rows {
             return refuse(format!(

@@ -43,8 +43,7 @@ impl Head for PixelHead {
         let logits = inputs.get("logits")?;
         let shape = logits.shape()?;
         if shape.len() != 4 {
-            let message = format!("`logits` has shape {shape:?}, expected [B, K, H, W]");
-            return Err(Error::new("shape-mismatch", message));
+            return Err(Error::shape("logits", &shape, "[B, K, H, W]"));
         }
         let logits = if self.config.temperature == 1.0 {
             logits.share()?

@@ -35,6 +35,12 @@ impl Error {
         Self::new("invalid-config", message)
     }
 
+    /// `shape-mismatch`: what is named has `shape`, and `expected` says in words, such as `[B, C, H, W]`, what it should have.
+    pub fn shape(name: &str, shape: &[u32], expected: &str) -> Self {
+        let message = format!("`{name}` has shape {shape:?}, expected {expected}");
+        Self::new("shape-mismatch", message)
+    }
+
     /// `unknown-name`: something was asked for by a name that nobody gave.
     pub(crate) fn unknown<'a>(
         what: &str,

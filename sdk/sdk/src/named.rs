@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::roles::parse;
 use crate::tensor::Tensor;
 
 /// Tensors with the names that producer and consumer agree on, in order.
@@ -140,7 +141,7 @@ impl Slots {
     }
 
     pub(crate) fn parse(document: &[u8]) -> Result<Self> {
-        serde_json::from_slice(document).map_err(|error| {
+        parse(document).map_err(|error| {
             Error::new("invalid-argument", format!("the denoiser's slots: {error}"))
         })
     }

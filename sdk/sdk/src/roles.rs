@@ -228,5 +228,15 @@ fn as_object<S: serde::Serializer>(
 /// Reads a configuration; nothing at all counts as an empty object.
 pub(crate) fn parse_config<C: DeserializeOwned>(document: &[u8]) -> Result<C> {
     let document = if document.is_empty() { b"{}" } else { document };
-    serde_json::from_slice(document).map_err(|error| Error::config(error.to_string()))
+    parse(document).map_err(refused)
+}
+
+fn refused(error: serde_json::Error) -> Error {
+    Error::config(error.to_string())
+}
+
+/// Reads JSON by way of a [`serde_json::Value`]: a parser of text for each field of each type would be most of what the compiler of a
+/// component has to do.
+pub(crate) fn parse<T: DeserializeOwned>(document: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_value(serde_json::from_slice(document)?)
 }

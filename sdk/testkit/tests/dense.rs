@@ -58,11 +58,11 @@ fn tasks() -> Vec<Task> {
         logits: [2, 4, 6, 8],
         slot,
     };
-    let depth = |scale: &str, activation: &str| {
+    let depth = |scale: &str, output: &str| {
         let range = json!({"scale": scale, "minimum": 0.5, "maximum": 20.0});
         Task {
             name: "depth",
-            head: json!({"range": range, "activation": activation}),
+            head: json!({"range": range, "output": output}),
             mapper: json!({"range": range}),
             logits: [2, 1, 6, 8],
             slot: [2, 1, 3, 4],
@@ -72,16 +72,16 @@ fn tasks() -> Vec<Task> {
     vec![
         Task {
             name: "depth",
-            head: json!({"range": range, "output": {"kind": "inverse_depth", "scale": 0.2, "shift": 0.7}}),
-            mapper: json!({"range": range, "values": "unit", "stretch": true}),
+            head: json!({"range": range, "output": {"inverse_depth": {"scale": 0.2, "shift": 0.7}}}),
+            mapper: json!({"range": range, "values": "stretched"}),
             logits: [2, 1, 6, 8],
             slot: [2, 3, 3, 4],
         },
         segmentation([2, 3, 3, 4]),
         segmentation([2, 3, 4, 5]),
-        depth("log", "sigmoid"),
-        depth("linear", "clamp"),
-        depth("inverse", "sigmoid"),
+        depth("log", "logit"),
+        depth("linear", "normalized"),
+        depth("inverse", "logit"),
     ]
 }
 
@@ -111,7 +111,7 @@ impl Task {
     fn values(&self) -> Vec<f32> {
         let values = numbers(self.logits.iter().product(), 3);
         let inside = |x: f32| {
-            if self.head["activation"] == "clamp" {
+            if self.head["output"] == "normalized" {
                 0.5 + 0.4 * x
             } else {
                 2.0 * x
