@@ -100,27 +100,32 @@ impl Shape {
         Ok(resolved)
     }
 
-    /// The shape that elementwise operations on `self` and `other` give.
+    /// The shape that elementwise operations on `self` and `other` give. Leading axes that one of them lacks count as extents of 1.
     ///
     /// # Errors
-    /// [`TensorError::Broadcast`] unless ranks agree and every pair of extents is equal or has a 1.
+    /// [`TensorError::Broadcast`] unless every pair of extents is equal or has a 1.
     pub fn broadcast(&self, op: &'static str, other: &Self) -> Result<Self> {
         let error = || TensorError::Broadcast {
             op,
             lhs: *self,
             rhs: *other,
         };
-        if self.rank != other.rank {
-            return Err(error());
-        }
-        let mut extents = Vec::with_capacity(self.rank());
-        for (&a, &b) in self.iter().zip(other.iter()) {
+        let rank = self.rank().max(other.rank());
+        let (lhs, rhs) = (self.leading(rank), other.leading(rank));
+        let mut extents = Vec::with_capacity(rank);
+        for (a, b) in lhs.zip(rhs) {
             if a != b && a != 1 && b != 1 {
                 return Err(error());
             }
             extents.push(a.max(b));
         }
         Self::new(op, &extents)
+    }
+
+    /// The extents after as many of 1 as make `rank` of them.
+    pub(crate) fn leading(&self, rank: usize) -> impl Iterator<Item = usize> {
+        let missing = rank.saturating_sub(self.rank());
+        std::iter::repeat_n(1, missing).chain(self.iter().copied())
     }
 }
 
@@ -174,9 +179,11 @@ mod tests {
             Ok(shape(&[2, 3]))
         );
         assert!(shape(&[2, 3]).broadcast("add", &shape(&[3, 2])).is_err());
-        assert!(
-            shape(&[3]).broadcast("add", &shape(&[1, 3])).is_err(),
-            "ranks differ"
+        assert_eq!(
+            shape(&[3]).broadcast("add", &shape(&[2, 5, 1])),
+            Ok(shape(&[2, 5, 3])),
+            "leading axes that are missing count as 1"
         );
+        assert!(shape(&[2]).broadcast("add", &shape(&[2, 3])).is_err());
     }
 }

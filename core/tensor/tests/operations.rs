@@ -163,6 +163,60 @@ fn gradients_agree_with_central_differences() {
 }
 
 #[test]
+fn leading_axes_that_an_operand_lacks_count_as_extents_of_one() {
+    use OpCode::{
+        Add, Choose, Div, Equal, Expand, Greater, LogicalAnd, Maximum, Minimum, Mul, Sub,
+    };
+    let device = device();
+    let tensor = |values: &[f32], shape: &[usize]| {
+        let tensor = Tensor::from_floats(values, shape, &device).unwrap();
+        tensor.to_leaf().unwrap()
+    };
+    let wide = tensor(&[1.0, -2.0, 3.5, -4.0, 5.0, 6.0], &[1, 2, 3]);
+    let row = [2.0, 6.0, 3.5];
+    let mask = |tensor: &Tensor| tensor.greater_scalar(2.5).unwrap();
+    for code in [
+        Add, Sub, Mul, Div, Maximum, Minimum, Equal, Greater, LogicalAnd, Choose, Expand,
+    ] {
+        // The value, and the gradient of the row, which is summed over what it was repeated along.
+        let outcome = |row: &Tensor, row_first: bool| {
+            let (x, y) = if row_first {
+                (row, &wide)
+            } else {
+                (&wide, row)
+            };
+            let operands = match code {
+                LogicalAnd => vec![mask(x), mask(y)],
+                Choose => vec![x.clone(), mask(y), y.clone()],
+                Expand => vec![row.clone()],
+                _ => vec![x.clone(), y.clone()],
+            };
+            let operands: Vec<Option<&Tensor>> = operands.iter().map(Some).collect();
+            let attributes = match code {
+                Expand => vec![Attribute::Ints(vec![1, 2, 3])],
+                _ => vec![],
+            };
+            let output =
+                first(dispatch(code, &operands, &attributes, &device, &mut |_| Ok(())).unwrap());
+            assert_eq!(*output.shape(), [1, 2, 3], "{code:?}");
+            let gradient = code.spec().differentiable.then(|| {
+                let square = output.mul(&output).unwrap().sum(&[], false).unwrap();
+                let gradients = square.backward().unwrap();
+                let gradient = gradients.of(row).unwrap();
+                assert_eq!(gradient.shape(), row.shape(), "{code:?}");
+                gradient.to_floats().unwrap()
+            });
+            (values(&output), gradient)
+        };
+        for row_first in [false, true] {
+            let lower = outcome(&tensor(&row, &[3]), row_first);
+            let whole = outcome(&tensor(&row, &[1, 1, 3]), row_first);
+            assert_eq!(lower, whole, "{code:?}");
+        }
+    }
+}
+
+#[test]
 fn a_tracked_operand_beside_an_untracked_one_stays_on_the_tape() {
     let device = device();
     let constant = Tensor::from_floats(&[3.0], &[1], &device).unwrap();

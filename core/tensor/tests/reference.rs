@@ -12,8 +12,8 @@ What a plugin can ask of tensors, generated from the table in `core/tensor/src/t
 `Tensor` (and of WIT's `tensor`, with `-` for `_`); the number is its opcode on the native interface. `+ - * /` and unary `-`
 work on references.
 
-Operands broadcast over extents of 1. Axes count from the end when negative; an empty list of axes means all. A scalar is
-`[1]`. An operation with a gradient is recorded on the tape when a float operand is tracked; one without leaves the tape.
+Operands broadcast over extents of 1, and over leading axes that one of them lacks. Axes count from the end when negative; an empty
+list of axes means all. A scalar is `[1]`. An operation with a gradient is recorded on the tape when a float operand is tracked; one without leaves the tape.
 
 Every request can be refused with one of these codes: `shape-mismatch` (extents or ranks that do not fit, named with the
 shapes), `kind-mismatch` (float where int is needed, or the like), `invalid-axis`, `invalid-argument` (a number out of its

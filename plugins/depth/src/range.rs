@@ -41,8 +41,9 @@ impl Range {
             maximum,
         } = *self;
         if !(minimum >= 0.0 && minimum < maximum && maximum.is_finite()) {
-            let message = "`range` needs 0 <= `minimum` < `maximum`";
-            return Err(Error::config(message));
+            return Err(Error::config(format!(
+                "`range` goes from {minimum} to {maximum}, expected 0 <= minimum < maximum"
+            )));
         }
         if scale == Scale::Inverse && minimum == 0.0 {
             let message = "`range.minimum` is 0; the inverse scale needs one above 0";

@@ -39,19 +39,19 @@ const NAMES: [&str; 7] = [
     "abs_rel", "rmse", "log10", "delta1", "delta2", "delta3", "ssim",
 ];
 
+/// Where the number of images stands, after the scores.
+const IMAGES: usize = NAMES.len();
+
 /// Scores are summed in these units.
 const UNIT: f64 = (1u64 << 40) as f64;
 
 /// No prediction counts as nearer than this, in the unit of the range.
 const NEAREST: f64 = 1e-3;
 
-/// Images, and the sums of their scores in units of 2^-40, in the order of the names.
+/// The sums of the images' scores in units of 2^-40, in the order of the names, and behind them the number of images.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sums {
-    images: u64,
-    scores: [i128; 7],
-}
+#[serde(transparent)]
+pub struct Sums([i128; 8]);
 
 /// Predictions and targets: `depth`, float `[B, H, W]`. Pixels whose target t is 0 or less or not finite are left out,
 /// and images that have no other. A prediction p is held within the range, and not below 0.001, before and after it is
@@ -117,8 +117,8 @@ impl Metric for DepthScores {
             if count == 0.0 {
                 continue;
             }
-            sums.images += 1;
-            for ((sum, scores), name) in sums.scores.iter_mut().zip(&scores).zip(NAMES) {
+            sums.0[IMAGES] += 1;
+            for ((sum, scores), name) in sums.0.iter_mut().zip(&scores).zip(NAMES) {
                 let score = f64::from(scores[image]);
                 if !score.is_finite() {
                     let message = format!("`{name}` of image {image} of the batch is {score}");
@@ -131,20 +131,20 @@ impl Metric for DepthScores {
     }
 
     fn merge(&self, state: &mut Sums, other: Sums) {
-        state.images += other.images;
-        for (sum, more) in state.scores.iter_mut().zip(other.scores) {
+        for (sum, more) in state.0.iter_mut().zip(other.0) {
             *sum = sum.saturating_add(more);
         }
     }
 
     fn report(&self, state: &Sums) -> Scores {
-        if state.images == 0 {
+        let images = state.0[IMAGES];
+        if images == 0 {
             return Scores::new();
         }
-        let mean = |sum: i128| sum as f64 / UNIT / state.images as f64;
+        let mean = |sum: i128| sum as f64 / UNIT / images as f64;
         NAMES
             .iter()
-            .zip(state.scores)
+            .zip(state.0)
             .map(|(&name, sum)| (name.to_owned(), mean(sum)))
             .collect()
     }

@@ -73,7 +73,7 @@ impl PoolOptions {
 /// one that is kept longer is refused with `stale-handle`. Operations are recorded on the
 /// host's tape where an operand is tracked, and never write in place.
 ///
-/// Axes count from the end when negative. Operands broadcast over extents of 1.
+/// Axes count from the end when negative. Operands broadcast over extents of 1, and leading axes that one lacks count as such.
 ///
 /// # Errors
 /// Every request can be refused by the host: `shape-mismatch`, `kind-mismatch`, `invalid-axis`,

@@ -93,7 +93,20 @@ impl Tensor {
         })
     }
 
-    /// Repeats extents of 1 up to `extents`, without copying where the backend can.
+    /// The same elements under leading extents of 1, as many as make `rank` axes.
+    pub(crate) fn with_rank(&self, rank: usize) -> Result<Tensor> {
+        if rank <= self.shape().rank() {
+            return Ok(self.clone());
+        }
+        let extents: Vec<i64> = self
+            .shape()
+            .leading(rank)
+            .map(|extent| extent as i64)
+            .collect();
+        self.reshape(&extents)
+    }
+
+    /// Repeats extents of 1 up to `extents`, without copying where the backend can. Leading axes that are missing count as extents of 1.
     ///
     /// # Errors
     /// [`TensorError::Broadcast`] unless every extent is kept or was 1.
@@ -110,8 +123,9 @@ impl Tensor {
             });
         }
         let to = || shape.to_vec().into();
+        let ranked = self.with_rank(shape.rank())?;
         guard("expand", || {
-            by_kind!(self, float_expand, int_expand, bool_expand, |raw| (
+            by_kind!(ranked, float_expand, int_expand, bool_expand, |raw| (
                 raw,
                 to()
             ))

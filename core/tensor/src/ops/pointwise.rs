@@ -1,5 +1,4 @@
-//! Elementwise arithmetic, comparisons and choices, with broadcasting over extents of 1
-//! between operands of equal rank.
+//! Elementwise arithmetic, comparisons and choices, with broadcasting over extents of 1 and over leading axes that an operand lacks.
 
 use burn::backend::Dispatch;
 use burn::backend::ops::{ActivationOps, BoolTensorOps, FloatTensorOps, IntTensorOps};
@@ -34,13 +33,13 @@ macro_rules! arithmetic {
         /// operands are float or both are int.
         pub fn $name(&self, rhs: &Tensor) -> Result<Tensor> {
             let op = stringify!($name);
-            self.shape().broadcast(op, &rhs.shape())?;
+            let [x, y] = self.of_one_rank(op, rhs)?;
             self.expect_numeric(op)?;
             rhs.expect_kind(op, "rhs", self.kind)?;
             rhs.expect_precision(op, self)?;
             guard(op, || self.like(match self.kind {
-                Kind::Float => $float(self.raw.clone(), rhs.raw.clone()),
-                _ => $int(self.raw.clone(), rhs.raw.clone()),
+                Kind::Float => $float(x.raw, y.raw),
+                _ => $int(x.raw, y.raw),
             }))
         }
     )*};
@@ -271,9 +270,9 @@ impl Tensor {
     /// [`TensorError::Broadcast`] for shapes that do not fit, [`TensorError::Kind`] if kinds differ.
     pub fn equal(&self, rhs: &Tensor) -> Result<Tensor> {
         let op = "equal";
-        self.shape().broadcast(op, &rhs.shape())?;
+        let [x, y] = self.of_one_rank(op, rhs)?;
         rhs.expect_kind(op, "rhs", self.kind)?;
-        let (x, y) = (self.detach().raw, rhs.detach().raw);
+        let (x, y) = (x.detach().raw, y.detach().raw);
         let boolean = self.device().boolean();
         guard(op, || {
             let raw = match self.kind {
@@ -349,10 +348,10 @@ impl Tensor {
     }
 
     fn compare(&self, op: &'static str, rhs: &Tensor) -> Result<Tensor> {
-        self.shape().broadcast(op, &rhs.shape())?;
+        let [x, y] = self.of_one_rank(op, rhs)?;
         self.expect_numeric(op)?;
         rhs.expect_kind(op, "rhs", self.kind)?;
-        let (x, y) = (self.detach().raw, rhs.detach().raw);
+        let (x, y) = (x.detach().raw, y.detach().raw);
         let boolean = self.device().boolean();
         guard(op, || {
             let raw = match self.kind {
@@ -382,6 +381,12 @@ impl Tensor {
                 _ => Dispatch::int_mask_where(no.raw, mask.raw, yes.raw.clone()),
             })
         })
+    }
+
+    /// Both operands, the one of fewer axes seen with leading extents of 1.
+    fn of_one_rank(&self, op: &'static str, rhs: &Tensor) -> Result<[Tensor; 2]> {
+        let rank = self.shape().broadcast(op, &rhs.shape())?.rank();
+        Ok([self.with_rank(rank)?, rhs.with_rank(rank)?])
     }
 
     pub(crate) fn expect_numeric(&self, op: &'static str) -> Result<()> {
