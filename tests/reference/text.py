@@ -24,6 +24,7 @@ import sys
 
 import numpy
 import torch
+from clip_vocabulary import tokenizer_files
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
@@ -45,21 +46,6 @@ OUT.mkdir(parents=True, exist_ok=True)
 # --- Tokenizer ------------------------------------------------------------------------------------------------------------------------
 
 ALL_MERGES = gzip.open(sys.argv[1]).read().decode().split("\n")[1 : 49152 - 256 - 2 + 1]
-
-
-def byte_letters():
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [b for b in range(256) if b not in printable]
-    return [*map(chr, printable), *(chr(256 + n) for n in range(len(others)))]
-
-
-def tokenizer_files(folder, merges):
-    letters = byte_letters()
-    words = [*letters, *(f"{x}</w>" for x in letters), *("".join(m.split()) for m in merges), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({w: n for n, w in enumerate(words)}, ensure_ascii=False))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    return len(words)
 
 
 SENTENCES = """
