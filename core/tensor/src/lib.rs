@@ -32,6 +32,7 @@ mod libtorch;
 mod named;
 mod ops;
 mod optimize;
+mod outside;
 mod session;
 mod shape;
 mod table;
@@ -44,6 +45,7 @@ pub use error::{Result, TensorError};
 pub use named::Named;
 pub use ops::{ConvOptions, PoolOptions};
 pub use optimize::AdamStep;
+pub use outside::Vjp;
 pub use session::{
     Exceeded, Handle, Limits, Logged, Phase, SHOWN_CHARACTERS, Session, Storage, Usage, Value,
 };

@@ -9,6 +9,7 @@ mod libtorch;
 mod llvm;
 mod options;
 mod process;
+mod python;
 mod schema;
 mod wit;
 
@@ -42,6 +43,8 @@ enum Task {
     Dependencies,
     /// Writes the committed JSON schemas and the page of options that is made from them, or checks them.
     Schema(schema::Arguments),
+    /// Builds the Python wheel, installs it into an environment of its own, and runs its tests.
+    Python(python::Arguments),
     /// Installs LibTorch from its Python package, for builds with `--features libtorch`.
     Libtorch(libtorch::Arguments),
     /// Prepares builds with `--features cuda` that link to an installed LLVM instead of downloading one.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::WitCheck => wit::check(&root),
         Task::Dependencies => dependencies::check(&root),
         Task::Schema(arguments) => schema::run(&root, &arguments),
+        Task::Python(arguments) => python::run(&root, &arguments),
         Task::Libtorch(arguments) => libtorch::run(&arguments),
         Task::Llvm(arguments) => llvm::run(&root, &arguments),
     };

@@ -8,6 +8,7 @@ mod assemble;
 mod fit;
 mod latents;
 mod open;
+mod own;
 mod prompts;
 mod published;
 mod views;
@@ -25,6 +26,7 @@ use serde_json::Value;
 pub(crate) use self::assemble::{Part, Parts, assemble};
 use self::latents::Latents;
 pub(crate) use self::open::{Opened, Values, open, open_scorer};
+pub use self::own::{Own, OwnModels};
 pub(crate) use self::prompts::needed as prompts_need;
 pub(crate) use self::views::{ModelView, Views};
 use crate::adapter::Adapter;
@@ -46,6 +48,8 @@ pub struct Extensions {
     pub models: Models,
     /// The methods that experiments may name.
     pub methods: Methods,
+    /// Models of the program's own, which take the place of those that experiments name.
+    pub own: OwnModels,
 }
 
 impl Default for Extensions {
@@ -55,6 +59,7 @@ impl Default for Extensions {
             plugins: Registry::from_environment(),
             models: Models::standard(),
             methods: Methods::standard(),
+            own: OwnModels::default(),
         }
     }
 }
@@ -110,11 +115,12 @@ impl Prepared {
     /// # Errors
     /// Whatever a file, a model or a plugin refuses; [`Error::Base`](crate::Error::Base) by pointer for parts that do not fit each other.
     pub fn new(
-        document: Document,
+        mut document: Document,
         extensions: &Extensions,
         devices: impl Into<Devices>,
     ) -> Result<Self> {
         let devices = devices.into();
+        extensions.own.write_into(&mut document);
         let experiment = &document.experiment;
         let base = document.base();
         let stream = {

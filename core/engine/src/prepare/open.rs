@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::assemble::{Part, Parts, assemble};
 use super::prompts::{Known, Prompts, TEXT_EMBEDDINGS, TEXT_FEATURES};
-use super::{Devices, Extensions, published};
+use super::{Devices, Extensions, Own, published};
 use crate::adapter::Adapter;
 use crate::document::{Document, within};
 use crate::error::Result;
@@ -60,16 +60,33 @@ pub(crate) fn open(
     let mut opener = Opener::new(document, extensions);
     let models = &extensions.models;
     let source = &experiment.models.backbone;
-    let (backbone_config, weights) = opener.model("backbone", source, values)?;
-    let mut backbone = match weights {
-        Some(weights) => models.load_backbone(&backbone_config, Some(&weights), &devices.task)?,
+    // Where the backbone's file is, unless it is the program's own.
+    let mut backbone_file: Option<PathBuf> = None;
+    let mut own_weights = None;
+    let mut backbone = match &extensions.own.backbone {
+        Some(own) => {
+            opener.own("backbone", own);
+            own.make(&devices.task)?
+        }
         None => {
-            let backbone = models.backbone(&backbone_config)?;
-            let weights = Weights::initialise(backbone.parameters(), 0, &devices.task)?;
-            (backbone, weights)
+            let (config, weights) = opener.model("backbone", source, values)?;
+            let loaded = match &weights {
+                Some(weights) => models.load_backbone(&config, Some(weights), &devices.task)?,
+                None => {
+                    let backbone = models.backbone(&config)?;
+                    let weights = Weights::initialise(backbone.parameters(), 0, &devices.task)?;
+                    (backbone, weights)
+                }
+            };
+            own_weights = source.weights_from(document.base());
+            backbone_file = Some(config);
+            loaded
         }
     };
-    let published = models.preprocessing(&backbone_config)?;
+    let published = match &backbone_file {
+        Some(config) => models.preprocessing(config)?,
+        None => None,
+    };
     if let Some(published) = &published {
         // They may come from a file that is neither configuration nor weights.
         let digest = sha256(json!(published).to_string().as_bytes());
@@ -96,8 +113,8 @@ pub(crate) fn open(
     let mut constants = Named::new();
     match (&mut prompts, text_space) {
         (Some(prompts), Some(width)) => {
-            let weights = source.weights_from(document.base());
-            let own = (backbone_config.as_path(), weights.as_deref());
+            let config = backbone_file.as_deref().unwrap_or(&source.config);
+            let own = (config, own_weights.as_deref());
             let texts = prompts.features(width, own, models, &devices.task, values)?;
             constants.push(TEXT_FEATURES, texts);
             backbone.0 = Box::new(TextClasses::of(backbone.0, prompts.classes())?);
@@ -116,19 +133,30 @@ pub(crate) fn open(
         let far =
             far.map_err(|error| document.refusal("/models/denoiser_precision", error.to_string()))?;
         if let Some(source) = &experiment.models.denoiser {
-            let (config, weights) = opener.model("denoiser", source, values)?;
-            denoiser = Some(match weights {
-                Some(weights) => models.load_denoiser(&config, Some(&weights), &far)?,
+            let mut file = None;
+            denoiser = Some(match &extensions.own.denoiser {
+                Some(own) => {
+                    opener.own("denoiser", own);
+                    own.make(&far)?
+                }
                 None => {
-                    let denoiser = models.denoiser(&config)?;
-                    let weights = Weights::initialise(denoiser.parameters(), 0, &far)?;
-                    (denoiser, weights)
+                    let (config, weights) = opener.model("denoiser", source, values)?;
+                    let loaded = match weights {
+                        Some(weights) => models.load_denoiser(&config, Some(&weights), &far)?,
+                        None => {
+                            let denoiser = models.denoiser(&config)?;
+                            let weights = Weights::initialise(denoiser.parameters(), 0, &far)?;
+                            (denoiser, weights)
+                        }
+                    };
+                    file = Some(config);
+                    loaded
                 }
             });
             if let (Some(prompts), Some((denoiser, _))) = (&mut prompts, &denoiser) {
                 let texts = prompts.embeddings(
                     &**denoiser,
-                    Some(&config),
+                    file.as_deref(),
                     models,
                     &devices.denoiser,
                     values,
@@ -138,7 +166,11 @@ pub(crate) fn open(
                 }
             }
             views[1] = view(source, None);
-            centred = models.library(&config)?.is_some() || experiment.models.encoder.is_some();
+            let library = match &file {
+                Some(config) => models.library(config)?,
+                None => None,
+            };
+            centred = library.is_some() || experiment.models.encoder.is_some();
         }
         // A schedule may come from a file that is neither configuration nor weights.
         if let Some((denoiser, _)) = &denoiser {
@@ -232,6 +264,10 @@ pub(crate) fn open(
     opener
         .digests
         .extend(prompts.map(Prompts::digests).into_iter().flatten());
+    let library = match &backbone_file {
+        Some(config) => models.library(config)?,
+        None => None,
+    };
     let parts = Parts {
         devices,
         backbone,
@@ -249,7 +285,7 @@ pub(crate) fn open(
         views,
         published: published
             .filter(|_| source.preprocess.is_empty())
-            .and(models.library(&backbone_config)?),
+            .and(library),
     };
     let adapter = assemble(parts, &|issues| document.refuse(issues))?;
     let denoiser = adapter.views().and_then(|views| views.denoiser.as_ref());
@@ -317,6 +353,12 @@ impl<'a> Opener<'a> {
             digests: BTreeMap::new(),
             plugins: BTreeMap::new(),
         }
+    }
+
+    /// What is known of a model of the program's own.
+    fn own<M: ?Sized>(&mut self, name: &str, own: &Own<M>) {
+        let digest = own.digest().to_owned();
+        self.digests.insert(format!("{name}/program"), digest);
     }
 
     /// Configuration and weights of a model; no weights where they are to be drawn.

@@ -230,7 +230,7 @@ impl NoiseSchedule {
     }
 
     /// What the network is given for each time.
-    pub(crate) fn network_times(&self, times: &[f64]) -> Vec<f64> {
+    pub fn network_times(&self, times: &[f64]) -> Vec<f64> {
         let scale = match self.config {
             ScheduleConfig::Flow { time_scale, .. } => time_scale,
             _ => 1.0,

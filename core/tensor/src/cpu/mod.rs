@@ -25,6 +25,7 @@ use burn::tensor::TensorData;
 use rayon::prelude::*;
 
 use crate::optimize::AdamStep;
+use crate::outside::Link;
 use attention::Heads;
 use convolution::Convolution;
 use depthwise::Depthwise;
@@ -121,6 +122,8 @@ pub(crate) trait CpuOps: Backend {
         leaf: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+    /// `y`, which another library computed; `link` knows the gradient of `x`.
+    fn cpu_outside(y: FloatTensor<Self>, x: FloatTensor<Self>, link: Link) -> FloatTensor<Self>;
     /// A step of Adam: the parameter and both running means, moved. Leaves the tape.
     fn cpu_adam(
         parameter: FloatTensor<Self>,
@@ -346,6 +349,10 @@ impl CpuOps for Flex {
                 kernels::add(channel, row[(first + n) % row.len()]);
             }
         });
+        y
+    }
+
+    fn cpu_outside(y: FlexTensor, _: FlexTensor, _: Link) -> FlexTensor {
         y
     }
 

@@ -533,6 +533,27 @@ impl Backward<Flex, 2> for WithGradient {
     }
 }
 
+/// The share of one input in what another library computed.
+#[derive(Debug)]
+struct Outside;
+
+impl Backward<Flex, 2> for Outside {
+    /// Who knows the input's gradient, and its extents.
+    type State = (Link, Vec<usize>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let ((link, shape), [to_y, to_x]) = (ops.state, ops.parents);
+        if let Some(parent) = to_x {
+            let gradient = link.gradient(|| values(&g).to_vec());
+            grads.register::<Flex>(parent.id, tensor(gradient, shape));
+        }
+        if let Some(parent) = to_y {
+            grads.register::<Flex>(parent.id, g);
+        }
+    }
+}
+
 impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
     fn cpu_gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let from = x.primitive().clone();
@@ -771,6 +792,12 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         let y = x.primitive().clone();
         let gradient = gradient.into_primitive();
         record!(WithGradient, [x, leaf], gradient, y)
+    }
+
+    fn cpu_outside(y: FloatTensor<Self>, x: FloatTensor<Self>, link: Link) -> FloatTensor<Self> {
+        let value = y.primitive().clone();
+        let state = (link, extents(x.primitive()));
+        record!(Outside, [y, x], state, value)
     }
 
     fn cpu_adam(

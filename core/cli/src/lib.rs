@@ -1,4 +1,4 @@
-//! The `dtta` command. Words for people go to stderr, machine output to files or to stdout as
+//! The `dtta` command, as a function of its arguments, so that other programs can have it too. Words for people go to stderr, machine output to files or to stdout as
 //! JSON. A message that cannot be written is not a failure; machine output that cannot be is.
 //! Exit codes: 0 done, 1 a run failed, 2 misuse or bad input, 3 done, but samples were skipped.
 
@@ -21,39 +21,14 @@ mod stop;
 mod table;
 mod train;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::say::say;
 use clap::{Parser, Subcommand};
 
-/// The CPU backend takes and returns buffers of megabytes for every operation; the system's
-/// allocator maps each one afresh, which costs about a tenth of the time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Lets freed memory wait 10 s instead of 10 ms until the system gets it back, unless the environment says otherwise: the next step
-/// wants the same buffers, and the system would have to clear them again.
-fn keep_freed_memory() {
-    /// `mi_option_purge_delay` in mimalloc.h, whose numbers stay.
-    const PURGE_DELAY: i32 = 15;
-    // SAFETY: sets one number, before there is another thread.
-    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 10_000) };
-}
-
-/// A file that may not grow any more (`ulimit -f`) is an error of whoever writes it, which names the file, and not the end of the process.
-#[cfg(any(target_os = "linux", target_os = "macos"))]
-fn let_writes_beyond_the_limit_fail() {
-    use std::ffi::c_int;
-    unsafe extern "C" {
-        fn signal(number: c_int, handler: usize) -> usize;
-    }
-    /// As in signal.h of both systems, on every processor but MIPS.
-    const SIGXFSZ: c_int = 25;
-    const SIG_IGN: usize = 1;
-    // SAFETY: ignores one signal, before there is another thread.
-    unsafe { signal(SIGXFSZ, SIG_IGN) };
-}
+pub use experiment::extensions;
 
 /// Adapts vision models at test time with feedback from a diffusion model.
 ///
@@ -142,11 +117,16 @@ impl Failure {
     }
 }
 
-fn main() -> ExitCode {
-    keep_freed_memory();
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
-    let_writes_beyond_the_limit_fail();
-    let command = Command::parse();
+/// Runs the command with these arguments, the first of which is its name, and answers its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match Command::try_parse_from(arguments) {
+        Ok(command) => command,
+        Err(error) => {
+            // Help and the version are no errors, and go to stdout.
+            error.print().ok();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
     let _at_work = stop::AtWork::begin();
     let level = match command.verbose {
         0 => log::LevelFilter::Warn,
@@ -156,7 +136,9 @@ fn main() -> ExitCode {
     env_logger::Builder::new()
         .filter_level(level)
         .format_timestamp(None)
-        .init();
+        .try_init()
+        // A program that has a logger keeps it.
+        .ok();
     let done = |outcome: Result<(), Failure>| outcome.map(|()| ExitCode::SUCCESS);
     let outcome = match command.verb {
         Verb::Init(arguments) => done(init::init(&arguments)),

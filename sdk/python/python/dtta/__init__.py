@@ -1,0 +1,44 @@
+"""Test-time adaptation of vision models with diffusion feedback.
+
+- `run`, `validate` and `load`: experiments, as the command `dtta` runs them, and what they leave behind.
+- `Denoiser` and `Feedback`: the diffusion loss of images under a condition, and its gradient.
+- `dtta.torch`: the same inside PyTorch's graph, and networks of PyTorch in dtta's loop. `TorchDenoiser` and `TorchBackbone` are there as well.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ._dtta import Denoiser, Feedback, Tensor, __version__
+from ._errors import ExperimentError, Issue, RunError
+from ._records import Records
+from ._run import Domain, Run, Summary, load, run, validate
+
+if TYPE_CHECKING:
+    from .torch import TorchBackbone, TorchDenoiser
+
+__all__ = [
+    "Denoiser",
+    "Domain",
+    "ExperimentError",
+    "Feedback",
+    "Issue",
+    "Records",
+    "Run",
+    "RunError",
+    "Summary",
+    "Tensor",
+    "TorchBackbone",
+    "TorchDenoiser",
+    "__version__",
+    "load",
+    "run",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch is imported by those alone who use it.
+    if name in ("TorchBackbone", "TorchDenoiser"):
+        from . import torch
+
+        return getattr(torch, name)
+    raise AttributeError(f"module 'dtta' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""`python -m dtta`: the command."""
+
+from ._command import main
+
+main()

@@ -1,0 +1,94 @@
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, final
+
+from typing_extensions import CapsuleType
+
+__version__: str
+
+@final
+class Tensor:
+    """A tensor of 32-bit floats that dtta computed: `torch.from_dlpack` and `numpy.from_dlpack` take it without a copy."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents, outermost first."""
+
+    def tolist(self) -> list[Any]:
+        """The numbers as nested lists."""
+
+    def __len__(self) -> int: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: Any | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> CapsuleType: ...
+
+@final
+class Denoiser:
+    """A denoiser from its configuration (one of dtta's, or a folder of diffusers) with its weights."""
+
+    def __new__(cls, path: str | PathLike[str], *, weights: str | PathLike[str] | None = None) -> Denoiser: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what it denoises."""
+
+    @property
+    def slots(self) -> dict[str, tuple[int, ...]]:
+        """What it is conditioned on: the extents of each slot, without the batch axis."""
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """The schedule it was trained with, as model files have it."""
+
+    def constants(self) -> dict[str, Tensor]:
+        """Tensors that it has for mappers, such as `class-embeddings`."""
+
+    def predict(self, noisy: Any, times: Sequence[float], condition: Any) -> Tensor:
+        """What it answers to noisy images `[B, C, H, W]` at one time of its schedule for each, under a condition."""
+
+@final
+class Feedback:
+    """Draws of timestep and noise through a denoiser. They are a function of seed, id and step."""
+
+    def __new__(
+        cls,
+        denoiser: Any,
+        *,
+        draws: int = 8,
+        timesteps: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        micro_batch: int = 32,
+        loss: Literal["mse", "l1"] | None = None,
+        noise: Literal["fresh", "step", "sample"] | None = None,
+    ) -> Feedback: ...
+    def __call__(
+        self, images: Any, condition: Any, ids: Sequence[str], step: int = 0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each image `[B]`, averaged over draws and elements, and the gradient of their sum with respect to each slot."""
+
+def command(arguments: Sequence[str]) -> int:
+    """Runs the command with these arguments, the first of which is its name, and answers its exit code."""
+
+def validate(experiment: Any, overrides: Sequence[str]) -> None:
+    """Holds an experiment to its schema and to itself, with every fault at once; nothing is loaded."""
+
+def run(
+    experiment: Any,
+    overrides: Sequence[str],
+    *,
+    out: str | None,
+    existing: Literal["keep", "resume", "replace"],
+    shard: str | None,
+    checkpoint_every: float,
+    device: str,
+    denoiser_device: str | None,
+    backbone: Any | None,
+    denoiser: Any | None,
+    progress: Callable[[int, int, str], None] | None,
+) -> tuple[PathLike[str], str]:
+    """Runs an experiment into a folder; answers the folder, and its summary as JSON."""

@@ -1,0 +1,64 @@
+"""Records of a run as columns, for whatever frame one has."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Records(dict[str, list[Any]]):
+    """What a run wrote of each sample: a list for each column, with `None` where a record says nothing.
+
+    Fields within fields are joined by a dot: `source.prediction`, `adapted.confidence`. `pandas.DataFrame(records)` and
+    `polars.DataFrame(records)` take it as it is; where PyArrow is installed, so does whatever reads Arrow's streams.
+    """
+
+    @classmethod
+    def read(cls, path: Path) -> "Records":
+        """Of a file `records.jsonl`. A last line that was cut short is left out, as a resumed run does."""
+        rows: list[dict[str, Any]] = []
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if not line.endswith("\n"):
+                    break
+                rows.append(dict(_flat("", json.loads(line))))
+        names = dict.fromkeys(name for row in rows for name in row)
+        return cls({name: [row.get(name) for row in rows] for name in names})
+
+    @property
+    def rows(self) -> int:
+        """The number of records."""
+        return len(next(iter(self.values()), []))
+
+    def __repr__(self) -> str:
+        return f"Records({self.rows} rows, columns={list(self)})"
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame`."""
+        import pandas
+
+        return pandas.DataFrame(dict(self))
+
+    def to_polars(self) -> Any:
+        """A `polars.DataFrame`."""
+        import polars
+
+        return polars.DataFrame(dict(self), strict=False)
+
+    def to_arrow(self) -> Any:
+        """A `pyarrow.Table`."""
+        import pyarrow
+
+        return pyarrow.table(dict(self))
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of an object with their names; lists stay whole."""
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for name, inner in value.items():
+        yield from _flat(f"{prefix}.{name}" if prefix else name, inner)

@@ -1,0 +1,48 @@
+"""What the tests share. `cargo xtask python` runs them with the command of the same build in `DTTA_COMMAND`."""
+
+import importlib.util
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def needs(*packages):
+    """Skips a file's tests where a package is missing, unless `DTTA_PYTHON_TORCH` says that it has to be there."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing and os.environ.get("DTTA_PYTHON_TORCH"):
+        pytest.fail(f"DTTA_PYTHON_TORCH is set, and {', '.join(missing)} is not installed", pytrace=False)
+    if missing:
+        reason = f"{', '.join(missing)} is not installed; `cargo xtask python --torch` installs it"
+        pytest.skip(reason, allow_module_level=True)
+
+
+@pytest.fixture(scope="session")
+def examples():
+    return ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Runs the command that cargo built."""
+    program = os.environ.get("DTTA_COMMAND", ROOT / "target/release/dtta")
+    if not Path(program).exists():
+        pytest.fail(f"`{program}` is not there; `cargo xtask python` builds it", pytrace=False)
+
+    def run(*arguments):
+        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=True)
+
+    return run
+
+
+def told(folder):
+    """The lines of a run's records, without the time that each took."""
+    lines = (Path(folder) / "records.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        del record["milliseconds"]
+    return records

@@ -1,0 +1,40 @@
+"""What people write, for `mypy --strict`: it is checked, and not run."""
+
+import torch
+from torch import nn
+
+import dtta
+import dtta.torch
+
+
+def adapted(path: str, network: nn.Module) -> dict[str, float]:
+    backbone = dtta.TorchBackbone(network, image=(3, 224, 224))
+    run = dtta.run(path, {"method.steps": 3}, backbone=backbone, progress=False)
+    if run.summary is None:
+        return {}
+    losses: list[list[float]] = run.records["loss"]
+    print(len(losses), [domain.gain for domain in run.summary.domains])
+    return run.summary.gain
+
+
+def loss(images: torch.Tensor, condition: torch.Tensor, ids: list[str]) -> torch.Tensor:
+    denoiser = dtta.Denoiser("denoiser.json")
+    feedback = dtta.Feedback(denoiser, draws=8, timesteps={"sampler": "stratified"}, seed=1)
+    return dtta.torch.feedback(feedback, images, condition, ids, step=2).mean()
+
+
+def denoiser(network: nn.Module) -> dtta.TorchDenoiser:
+    def answer(noisy: torch.Tensor, times: torch.Tensor, condition: dict[str, torch.Tensor]) -> torch.Tensor:
+        found = network(noisy, times, condition["class-embedding"])
+        assert isinstance(found, torch.Tensor)
+        return found
+
+    return dtta.TorchDenoiser(answer, {"kind": "discrete"}, image=(1, 28, 28), slots={"class-embedding": [96]}, module=network)
+
+
+def faults(path: str) -> list[dtta.Issue]:
+    try:
+        dtta.validate(path)
+    except dtta.ExperimentError as error:
+        return error.issues
+    return []
