@@ -10,6 +10,7 @@ import timm
 import torch
 import torchvision
 from diffusers import DDPMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel, UNet2DModel
+from safetensors.torch import save_file
 from torch import nn
 
 import dtta
@@ -130,7 +131,7 @@ def test_feedback_can_be_differentiated_once():
     losses = dtta.torch.feedback(dtta.Feedback(denoiser, draws=2), images, condition, ids)
     (gradient,) = torch.autograd.grad(losses.sum(), condition, create_graph=True)
     assert gradient.shape == condition.shape
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="does not require grad|once_differentiable"):
         gradient.sum().backward()
 
 
@@ -219,39 +220,39 @@ def test_schedules_of_diffusers_are_understood_or_refused():
 # --- Backbones and runs ---------------------------------------------------------------------------------------------------------------
 
 
-def saved(model, folder):
-    """As timm saves a model: what `dtta` reads."""
-    timm.models.save_for_hf(model, folder, safe_serialization=True)
-    config = json.loads((folder / "config.json").read_text())
-    return config
+def resnet(folder):
+    """A ResNet-18 of torchvision for grey images with statistics of its own, and its file for dtta."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=10).eval()
+    model.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    tensors = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    save_file(tensors, folder / "resnet.safetensors")
+    config = {"kind": "resnet", "image": [1, 64, 64], "classes": 10, "norm": {"kind": "batch"}}
+    (folder / "resnet.json").write_text(json.dumps(config))
+    return model, {"models.backbone.config": str(folder / "resnet.json")}
 
 
 FEW = {"data.stream.samples": 4, "method.steps": 2, "method.draws": 2}
 
 
-def grey():
-    """The images of the example as three channels of 32 × 32."""
-    return [{"kind": "resize", "height": 32, "width": 32}, {"kind": "normalise", "mean": [0.5], "std": [0.5]}]
+PREPROCESS = [{"kind": "resize", "height": 64, "width": 64}, {"kind": "normalise", "mean": [0.5], "std": [0.5]}]
 
 
 @pytest.mark.parametrize("parameters", ["all", "normalization"])
 def test_a_backbone_of_pytorch_adapts_as_the_same_in_rust(parameters, examples, tmp_path):
-    torch.manual_seed(0)
-    model = timm.create_model("resnet18", num_classes=10, in_chans=1).eval()
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.5, 1.5)
-    saved(model, tmp_path / "resnet18")
-    preprocess = [{"kind": "resize", "height": 64, "width": 64}, {"kind": "normalise", "mean": [0.5], "std": [0.5]}]
+    model, of_file = resnet(tmp_path)
     changes = {
         **FEW,
-        "models.backbone.preprocess": preprocess,
+        "models.backbone.preprocess": PREPROCESS,
         "method.parameters": {"group": parameters},
         "method.optimizer": {"kind": "sgd", "learning_rate": 0.05},
     }
     path = examples / "fashion/single-sample.json"
-    ours = dtta.run(path, {**changes, "models.backbone.config": str(tmp_path / "resnet18")}, out=tmp_path / "a", progress=False)
+    ours = dtta.run(path, {**changes, **of_file}, out=tmp_path / "a", progress=False)
     backbone = dtta.TorchBackbone(model, image=(1, 64, 64))
     theirs = dtta.run(path, changes, out=tmp_path / "b", backbone=backbone, progress=False)
     assert ours.records["id"] == theirs.records["id"]
@@ -267,17 +268,15 @@ def test_a_backbone_of_pytorch_adapts_as_the_same_in_rust(parameters, examples, 
 
 
 def test_batch_statistics_are_those_of_the_same_in_rust(examples, tmp_path):
-    torch.manual_seed(0)
-    model = timm.create_model("resnet18", num_classes=10, in_chans=1).eval()
-    saved(model, tmp_path / "resnet18")
+    model, of_file = resnet(tmp_path)
     changes = {
         "data.stream.samples": 4,
         "method": {"kind": "entropy", "optimizer": {"kind": "sgd", "learning_rate": 0.01}, "parameters": {"group": "normalization"}},
         "adaptation": {"mode": {"kind": "online"}, "batch": 4, "batch_norm": "batch"},
-        "models.backbone.preprocess": [{"kind": "resize", "height": 64, "width": 64}],
+        "models.backbone.preprocess": PREPROCESS,
     }
     path = examples / "fashion/single-sample.json"
-    ours = dtta.run(path, {**changes, "models.backbone.config": str(tmp_path / "resnet18")}, out=tmp_path / "a", progress=False)
+    ours = dtta.run(path, {**changes, **of_file}, out=tmp_path / "a", progress=False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     theirs = dtta.run(path, changes, out=tmp_path / "b", backbone=dtta.TorchBackbone(model, image=(1, 64, 64)), progress=False)
     for a, b in zip(ours.records["loss"], theirs.records["loss"]):
@@ -326,5 +325,5 @@ def test_the_readmes_ten_lines_adapt_and_print_gains(tmp_path, monkeypatch, caps
     exec(compile(code[: code.index("```")], "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "gaussian_noise" in printed and "accuracy" in printed
-    assert len(told(tmp_path / "run")) == 15 * 4
+    assert len(told(tmp_path / "run")) == 15 * 2
     assert os.path.exists(tmp_path / "run/summary.json")
