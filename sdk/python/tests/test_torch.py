@@ -267,6 +267,23 @@ def test_a_backbone_of_pytorch_adapts_as_the_same_in_rust(parameters, examples, 
     assert backbone._values()[0].equal(dtta.TorchBackbone(model, image=(1, 64, 64))._values()[0])
 
 
+def test_a_run_with_a_denoiser_of_pytorch_has_the_losses_of_the_same_in_rust(examples, tmp_path):
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+    unet = UNet2DModel(sample_size=28, in_channels=1, out_channels=1, num_class_embeds=10, block_out_channels=[16, 32], norm_num_groups=8, layers_per_block=1, **blocks)
+    scheduler = DDPMScheduler()
+    unet.save_pretrained(tmp_path / "unet")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    path = examples / "fashion/single-sample.json"
+    ours = dtta.run(path, {**FEW, "models.denoiser.config": str(tmp_path / "unet")}, out=tmp_path / "a", progress=False)
+    theirs = dtta.run(path, FEW, out=tmp_path / "b", denoiser=dtta.TorchDenoiser.diffusers(unet, scheduler), progress=False)
+    assert theirs.records["id"] == ours.records["id"]
+    for a, b in zip(ours.records["loss"], theirs.records["loss"]):
+        assert b == pytest.approx(a, rel=1e-5)
+    assert any(a[0] != a[1] for a in ours.records["loss"])
+    assert theirs.description["experiment"]["models"]["denoiser"]["config"].startswith("python:diffusers.")
+
+
 def test_batch_statistics_are_those_of_the_same_in_rust(examples, tmp_path):
     model, of_file = resnet(tmp_path)
     changes = {
