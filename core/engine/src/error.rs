@@ -124,6 +124,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether whoever asked can mend it: by another file, setting or folder. The command's exit code is 2 then.
+    pub fn is_misuse(&self) -> bool {
+        match self {
+            // A full disk is nobody's misuse.
+            Self::Base(dtta_base::Error::Write { .. }) => false,
+            Self::OutputExists { .. }
+            | Self::Resume { .. }
+            | Self::Shard { .. }
+            | Self::Merge { .. }
+            | Self::Compare { .. }
+            | Self::Base(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether a policy may leave the batch out: a plugin failed, or a result is NaN or infinite. An interrupted plugin has not failed.
     pub(crate) fn is_of_the_batch(&self) -> bool {
         match self {

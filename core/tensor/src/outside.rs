@@ -178,8 +178,9 @@ mod tests {
 
     #[test]
     fn an_answer_that_fails_or_does_not_fit_is_an_error_of_the_backward_pass() {
-        let answers: [(Result<Vec<Vec<f32>>, String>, &str); 3] = [
-            (Err("no memory there".into()), "no memory there"),
+        let failed: Result<Vec<Vec<f32>>, String> = Err("no memory there".into());
+        let answers = [
+            (failed, "no memory there"),
             (Ok(vec![vec![1.0]]), "has 1 elements, expected 2"),
             (Ok(vec![]), "no gradient of input 0"),
         ];
