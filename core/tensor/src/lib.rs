@@ -45,7 +45,7 @@ pub use error::{Result, TensorError};
 pub use named::Named;
 pub use ops::{ConvOptions, PoolOptions};
 pub use optimize::AdamStep;
-pub use outside::Vjp;
+pub use outside::{Lent, Vjp};
 pub use session::{
     Exceeded, Handle, Limits, Logged, Phase, SHOWN_CHARACTERS, Session, Storage, Usage, Value,
 };

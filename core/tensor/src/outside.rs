@@ -4,9 +4,10 @@
 //! one link for each input, and the links share the answer of the other library, which is asked once.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cpu::CpuOps;
+use crate::cpu::{CpuOps, Shown};
 use crate::device::Device;
 use crate::error::{Result, TensorError};
 use crate::shape::Shape;
@@ -24,6 +25,20 @@ pub(crate) struct Link {
     input: usize,
     /// Elements of the input.
     elements: usize,
+}
+
+/// Where the backend puts what it shows.
+#[derive(Clone, Default)]
+pub(crate) struct Slot(Arc<Mutex<Option<Shown>>>);
+
+impl Slot {
+    pub(crate) fn put(&self, shown: Shown) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
+    }
+
+    fn take(&self) -> Option<Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 enum Shared {
@@ -73,7 +88,44 @@ impl fmt::Debug for Link {
     }
 }
 
+/// A tensor's floats, row by row: where they lie, on the CPU's own backend, or else a copy.
+pub struct Lent(Place);
+
+enum Place {
+    Shown(Shown),
+    Copied(Vec<f32>),
+}
+
+impl Deref for Lent {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &self.0 {
+            Place::Shown(shown) => shown.values(),
+            Place::Copied(values) => values,
+        }
+    }
+}
+
 impl Tensor {
+    /// The floats of this tensor for another library to read, in any order and for as long as it wants: what is computed from the tensor
+    /// meanwhile is computed elsewhere. Waits for the device and leaves the tape.
+    ///
+    /// # Errors
+    /// [`TensorError::Kind`] unless the elements are floats.
+    pub fn lend(&self) -> Result<Lent> {
+        self.expect_kind("lend", "x", Kind::Float)?;
+        if self.has_cpu_ops() {
+            let slot = Slot::default();
+            let raw = self.detach().raw;
+            guard("lend", || Dispatch::cpu_show(raw, slot.clone()))?;
+            if let Some(shown) = slot.take() {
+                return Ok(Lent(Place::Shown(shown)));
+            }
+        }
+        Ok(Lent(Place::Copied(self.to_floats()?)))
+    }
+
     /// `values` of `shape`, row by row, which another library computed from `inputs`. Where the tape records some of these, it asks `vjp` on the
     /// way back, once.
     ///
@@ -174,6 +226,22 @@ mod tests {
         let of_b = gradients.of(&b).unwrap().to_floats().unwrap();
         assert_eq!(of_b, [2.0, 3.0]);
         assert!(gradients.of(&a).is_none());
+    }
+
+    #[test]
+    fn what_is_lent_stays_as_it_was_while_the_tensor_is_computed_with() {
+        let x = Tensor::from_floats(&[1.0, 2.0, 3.0, 4.0], &[2, 2], &Device::cpu()).unwrap();
+        let (lent, turned) = (
+            x.lend().unwrap(),
+            x.permute(&[1, 0]).unwrap().lend().unwrap(),
+        );
+        let tracked = x.to_leaf().unwrap().lend().unwrap();
+        // The last owner of its storage, but for what is lent.
+        let y = x.affine(10.0, 0.0).unwrap();
+        drop(x);
+        assert_eq!(y.to_floats().unwrap(), [10.0, 20.0, 30.0, 40.0]);
+        assert_eq!((&*lent, &*tracked), (&[1.0, 2.0, 3.0, 4.0][..], &*lent));
+        assert_eq!(*turned, [1.0, 3.0, 2.0, 4.0]);
     }
 
     #[test]

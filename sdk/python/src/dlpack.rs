@@ -4,6 +4,7 @@
 //! made it frees what it holds when the capsule goes.
 
 use std::ffi::{CStr, c_void};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
@@ -196,9 +197,12 @@ unsafe fn read(what: &str, tensor: &DlTensor) -> PyResult<Floats> {
 /// A tensor of 32-bit floats that dtta computed: `torch.from_dlpack` and `numpy.from_dlpack` take it without a copy.
 #[pyclass(frozen, module = "dtta", name = "Tensor")]
 pub struct Tensor {
-    values: Arc<Vec<f32>>,
+    values: Values,
     shape: Vec<usize>,
 }
+
+/// Numbers of ours, or those of a tensor that lends them.
+type Values = Arc<dyn Deref<Target = [f32]> + Send + Sync>;
 
 impl Tensor {
     /// Of numbers, row by row.
@@ -207,6 +211,17 @@ impl Tensor {
             values: Arc::new(values),
             shape: shape.to_vec(),
         }
+    }
+
+    /// A tensor's own values, for those who only read them.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    pub fn lent(tensor: &dtta_tensor::Tensor) -> Result<Self, dtta_tensor::TensorError> {
+        Ok(Self {
+            values: Arc::new(tensor.lend()?),
+            shape: tensor.shape().to_vec(),
+        })
     }
 
     /// A copy of a tensor's values.
@@ -256,7 +271,7 @@ impl Tensor {
         if dl_device.is_some_and(|(kind, _)| kind != CPU[0]) {
             return Err(PyBufferError::new_err("the tensor is on the CPU"));
         }
-        let values = match copy {
+        let values: Values = match copy {
             Some(true) => Arc::new(self.values.to_vec()),
             _ => self.values.clone(),
         };
@@ -303,13 +318,13 @@ fn nested<'py>(py: Python<'py>, values: &[f32], shape: &[usize]) -> PyResult<Bou
 
 /// What a capsule of ours owns.
 struct Lent {
-    values: Arc<Vec<f32>>,
+    values: Values,
     shape: Box<[i64]>,
     strides: Box<[i64]>,
 }
 
 impl Lent {
-    fn new(values: Arc<Vec<f32>>, shape: &[usize]) -> Self {
+    fn new(values: Values, shape: &[usize]) -> Self {
         let mut strides = vec![1i64; shape.len()];
         for axis in (1..shape.len()).rev() {
             strides[axis - 1] = strides[axis] * shape[axis] as i64;

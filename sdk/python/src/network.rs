@@ -88,16 +88,24 @@ impl Network {
         json::typed(what, &said)
     }
 
-    /// Asks it for outputs. Where inputs are tracked, the tape asks it for their gradients later.
+    /// Asks it for outputs. Where inputs are tracked, the tape asks it for their gradients later. The first `own` inputs are its own to
+    /// change; the others it reads where they lie.
     fn forward(
         &self,
         inputs: &[&dtta_tensor::Tensor],
+        own: usize,
         argument: &serde_json::Value,
         device: &Device,
     ) -> Result<Vec<dtta_tensor::Tensor>, TensorError> {
         let tracked: Vec<bool> = inputs.iter().map(|input| input.is_tracked()).collect();
         let elements: Vec<usize> = inputs.iter().map(|x| x.shape().elements()).collect();
-        let lent = inputs.iter().map(|input| Tensor::of(input));
+        let lent = inputs
+            .iter()
+            .enumerate()
+            .map(|(place, input)| match place < own {
+                true => Tensor::of(input),
+                false => Tensor::lent(input),
+            });
         let lent = lent.collect::<Result<Vec<_>, _>>()?;
         let (outputs, vjp) = Python::attach(|py| {
             self.ask(py, lent, &tracked, argument)
@@ -380,7 +388,9 @@ impl dtta_models::Denoiser for OfPython {
         inputs.extend(conditions);
         let times = self.schedule.network_times(times);
         let argument = serde_json::json!(times);
-        let answer = self.network.forward(&inputs, &argument, noisy.device())?;
+        let answer = self
+            .network
+            .forward(&inputs, inputs.len(), &argument, noisy.device())?;
         match <[_; 1]>::try_from(answer) {
             Ok([answer]) if answer.shape() == shape => Ok(answer),
             Ok([answer]) => Err(TensorError::Shape {
@@ -525,7 +535,9 @@ impl dtta_models::Backbone for Task {
         let mut inputs = vec![images];
         inputs.extend(weights.iter().map(|(.., tensor)| tensor));
         let argument = serde_json::json!(statistics);
-        let answer = self.network.forward(&inputs, &argument, images.device())?;
+        let answer = self
+            .network
+            .forward(&inputs, 1, &argument, images.device())?;
         match <[_; 2]>::try_from(answer) {
             Ok([features, logits])
                 if features.shape()[0] == shape[0]

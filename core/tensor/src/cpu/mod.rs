@@ -25,7 +25,7 @@ use burn::tensor::TensorData;
 use rayon::prelude::*;
 
 use crate::optimize::AdamStep;
-use crate::outside::Link;
+use crate::outside::{Link, Slot};
 use attention::Heads;
 use convolution::Convolution;
 use depthwise::Depthwise;
@@ -124,6 +124,8 @@ pub(crate) trait CpuOps: Backend {
     ) -> FloatTensor<Self>;
     /// `y`, which another library computed; `link` knows the gradient of `x`.
     fn cpu_outside(y: FloatTensor<Self>, x: FloatTensor<Self>, link: Link) -> FloatTensor<Self>;
+    /// The same, row by row and for `slot` to show. Leaves the tape.
+    fn cpu_show(x: FloatTensor<Self>, slot: Slot) -> FloatTensor<Self>;
     /// A step of Adam: the parameter and both running means, moved. Leaves the tape.
     fn cpu_adam(
         parameter: FloatTensor<Self>,
@@ -356,6 +358,12 @@ impl CpuOps for Flex {
         y
     }
 
+    fn cpu_show(x: FlexTensor, slot: Slot) -> FlexTensor {
+        let x = x.to_contiguous();
+        slot.put(Shown(x.clone()));
+        x
+    }
+
     fn cpu_with_gradient(x: FlexTensor, _: FlexTensor, _: FlexTensor) -> FlexTensor {
         x
     }
@@ -508,6 +516,16 @@ fn each_row<T: Send>(data: &mut [T], width: usize, work: impl Fn(usize, &mut [T]
     data.par_chunks_mut(rows * width)
         .enumerate()
         .for_each(|(chunk, part)| work(chunk * rows, part));
+}
+
+/// A tensor, row by row, whose storage has this owner more.
+pub(crate) struct Shown(FlexTensor);
+
+impl Shown {
+    /// Its elements.
+    pub fn values(&self) -> &[f32] {
+        values(&self.0)
+    }
 }
 
 fn values(x: &FlexTensor) -> &[f32] {

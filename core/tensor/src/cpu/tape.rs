@@ -800,6 +800,10 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         record!(Outside, [y, x], state, value)
     }
 
+    fn cpu_show(x: FloatTensor<Self>, slot: Slot) -> FloatTensor<Self> {
+        Self::from_inner(Flex::cpu_show(x.into_primitive(), slot))
+    }
+
     fn cpu_adam(
         parameter: FloatTensor<Self>,
         gradient: FloatTensor<Self>,

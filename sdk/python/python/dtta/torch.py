@@ -277,6 +277,7 @@ class TorchBackbone:
         floats = {name: value for name, value in self._module.named_buffers() if value.is_floating_point()}
         self._others = {name: value for name, value in self._module.named_buffers() if name not in floats}
         self._parameters: dict[str, Tensor] = {**dict(self._module.named_parameters()), **floats}
+        self._running = list(floats)
         self._groups = _groups(self._module, head, set(floats))
         self._norms = [layer for layer in self._module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
         first = next(iter(self._parameters.values()), None)
@@ -335,7 +336,11 @@ class TorchBackbone:
         with torch.set_grad_enabled(any(tracked)), self._lock:
             for layer in self._norms:
                 layer.training = statistics == "batch"
-            outputs = self._outputs(dict(zip(self._parameters, values)), images)
+            given = dict(zip(self._parameters, values))
+            if statistics == "batch":
+                # They are lent, and the layers would move them in place.
+                given.update((name, given[name].clone()) for name in self._running)
+            outputs = self._outputs(given, images)
         return _answer(list(outputs), inputs, tracked)
 
     def _outputs(self, parameters: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
