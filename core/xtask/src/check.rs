@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::{dependencies, process, wit};
+use crate::{dependencies, process, python, wit};
 
 /// Runs every check and stops at the first that fails.
 pub fn run(root: &Path) -> Result<()> {
-    let steps: [(&str, &dyn Fn() -> Result<()>); 7] = [
+    let steps: [(&str, &dyn Fn() -> Result<()>); 8] = [
         ("format", &|| cargo(root, &["fmt", "--all", "--check"])),
         ("interface", &|| wit::check(root)),
         ("dependencies", &|| dependencies::check(root)),
@@ -20,6 +20,7 @@ pub fn run(root: &Path) -> Result<()> {
         ("tests", &|| {
             cargo(root, &["test", "--release", "--workspace", "--locked"])
         }),
+        ("python", &|| python::check(root)),
     ];
     let start = Instant::now();
     for (position, (name, step)) in steps.iter().enumerate() {

@@ -29,7 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Runs every check, cheapest first: format, interface, dependencies, lints, docs, plugins, tests.
+    /// Runs every check, cheapest first: format, interface, dependencies, lints, docs, plugins, tests, and the Python wheel where there is Python.
     Check,
     /// Builds the plugins that ship, or checks that what is committed is what they build to.
     Plugins {

@@ -52,6 +52,18 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     test(root, &program, arguments.torch)
 }
 
+/// As a part of the check: with what any machine can install in a minute, and only where there is a Python that the wheel is for.
+pub fn check(root: &Path) -> Result<()> {
+    let Some(program) = find() else {
+        let (major, minor) = OLDEST;
+        eprintln!(
+            "      left out: no Python {major}.{minor} or newer with `venv` is here, and nothing but the wheel needs one"
+        );
+        return Ok(());
+    };
+    test(root, &program, false)
+}
+
 fn find() -> Option<PathBuf> {
     let names = ["python3".to_owned()].into_iter();
     let names = names.chain((OLDEST.1..=15).map(|minor| format!("python3.{minor}")));

@@ -46,3 +46,9 @@ def told(folder):
     for record in records:
         del record["milliseconds"]
     return records
+
+
+def resident():
+    """Bytes of memory that this process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

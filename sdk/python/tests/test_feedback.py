@@ -2,6 +2,7 @@ import gc
 import os
 
 import pytest
+from conftest import resident
 
 import dtta
 
@@ -117,11 +118,6 @@ def test_a_tensor_outlives_what_it_came_from(denoiser):
     del losses, gradients
     gc.collect()
     assert view.tolist() == listed and all(value > 0 for value in listed)
-
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")

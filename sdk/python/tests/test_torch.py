@@ -2,7 +2,7 @@ import json
 import os
 
 import pytest
-from conftest import ROOT, needs, told
+from conftest import ROOT, needs, resident, told
 
 needs("torch", "torchvision", "diffusers", "timm", "numpy")
 
@@ -190,6 +190,27 @@ def test_what_a_network_raises_comes_back_as_it_was():
     mine = dtta.TorchDenoiser(half, DDPMScheduler(), image=denoiser.image_shape, slots=denoiser.slots)
     with pytest.raises(LookupError, match="no way back"):
         dtta.Feedback(mine, draws=1)(images, condition, ids)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
+def test_ten_thousand_calls_of_a_network_leave_no_memory_behind():
+    def scaled(noisy, times, given):
+        return noisy * given["scale"]
+
+    mine = dtta.TorchDenoiser(scaled, DDPMScheduler(), image=(1, 32, 32), slots={"scale": (1, 32, 32)})
+    feedback = dtta.Feedback(mine, draws=1)
+    images, condition = torch.randn(1, 1, 32, 32), torch.ones(1, 1, 32, 32, requires_grad=True)
+
+    def calls(count):
+        for _ in range(count):
+            condition.grad = None
+            dtta.torch.feedback(feedback, images, {"scale": condition}, ["a"]).sum().backward()
+
+    calls(1000)
+    before = resident()
+    calls(10_000)
+    # One of the images of 4 KiB that is left each time would come to 40 MB.
+    assert resident() - before < 8 << 20
 
 
 def test_answers_that_do_not_fit_are_refused():

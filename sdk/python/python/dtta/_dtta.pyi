@@ -4,6 +4,16 @@ from typing import Any, Literal, final
 
 from typing_extensions import CapsuleType
 
+__all__ = [
+    "Denoiser",
+    "Feedback",
+    "Tensor",
+    "__version__",
+    "command",
+    "run",
+    "validate",
+]
+
 __version__: str
 
 @final
