@@ -63,7 +63,7 @@ pub use record::{
     Record, RunDescription, Scores, Status, Summary,
 };
 pub use report::Scored;
-pub use run::{Existing, Identity, Rehearsal, RunOptions, Shard};
+pub use run::{Existing, Identity, PlannedShard, Rehearsal, RunOptions, Shard, ShardId};
 pub use seen::Seen;
 pub use sinks::{EventFile, Finished, Sink, Start};
 pub use task::{Predictions, TaskModel};

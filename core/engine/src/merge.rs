@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::prepare::{Extensions, open_scorer};
 use crate::record::{Record, RunDescription, Status, Summary};
 use crate::report::{self, StatesFile};
-use crate::run::{Existing, RunFolder, read_description};
-use crate::sinks::{Records, StatesWriter};
+use crate::run::{Closed, Existing, RunFolder, Shard, ShardId, described, read_description};
+use crate::sinks::{Records, States, StatesWriter};
+
 /// A finished run, or a shard of one.
 struct Piece {
     path: PathBuf,
@@ -23,11 +24,12 @@ struct Piece {
 }
 
 /// Merges finished shards into a run of its own in `out`: records, what metrics accumulated, description and summary, those of an unbroken
-/// run bit for bit but for times. Opens nothing but the experiment's metric.
+/// run bit for bit but for times. Opens nothing but the experiment's metric. Where `out` holds the same run, it is left alone if it is finished, and
+/// makes way if it is not.
 ///
 /// # Errors
 /// [`Error::Merge`] for runs that are not finished, are of other experiments, digests, devices or versions, or together hold a sample twice or
-/// not at all; [`Error::OutputExists`]; whatever the metric refuses.
+/// not at all; [`Error::OutputExists`] for another run in `out`; whatever the metric refuses.
 pub fn merge(
     runs: &[PathBuf],
     out: &Path,
@@ -59,6 +61,21 @@ pub(crate) fn merge_into(
             return Err(refuse(&piece.path, reason));
         }
     }
+    let existing = match (existing, described(out)?) {
+        // What is merged there holds all that this run, or an interrupted merge, had there.
+        (Existing::Keep, Some(earlier))
+            if earlier.shard.is_none() && earlier.difference(&first.run).is_none() =>
+        {
+            if earlier.status == Status::Finished
+                && Closed::read(out)?.is_some()
+                && let Some(summary) = RunFolder::summary_in(out)?
+            {
+                return Ok(summary);
+            }
+            Existing::Replace
+        }
+        (existing, _) => existing,
+    };
     let mut run = first.run.clone();
     run.shard = None;
     run.status = Status::Running;
@@ -90,6 +107,13 @@ pub(crate) fn merge_into(
     let peak = peaks.flatten().max();
     let summary = report::summary(&run, &scorer, StatesFile::open(folder.path())?, peak)?;
     folder.finish(&mut run, &summary)?;
+    let samples = run.domains.iter().map(|domain| domain.samples).sum();
+    folder.close(ShardId::new(
+        &run.identity,
+        run.seed,
+        Shard::whole(),
+        &(0..samples),
+    ))?;
     Ok(summary)
 }
 
@@ -98,6 +122,19 @@ impl Piece {
         let run = read_description(path)?;
         if run.status != Status::Finished {
             let reason = "it is not finished; continue it with `--resume`, or run the shard again";
+            return Err(refuse(path, reason));
+        }
+        let Some(closed) = Closed::read(path)? else {
+            let reason = "it has no `unit.json`, which is written and has to be copied last; copy it whole, or run the shard again";
+            return Err(refuse(path, reason));
+        };
+        let files = [
+            RunFolder::DESCRIPTION,
+            RunFolder::SUMMARY,
+            Records::FILE,
+            States::FILE,
+        ];
+        if let Some(reason) = closed.changed(path, &files)? {
             return Err(refuse(path, reason));
         }
         let mut states = StatesFile::open(path)?;

@@ -8,6 +8,7 @@ use dtta_learn::Footprint;
 use dtta_models::{ModelFiles, Models};
 use dtta_tensor::{Precision, Tensor};
 
+use crate::adapter::Adapter;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::experiment::ModelSource;
@@ -60,6 +61,46 @@ pub struct Work {
 }
 
 impl Work {
+    /// Measures one image and one draw through an adapter's models.
+    pub(crate) fn of(adapter: &mut Adapter, devices: &Devices) -> Result<Self> {
+        let method = adapter.method();
+        let (steps, feedback) = (method.steps(), method.feedback());
+        let seen = adapter.views().map(Seen::by_model).unwrap_or_default();
+        let tools = adapter.tools();
+        let image = tools.task().backbone().spec().image;
+        let zeros = Tensor::full(&[&[1], &image[..]].concat(), 0.0, &devices.task)?;
+        let task = Footprint::of(|| tools.source_outputs(&zeros, false).map(drop))?;
+        let task_parameters = tools.source().elements();
+        let Some(feedback) = feedback else {
+            return Ok(Work {
+                task_parameters,
+                task,
+                denoiser_parameters: 0,
+                denoiser_precision: Precision::F32,
+                draw: None,
+                steps,
+                draws: 0,
+                micro_batch: 1,
+                lanes: 1,
+                seen,
+            });
+        };
+        let (denoiser, weights) = (tools.denoiser()?, tools.denoiser_weights()?);
+        let draw = feedback.footprint(denoiser, weights, &devices.denoiser);
+        Ok(Work {
+            task_parameters,
+            task,
+            denoiser_parameters: weights.elements(),
+            denoiser_precision: weights.precision(),
+            draw: Some(draw.map_err(Error::from)?),
+            steps,
+            draws: feedback.draws.count,
+            micro_batch: feedback.micro_batch,
+            lanes: devices.denoiser.lanes(),
+            seen,
+        })
+    }
+
     /// Seconds that a sample takes, about: its draws, and for each step the task model forward and backward, which takes
     /// three times as long as forward alone; before and after, its predictions.
     pub fn seconds(&self) -> f64 {
@@ -177,40 +218,5 @@ fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> R
     let drawn = Values::DrawnIfMissing;
     let opened = open(document, extensions, devices, &[1], None, drawn)?;
     let Opened { mut adapter, .. } = opened;
-    let method = adapter.method();
-    let (steps, feedback) = (method.steps(), method.feedback());
-    let seen = adapter.views().map(Seen::by_model).unwrap_or_default();
-    let tools = adapter.tools();
-    let image = tools.task().backbone().spec().image;
-    let zeros = Tensor::full(&[&[1], &image[..]].concat(), 0.0, &devices.task)?;
-    let task = Footprint::of(|| tools.source_outputs(&zeros, false).map(drop))?;
-    let task_parameters = tools.source().elements();
-    let Some(feedback) = feedback else {
-        return Ok(Work {
-            task_parameters,
-            task,
-            denoiser_parameters: 0,
-            denoiser_precision: Precision::F32,
-            draw: None,
-            steps,
-            draws: 0,
-            micro_batch: 1,
-            lanes: 1,
-            seen,
-        });
-    };
-    let (denoiser, weights) = (tools.denoiser()?, tools.denoiser_weights()?);
-    let draw = feedback.footprint(denoiser, weights, &devices.denoiser);
-    Ok(Work {
-        task_parameters,
-        task,
-        denoiser_parameters: weights.elements(),
-        denoiser_precision: weights.precision(),
-        draw: Some(draw.map_err(Error::from)?),
-        steps,
-        draws: feedback.draws.count,
-        micro_batch: feedback.micro_batch,
-        lanes: devices.denoiser.lanes(),
-        seen,
-    })
+    Work::of(&mut adapter, devices)
 }

@@ -157,7 +157,149 @@ fn refuses_shards_that_are_not_all_of_one_run() {
         .unwrap_err();
     refused(&["stopped"], "not finished");
     let both = ["a".to_owned(), "b".to_owned()];
-    merged(&fixture, &both, "out").unwrap();
-    let again = merged(&fixture, &both, "out").unwrap_err();
+    let summary = merged(&fixture, &both, "out").unwrap();
+    assert_eq!(merged(&fixture, &both, "out").unwrap(), summary);
+    let again = merged(&fixture, &both, "seed").unwrap_err();
     assert!(matches!(again, Error::OutputExists { .. }), "{again}");
+}
+
+fn unit(fixture: &Fixture, run: &str) -> Value {
+    serde_json::from_slice(&fs::read(fixture.path().join(run).join("unit.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_plan_names_the_shards_that_runs_leave() {
+    let fixture = Fixture::new();
+    let experiment = single_sample(Fixture::experiment());
+    let plan = |experiment: &Value, count| fixture.prepare(experiment).unwrap().plan(count);
+    // 16 samples in batches of 4 are 4 units; 3 shards take 1, 1 and 2 of them.
+    let units = plan(&experiment, None).unwrap();
+    assert_eq!(units.len(), 4);
+    assert!(units.iter().all(|unit| unit.samples == 4));
+    let shards = plan(&experiment, Some(3)).unwrap();
+    let ends: Vec<_> = shards
+        .iter()
+        .map(|shard| (shard.shard.first, shard.shard.end, shard.domains.join(" ")))
+        .collect();
+    let (clean, noise) = ("clean".to_owned(), "gaussian_noise/3".to_owned());
+    assert_eq!(ends, [(0, 4, clean.clone()), (4, 8, clean), (8, 16, noise)]);
+    // 2 steps of 6 draws a sample.
+    assert_eq!(shards.iter().map(|s| s.draws).sum::<usize>(), 16 * 12);
+    assert!(shards.iter().all(|shard| shard.seconds > 0.0));
+    assert!((shards[2].seconds - 2.0 * shards[0].seconds).abs() < 1e-9);
+
+    // The same positions are the same records, in however many shards.
+    assert_eq!(shards[0].shard.id, units[0].shard.id);
+    assert_ne!(shards[1].shard.id, units[0].shard.id);
+    fixture.run_shard(&experiment, "part", "2/3").unwrap();
+    let left = unit(&fixture, "part");
+    let planned = serde_json::to_value(&shards[2].shard).unwrap();
+    for field in ["id", "shard", "first", "end"] {
+        assert_eq!(left[field], planned[field], "{field}");
+    }
+    // What determines records is in the id.
+    let mut seeded = experiment.clone();
+    seeded["seed"] = json!(4);
+    let mut longer = experiment.clone();
+    longer["method"]["draws"] = json!(7);
+    for other in [&seeded, &longer] {
+        assert_ne!(
+            plan(other, Some(3)).unwrap()[0].shard.id,
+            shards[0].shard.id
+        );
+    }
+    let refused = plan(&experiment, Some(5)).unwrap_err();
+    assert!(
+        matches!(refused, Error::Shard { count: 5, .. }),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_folder_is_whole_once_its_unit_file_is_there() {
+    let fixture = Fixture::new();
+    let experiment = single_sample(Fixture::experiment());
+    let path = |name: &str| fixture.path().join(name);
+    for shard in ["0/2", "1/2"] {
+        let name = shard.replace('/', "-");
+        fixture.run_shard(&experiment, &name, shard).unwrap();
+    }
+    let whole = unit(&fixture, "0-2");
+    let files: Vec<&String> = whole["files"].as_object().unwrap().keys().collect();
+    assert_eq!(
+        files,
+        ["records.jsonl", "run.json", "samples.bin", "summary.json"]
+    );
+    let bytes = fs::metadata(path("0-2/records.jsonl")).unwrap().len();
+    assert_eq!(whole["files"]["records.jsonl"]["bytes"], json!(bytes));
+
+    // A copy to which it did not come yet is neither merged nor taken for finished.
+    fs::remove_file(path("0-2/unit.json")).unwrap();
+    let shards = || ["0-2".to_owned(), "1-2".to_owned()];
+    let refused = merged(&fixture, &shards(), "out").unwrap_err();
+    assert!(refused.to_string().contains("no `unit.json`"), "{refused}");
+    let refused = fixture.run_shard(&experiment, "0-2", "0/2").unwrap_err();
+    assert!(matches!(refused, Error::OutputExists { .. }), "{refused}");
+
+    // A kill between the last file and this one, or between this one and the folder's name, costs nothing.
+    let records = fixture.records("0-2");
+    fs::rename(path("0-2"), path("0-2.unfinished")).unwrap();
+    fixture.run_shard(&experiment, "0-2", "0/2").unwrap();
+    assert_eq!(fixture.records("0-2"), records);
+    assert_eq!(unit(&fixture, "0-2"), whole);
+    fs::rename(path("0-2"), path("0-2.unfinished")).unwrap();
+    fixture.run_shard(&experiment, "0-2", "0/2").unwrap();
+    assert_eq!(unit(&fixture, "0-2"), whole);
+    merged(&fixture, &shards(), "merged").unwrap();
+    assert_eq!(unit(&fixture, "merged")["shard"], "0/1");
+    // Merged again, nothing is written; after a kill, it is merged anew; and no other run makes way.
+    let written = || fs::metadata(path("merged/run.json")).unwrap().modified();
+    let (before, summary) = (written().unwrap(), fs::read(path("merged/summary.json")));
+    merged(&fixture, &shards(), "merged").unwrap();
+    assert_eq!(written().unwrap(), before);
+    for lost in ["unit.json", "summary.json"] {
+        fs::remove_file(path("merged").join(lost)).unwrap();
+    }
+    merged(&fixture, &shards(), "merged").unwrap();
+    assert_eq!(
+        fs::read(path("merged/summary.json")).unwrap(),
+        summary.unwrap()
+    );
+    let mut seeded = experiment.clone();
+    seeded["seed"] = json!(4);
+    fixture.run(&seeded, "seeded").unwrap();
+    let refused = merged(&fixture, &shards(), "seeded").unwrap_err();
+    assert!(matches!(refused, Error::OutputExists { .. }), "{refused}");
+    assert_eq!(unit(&fixture, "merged")["end"], 16);
+
+    // A copy that lost or changed something is told by the file.
+    let states = fs::read(path("1-2/samples.bin")).unwrap();
+    let refused = |bytes: &[u8], word: &str| {
+        fs::write(path("1-2/samples.bin"), bytes).unwrap();
+        let refused = merged(&fixture, &shards(), "out").unwrap_err().to_string();
+        assert!(
+            refused.contains("`samples.bin`") && refused.contains(word),
+            "{refused}"
+        );
+    };
+    refused(&states[..states.len() - 1], "bytes");
+    let mut changed = states.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    refused(&changed, "changed");
+}
+
+#[test]
+fn a_run_that_begins_anew_is_not_whole_meanwhile() {
+    let fixture = Fixture::new();
+    let experiment = Fixture::experiment();
+    fixture.run(&experiment, "run").unwrap();
+    assert_eq!(unit(&fixture, "run")["shard"], "0/1");
+    let whole = Shard::whole();
+    let stopped = fixture.run_as(&experiment, "run", Existing::Replace, whole, 4);
+    assert!(stopped.is_err());
+    assert!(!fixture.path().join("run/unit.json").exists());
+    fixture
+        .run_until(&experiment, "run", true, usize::MAX)
+        .unwrap();
+    assert!(fixture.path().join("run/unit.json").exists());
 }

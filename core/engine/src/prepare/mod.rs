@@ -99,7 +99,7 @@ impl Devices {
 /// An experiment that is ready to run.
 pub struct Prepared {
     document: Document,
-    devices: Devices,
+    pub(crate) devices: Devices,
     pub(crate) stream: Stream,
     pub(crate) adapter: Adapter,
     digests: BTreeMap<String, String>,
@@ -238,7 +238,7 @@ impl Prepared {
     }
 
     /// The pieces of the stream that can be computed by themselves, as positions.
-    pub(crate) fn plan(&self) -> Vec<std::ops::Range<usize>> {
+    pub(crate) fn units(&self) -> Vec<std::ops::Range<usize>> {
         crate::run::units(
             &self.stream.order().segments(),
             &self.experiment().adaptation,

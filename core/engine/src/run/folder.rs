@@ -10,15 +10,13 @@ use serde::de::DeserializeOwned;
 
 use super::Existing;
 use super::checkpoint::Checkpoint;
+use super::closed::{Closed, ShardId};
 use super::identity::Identity;
 use super::refuse_resume;
 use super::unit::Shard;
 use crate::error::{Error, Result};
 use crate::record::{RunDescription, Status, Summary};
 use crate::sinks::{EventFile, Pictures, Records, States};
-
-const DESCRIPTION: &str = "run.json";
-const SUMMARY: &str = "summary.json";
 
 /// A run's folder, locked.
 pub(crate) struct RunFolder {
@@ -27,6 +25,11 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
+    /// What the run is.
+    pub const DESCRIPTION: &'static str = "run.json";
+    /// What came of it.
+    pub const SUMMARY: &'static str = "summary.json";
+
     /// Takes a folder, which is made if it is not there.
     ///
     /// # Errors
@@ -38,7 +41,7 @@ impl RunFolder {
             path: path.into(),
             _lock: lock,
         };
-        let described = path.join(DESCRIPTION).exists();
+        let described = path.join(Self::DESCRIPTION).exists();
         match existing {
             // Of what has no sample yet, nothing is lost.
             Existing::Keep if described && folder.has_no_sample()? => folder.clear()?,
@@ -65,9 +68,10 @@ impl RunFolder {
         let names = [
             Records::FILE,
             States::FILE,
-            SUMMARY,
+            Self::SUMMARY,
             Checkpoint::DOCUMENT,
-            DESCRIPTION,
+            Closed::FILE,
+            Self::DESCRIPTION,
         ];
         names.into_iter().map(|name| self.path.join(name))
     }
@@ -91,6 +95,8 @@ impl RunFolder {
         if !self.holds_anything() {
             return Ok(());
         }
+        // From here on it is not whole.
+        remove(&self.path.join(Closed::FILE))?;
         let pictures = self.path.join(Pictures::FOLDER);
         match fs::remove_dir_all(&pictures) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
@@ -136,7 +142,7 @@ impl RunFolder {
 
     /// The description of the run that is there.
     pub fn earlier(&self) -> Result<Option<RunDescription>> {
-        read(&self.path.join(DESCRIPTION))
+        read(&self.path.join(Self::DESCRIPTION))
     }
 
     /// Its summary.
@@ -146,7 +152,7 @@ impl RunFolder {
 
     /// The summary of a run in a folder.
     pub fn summary_in(path: &Path) -> Result<Option<Summary>> {
-        read(&path.join(SUMMARY))
+        read(&path.join(Self::SUMMARY))
     }
 
     /// Its last checkpoint.
@@ -158,15 +164,26 @@ impl RunFolder {
     pub fn describe(&self, description: &RunDescription, status: Status) -> Result<()> {
         let mut description = description.clone();
         description.status = status;
-        Ok(write_json(&self.path.join(DESCRIPTION), &description)?)
+        Ok(write_json(
+            &self.path.join(Self::DESCRIPTION),
+            &description,
+        )?)
     }
 
     /// Writes the summary, then that the run is finished, then removes the checkpoint, which nobody needs any more.
     pub fn finish(&self, description: &mut RunDescription, summary: &Summary) -> Result<()> {
-        write_json(&self.path.join(SUMMARY), summary)?;
+        write_json(&self.path.join(Self::SUMMARY), summary)?;
         description.status = Status::Finished;
         self.describe(description, Status::Finished)?;
         Checkpoint::remove(&self.path)
+    }
+
+    /// Says that the folder is whole, unless that is said already. The last that is written here.
+    pub fn close(&self, shard: ShardId) -> Result<()> {
+        match Closed::read(&self.path)? {
+            Some(closed) if closed.shard == shard => Ok(()),
+            _ => Closed::write(&self.path, shard),
+        }
     }
 }
 
@@ -179,7 +196,7 @@ pub(super) fn finished(
     identity: &Identity,
     shard: Option<Shard>,
 ) -> Result<Option<Summary>> {
-    let Some(description) = read::<RunDescription>(&path.join(DESCRIPTION))? else {
+    let Some(description) = read::<RunDescription>(&path.join(RunFolder::DESCRIPTION))? else {
         // A folder of something else could not be replaced by the shard's in the end.
         let is_lock = |entry: fs::DirEntry| entry.file_name() == FolderLock::FILE;
         let empty = fs::read_dir(path).map_or(true, |mut entries| {
@@ -191,8 +208,12 @@ pub(super) fn finished(
         };
     };
     let same = description.identity == *identity && description.shard == shard;
-    match read(&path.join(SUMMARY))? {
-        Some(summary) if same && description.status == Status::Finished => Ok(Some(summary)),
+    match read(&path.join(RunFolder::SUMMARY))? {
+        Some(summary)
+            if same && description.status == Status::Finished && Closed::read(path)?.is_some() =>
+        {
+            Ok(Some(summary))
+        }
         _ => Err(Error::OutputExists { path: path.into() }),
     }
 }
@@ -202,7 +223,7 @@ pub(super) fn finished(
 /// # Errors
 /// One that cannot be read.
 pub(crate) fn described(path: &Path) -> Result<Option<RunDescription>> {
-    read(&path.join(DESCRIPTION))
+    read(&path.join(RunFolder::DESCRIPTION))
 }
 
 /// The description of a run in a folder.
@@ -212,11 +233,12 @@ pub(crate) fn described(path: &Path) -> Result<Option<RunDescription>> {
 pub(crate) fn read_description(path: &Path) -> Result<RunDescription> {
     described(path)?.ok_or_else(|| Error::Merge {
         path: path.into(),
-        reason: format!("it has no `{DESCRIPTION}`"),
+        reason: format!("it has no `{}`", RunFolder::DESCRIPTION),
     })
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+/// A document, if it is there.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

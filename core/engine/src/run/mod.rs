@@ -3,12 +3,15 @@
 //!
 //! - `unit.rs` cuts a stream into what can be computed by itself, and takes a shard of it.
 //! - `identity.rs` says what must be the same for two runs to be one.
-//! - `folder.rs` owns the run's folder: its lock, its description, its checkpoint.
+//! - `planned.rs` lists the shards of a run with what they take, before any is run.
+//! - `folder.rs` owns the run's folder: its lock, its description, its checkpoint; `closed.rs` says when it is whole.
 //! - `walk.rs` is the loop; `rehearsal.rs` its first round, for a dry run.
 
 mod checkpoint;
+mod closed;
 mod folder;
 mod identity;
+mod planned;
 mod rehearsal;
 mod unit;
 mod walk;
@@ -17,9 +20,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+pub(crate) use self::closed::Closed;
+pub use self::closed::ShardId;
 pub(crate) use self::folder::{RunFolder, described, read_description};
 pub use self::identity::Identity;
 pub(crate) use self::identity::{differences, experiments_differ};
+pub use self::planned::PlannedShard;
 pub use self::rehearsal::Rehearsal;
 pub use self::unit::Shard;
 pub(crate) use self::unit::{batches, units};
@@ -69,7 +75,7 @@ impl<'a> RunOptions<'a> {
 }
 
 impl Prepared {
-    /// Runs the experiment and writes `records.jsonl`, `samples.bin`, `run.json` and `summary.json`. A shard works in a folder of another
+    /// Runs the experiment and writes `records.jsonl`, `samples.bin`, `run.json`, `summary.json` and, last, `unit.json`. A shard works in a folder of another
     /// name beside `out`, which it takes when it is finished; so a folder of that name is a whole shard, and a shard that is run again
     /// continues, or answers what it answered before.
     ///
@@ -82,7 +88,7 @@ impl Prepared {
         options: &RunOptions<'_>,
         sinks: Vec<Box<dyn Sink + '_>>,
     ) -> Result<Summary> {
-        let range = unit::range(&self.plan(), options.shard)?;
+        let range = unit::range(&self.units(), options.shard)?;
         let identity = self.identity()?;
         let shard = (!options.shard.is_whole()).then_some(options.shard);
         let Some(_) = shard else {
@@ -102,9 +108,17 @@ impl Prepared {
             Existing::Keep | Existing::Resume => Existing::Resume,
         };
         let mut folder = RunFolder::open(Path::new(&work), existing)?;
-        let summary = self.run_in(&mut folder, range, identity, shard, options, sinks)?;
-        folder.rename(&options.out)?;
-        Ok(summary)
+        // Another process may have finished it before this one had the lock.
+        if let Some(summary) = folder::finished(&options.out, &identity, shard)? {
+            folder.disappear()?;
+            return Ok(summary);
+        }
+        let summary = self.run_in(&mut folder, range, identity.clone(), shard, options, sinks)?;
+        let renamed = folder.rename(&options.out);
+        match renamed.map(|()| summary) {
+            Ok(summary) => Ok(summary),
+            Err(error) => folder::finished(&options.out, &identity, shard)?.ok_or(error),
+        }
     }
 
     fn run_in(
@@ -117,6 +131,7 @@ impl Prepared {
         others: Vec<Box<dyn Sink + '_>>,
     ) -> Result<Summary> {
         self.adapter.reset();
+        let id = ShardId::new(&identity, self.experiment().seed, options.shard, &range);
         let description = self.describe(identity, shard)?;
         let mut checkpoint = None;
         if let Some(earlier) = folder.earlier()? {
@@ -124,6 +139,7 @@ impl Prepared {
             if earlier.status == Status::Finished
                 && let Some(summary) = folder.summary()?
             {
+                folder.close(id)?;
                 return Ok(summary);
             }
             checkpoint = folder.checkpoint(&description.identity, self.device())?;
@@ -163,6 +179,7 @@ impl Prepared {
         for sink in &mut sinks {
             sink.finish(&summary)?;
         }
+        folder.close(id)?;
         Ok(summary)
     }
 }
