@@ -283,6 +283,7 @@ fn help_fits_a_screen() {
     for command in [
         &["--help"][..],
         &["run", "--help"],
+        &["plan", "--help"],
         &["merge", "--help"],
         &["report", "--help"],
         &["diagnose", "--help"],

@@ -1,9 +1,10 @@
 //! The `dtta` command, as a function of its arguments, so that other programs can have it too. Words for people go to stderr, machine output to files or to stdout as
 //! JSON. A message that cannot be written is not a failure; machine output that cannot be is.
-//! Exit codes: 0 done, 1 a run failed, 2 misuse or bad input, 3 done, but samples were skipped.
+//! Exit codes: 0 done, 1 a run failed, 2 misuse or bad input, 3 done, but samples were skipped, 75 interrupted or locked: try again.
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
+mod cluster;
 mod compare;
 mod corrupt;
 mod data;
@@ -17,6 +18,7 @@ mod plugins;
 mod report;
 mod run;
 mod say;
+mod shards;
 mod stop;
 mod table;
 mod train;
@@ -57,6 +59,8 @@ enum Verb {
     Run(run::Arguments),
     /// Runs methods with several seeds and holds them against each other, or finished runs.
     Compare(compare::Arguments),
+    /// Lists the shards that a run can be cut into, with what each takes. Adapts nothing.
+    Plan(shards::Arguments),
     /// Merges the shards of a run.
     Merge(merge::Arguments),
     /// Shows runs as one HTML page: what adapted and by how much, curves, classes, calibration, pictures and settings.
@@ -98,6 +102,8 @@ enum Document {
 
 /// The exit code of a run that is done, but left samples out.
 const SKIPPED: u8 = 3;
+/// The exit code of what was stopped or found another process at it: the same command goes on from there. `EX_TEMPFAIL` of sysexits.h.
+const AGAIN: u8 = 75;
 
 /// How a command ends when it does not succeed.
 enum Failure {
@@ -105,6 +111,8 @@ enum Failure {
     Misuse(anyhow::Error),
     /// A run failed: exit code 1.
     Failed(anyhow::Error),
+    /// It was stopped from outside: exit code 75.
+    Again(anyhow::Error),
 }
 
 impl Failure {
@@ -114,6 +122,10 @@ impl Failure {
 
     fn failed(error: impl Into<anyhow::Error>) -> Self {
         Self::Failed(error.into())
+    }
+
+    fn again(error: impl Into<anyhow::Error>) -> Self {
+        Self::Again(error.into())
     }
 }
 
@@ -144,6 +156,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Init(arguments) => done(init::init(&arguments)),
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Compare(arguments) => compare::compare(&arguments),
+        Verb::Plan(arguments) => done(shards::plan(&arguments)),
         Verb::Merge(arguments) => merge::merge(&arguments),
         Verb::Report(arguments) => done(report::report(&arguments)),
         Verb::Diagnose(arguments) => done(diagnose::diagnose(&arguments)),
@@ -163,6 +176,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => return code,
         Err(Failure::Misuse(error)) => (error, 2),
         Err(Failure::Failed(error)) => (error, 1),
+        Err(Failure::Again(error)) => (error, AGAIN),
     };
     say!("error: {}", dtta_base::told(error.as_ref()));
     ExitCode::from(code)

@@ -75,7 +75,7 @@ fn measured(footprint: &Footprint) -> String {
 }
 
 /// A number with the unit that leaves it between 1 and 1000.
-fn count(number: f64) -> String {
+pub fn count(number: f64) -> String {
     let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     match units.iter().find(|(unit, _)| number >= *unit) {
         Some((unit, name)) => format!("{:.3} {name}", number / unit),
@@ -83,7 +83,8 @@ fn count(number: f64) -> String {
     }
 }
 
-fn time(seconds: f64) -> String {
+/// A time in words, to about one per cent.
+pub fn time(seconds: f64) -> String {
     match seconds {
         ..1.0 => format!("{:.1} ms", 1e3 * seconds),
         ..60.0 => format!("{seconds:.1} s"),

@@ -12,9 +12,10 @@ use dtta_base::{file_name, in_bytes};
 use dtta_plugin::ScoreSpec;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use crate::cluster::Share;
 use crate::experiment::Opening;
 use crate::say::say;
-use crate::{Failure, SKIPPED, plan, stop, table};
+use crate::{AGAIN, Failure, SKIPPED, plan, stop, table};
 
 /// What to run, and how.
 #[derive(Args)]
@@ -24,9 +25,10 @@ pub struct Arguments {
     /// Folder for records and report; `runs/NAME` if absent, for a shard `runs/NAME-3-of-8`.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Runs shard I of N, counting from 0. Combine the shards with `dtta merge`.
-    #[arg(long, value_name = "I/N", default_value_t = Shard::whole(), hide_default_value = true)]
-    shard: Shard,
+    /// Runs shard I of N, counting from 0, or goes on with it; `auto` is what Slurm, Kubernetes, SkyPilot or torchrun say. Combine the shards
+    /// with `dtta merge`.
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Share>,
     #[command(flatten)]
     pace: Pace,
     /// Says which files are missing and what the run takes. If none is, adapts to one batch and discards the result, reads samples for a
@@ -98,6 +100,9 @@ const READING: Duration = Duration::from_secs(10);
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// Whether there is work that ends at a batch. Before, nothing is lost.
+static AT_WORK: AtomicBool = AtomicBool::new(false);
+
 /// Time for a run to end by itself, with a checkpoint, once its plugins were interrupted.
 const GRACE: Duration = Duration::from_millis(1500);
 
@@ -110,20 +115,22 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::SUCCESS);
         }
     }
+    let shard = arguments.shard.map_or(Ok(Shard::whole()), Share::shard)?;
+    let stop = stops(false)?;
     let mut prepared = arguments.opening.prepare()?;
     let samples = prepared.stream().len();
     let domains = prepared.stream().domains().len();
     let name = prepared.experiment().name.clone();
-    let part = match arguments.shard.is_whole() {
+    let part = match shard.is_whole() {
         true => String::new(),
-        false => format!(", shard {}", arguments.shard),
+        false => format!(", shard {shard}"),
     };
     say!(
         "{name}: {samples} samples in {domains} domains on {}{part}",
         prepared.devices().name()
     );
     if arguments.dry_run {
-        let found = prepared.rehearse(arguments.shard, READING);
+        let found = prepared.rehearse(shard, READING);
         say!("{}", rehearsed(&found.map_err(refused)?));
         return Ok(ExitCode::SUCCESS);
     }
@@ -140,32 +147,58 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let out = arguments
         .out
         .clone()
-        .unwrap_or_else(|| default_out(&name, arguments.shard));
+        .unwrap_or_else(|| default_out(&name, shard));
     let options = RunOptions {
-        existing: match (arguments.resume, arguments.force) {
-            (true, _) => Existing::Resume,
-            (_, true) => Existing::Replace,
-            _ => Existing::Keep,
+        // Who gives a shard, be it the only one, expects that it goes on.
+        existing: match (arguments.force, arguments.resume, arguments.shard) {
+            (true, ..) => Existing::Replace,
+            (_, false, None) => Existing::Keep,
+            _ => Existing::Resume,
         },
-        shard: arguments.shard,
+        shard,
         checkpoint_every: arguments.pace.checkpoint_every()?,
-        ..RunOptions::new(&out, stops()?)
+        ..RunOptions::new(&out, stop)
     };
     let bar = Bar::of("");
     let progress = bar.progress();
-    let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(bar)];
+    let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(Begins), Box::new(bar)];
     if arguments.log.contains(&Log::Tensorboard) {
         sinks.push(Box::new(EventFile::default()));
     }
     let outcome = prepared.run(&options, sinks);
     progress.finish_and_clear();
     let summary = outcome.map_err(refused)?;
+    if !AT_WORK.load(Ordering::Relaxed) {
+        say!("finished already; nothing was computed");
+        report(&summary, &out);
+        return Ok(ExitCode::SUCCESS);
+    }
     Ok(report(&summary, &out))
 }
 
-/// What is set once a user asks to stop. The second time, plugins are interrupted.
-pub fn stops() -> Result<&'static AtomicBool, Failure> {
+/// Notices that samples are about to be computed.
+struct Begins;
+
+impl Sink for Begins {
+    fn start(&mut self, _start: &Start<'_>) -> dtta::Result<()> {
+        AT_WORK.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sample(&mut self, _finished: &Finished<'_>) -> dtta::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is set once a user, or a scheduler, asks to stop. The second time, plugins are interrupted. Where work has not begun, the process
+/// ends at once.
+pub fn stops(at_work: bool) -> Result<&'static AtomicBool, Failure> {
+    AT_WORK.store(at_work, Ordering::Relaxed);
     ctrlc::set_handler(|| {
+        if !AT_WORK.load(Ordering::Relaxed) {
+            say!("stopped before the first batch; the same command begins again");
+            stop::now(AGAIN);
+        }
         if STOP.swap(true, Ordering::Relaxed) {
             dtta_plugin::interrupt();
             stop::at_the_latest(GRACE);
@@ -190,6 +223,9 @@ pub fn report(summary: &Summary, out: &Path) -> ExitCode {
 /// What the user can mend is misuse.
 pub fn refused(error: dtta::Error) -> Failure {
     match error {
+        dtta::Error::Interrupted { .. } | dtta::Error::Base(dtta_base::Error::Locked { .. }) => {
+            Failure::again(error)
+        }
         // A full disk is nobody's misuse.
         dtta::Error::Base(dtta_base::Error::Write { .. }) => Failure::failed(error),
         dtta::Error::OutputExists { .. }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::AGAIN;
 use crate::say::say;
 
 unsafe extern "C" {
@@ -19,22 +20,22 @@ unsafe extern "C" {
     fn atexit(at_exit: extern "C" fn()) -> c_int;
 }
 
-/// Ends the process at once: exit code 1.
-pub fn now() -> ! {
+/// Ends the process at once.
+pub fn now(code: u8) -> ! {
     // SAFETY: takes a number and does not come back.
-    unsafe { end(1) }
+    unsafe { end(code.into()) }
 }
 
-/// Lets the process end by itself for so long, then ends it: exit code 1.
+/// Lets the process end by itself for so long, then ends it: exit code 75.
 pub fn at_the_latest(grace: Duration) {
     // In a thread of its own, so that further signals find their handler free.
     let watch = thread::Builder::new().name("stop".into()).spawn(move || {
         thread::sleep(grace);
         say!("a plugin does not stop, so this program does; what is checkpointed can be continued with `--resume`");
-        now()
+        now(AGAIN)
     });
     if watch.is_err() {
-        now()
+        now(AGAIN)
     }
 }
 
@@ -71,5 +72,5 @@ extern "C" fn at_exit() {
     say!(
         "error: {by} ended the process before the work was done, which no plugin may; what is checkpointed can be continued with `--resume`"
     );
-    now()
+    now(1)
 }

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::data::tell_left_out;
 use crate::experiment::Place;
 use crate::say::say;
-use crate::{Failure, print_json, stop};
+use crate::{AGAIN, Failure, print_json, stop};
 
 /// What to train, and how.
 #[derive(Args)]
@@ -78,7 +78,7 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             say!("stopped at once; what is checkpointed can be continued with `--resume`");
-            stop::now();
+            stop::now(AGAIN);
         }
         say!("stopping after this step; press Ctrl-C again to stop at once");
     })
@@ -94,9 +94,10 @@ pub fn train(arguments: &Arguments) -> Result<(), Failure> {
     let outcome = trainer.run(&options, &mut bar);
     bar.bar.finish_and_clear();
     let outcome = outcome.map_err(|error| match error {
-        Error::OutputExists { .. }
-        | Error::Resume { .. }
-        | Error::Base(dtta_base::Error::Locked { .. }) => Failure::misuse(error),
+        Error::OutputExists { .. } | Error::Resume { .. } => Failure::misuse(error),
+        Error::Interrupted { .. } | Error::Base(dtta_base::Error::Locked { .. }) => {
+            Failure::again(error)
+        }
         error => Failure::failed(error),
     })?;
     if let Some(evaluation) = &outcome.evaluation {

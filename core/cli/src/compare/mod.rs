@@ -19,6 +19,7 @@ use dtta_plugin::ScoreSpec;
 use indicatif::{HumanDuration, ProgressBar};
 
 use self::formats::Format;
+use crate::cluster::Share;
 use crate::data::tell_left_out;
 use crate::experiment::{Places, extensions};
 use crate::run::{Bar, Pace, refused, stops};
@@ -49,9 +50,9 @@ pub struct Arguments {
     /// Folder for runs and `comparison.json`; `runs/compare-NAME` if absent.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Runs shard I of N of every run, counting from 0, and prints no table. The same call without it puts the shards together.
+    /// Runs shard I of N of every run, counting from 0 (or `auto`), and prints no table. The same call without it puts the shards together.
     #[arg(long, value_name = "I/N")]
-    shard: Option<Shard>,
+    shard: Option<Share>,
     #[command(flatten)]
     pace: Pace,
     /// Adapts to one batch of each method, discards the result, and estimates the time of all runs.
@@ -188,7 +189,7 @@ fn rehearse(
 fn stopped(error: Error) -> Failure {
     match error {
         Error::Interrupted { .. } => {
-            Failure::Failed(anyhow!("interrupted; the same command goes on from here"))
+            Failure::Again(anyhow!("interrupted; the same command goes on from here"))
         }
         error => refused(error),
     }
@@ -224,11 +225,11 @@ impl Arguments {
 
     fn options(&self, out: &Path) -> Result<CompareOptions<'static>, Failure> {
         Ok(CompareOptions {
-            shard: self.shard.unwrap_or_else(Shard::whole),
+            shard: self.shard.map_or(Ok(Shard::whole()), Share::shard)?,
             force: self.force,
             checkpoint_every: self.pace.checkpoint_every()?,
             latents: self.pace.latents()?,
-            ..CompareOptions::new(out, stops()?)
+            ..CompareOptions::new(out, stops(true)?)
         })
     }
 
