@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use dtta_base::{in_bytes, listed, write_json};
 use dtta_models::{
-    Description, HubCache, HubModel, Interpolation, Model, ModelError, ModelFiles, Models,
+    Description, HubCache, HubModel, Interpolation, Lora, Model, ModelError, ModelFiles, Models,
     Precision, Preprocessing, Resized, locate,
 };
 use dtta_tensor::Device;
@@ -67,6 +67,9 @@ enum Verb {
         /// How wide the numbers are: `f32`, `f16` or `bf16`.
         #[arg(long, default_value = "f32", value_parser = precision)]
         precision: Precision,
+        /// A folder with factors of low rank (LoRA) that are added to its matrices: `adapter/` of a run, or one that peft or diffusers wrote.
+        #[arg(long, value_name = "FOLDER")]
+        adapter: Option<PathBuf>,
     },
 }
 
@@ -107,7 +110,8 @@ pub fn models(arguments: &Arguments) -> Result<(), Failure> {
             source,
             out,
             precision,
-        } => convert(&models, source, out, *precision),
+            adapter,
+        } => convert(&models, source, out, *precision, adapter.as_deref()),
     }
 }
 
@@ -340,6 +344,7 @@ fn convert(
     source: &Source,
     out: &Path,
     precision: Precision,
+    adapter: Option<&Path>,
 ) -> Result<(), Failure> {
     let weights_out = out.with_extension("safetensors");
     let free = || {
@@ -375,7 +380,12 @@ fn convert(
             .load_text_encoder(&path, weights, &device)
             .map(|(_, weights)| weights),
     };
-    let loaded = loaded.map_err(Failure::misuse)?;
+    let mut loaded = loaded.map_err(Failure::misuse)?;
+    if let Some(folder) = adapter {
+        Lora::load(folder, &loaded)
+            .and_then(|lora| lora.merge(&mut loaded))
+            .map_err(Failure::misuse)?;
+    }
     loaded
         .save(&weights_out, precision, &BTreeMap::new())
         .map_err(Failure::misuse)?;

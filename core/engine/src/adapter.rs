@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use dtta_learn::State;
+use dtta_models::Lora;
 use dtta_tensor::Tensor;
 
 use crate::builder::AdapterBuilder;
@@ -39,6 +40,8 @@ pub struct Adapter {
     tools: Toolbox,
     method: Box<dyn Method>,
     views: Option<Views>,
+    /// What of backbone and denoiser the method moves, if it is factors of low rank, at their source.
+    factors: [Option<Lora>; 2],
 }
 
 impl Adapter {
@@ -48,6 +51,7 @@ impl Adapter {
             tools,
             method,
             views: None,
+            factors: [None, None],
         }
     }
 
@@ -57,6 +61,12 @@ impl Adapter {
             views: Some(views),
             ..Self::new(tools, method)
         }
+    }
+
+    /// The same, of a method that moves these factors of low rank.
+    pub(crate) fn moving(mut self, factors: [Option<Lora>; 2]) -> Self {
+        self.factors = factors;
+        self
     }
 
     /// How its models see images.
@@ -92,6 +102,23 @@ impl Adapter {
     /// Everything that the next batch depends on.
     pub fn state(&self) -> State {
         self.method.state()
+    }
+
+    /// The factors of low rank of backbone and denoiser as they are now, where the method moves such: to save, or to merge.
+    ///
+    /// # Errors
+    /// Whatever a tensor operation refuses.
+    pub fn factors(&mut self) -> Result<[Option<Lora>; 2]> {
+        let [of_task, of_denoiser] = &self.factors;
+        let of_task = match (of_task, self.method.learner()) {
+            (Some(lora), Some(learner)) => Some(lora.at(learner.weights())?),
+            (lora, _) => lora.clone(),
+        };
+        let of_denoiser = match (of_denoiser, self.method.denoiser_learner()) {
+            (Some(lora), Some(learner)) => Some(lora.at(learner.weights())?),
+            (lora, _) => lora.clone(),
+        };
+        Ok([of_task, of_denoiser])
     }
 
     /// Takes up a state.

@@ -255,6 +255,7 @@ impl AdapterBuilder {
             devices: &devices,
             backbone,
             denoiser,
+            adapters: [None, None],
             constants: self.constants,
             encoder,
             head: part(head)?,

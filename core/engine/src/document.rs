@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use dtta_base::{Issue, Overrides, invalid, parse_by, published, read_document};
+use dtta_learn::SelectionConfig;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
@@ -146,7 +147,23 @@ fn contradictions(experiment: &Experiment, method: &dyn AnyConfig) -> Vec<Issue>
         experiment.models.denoiser.is_some(),
         experiment.plugins.mapper.is_some(),
     );
+    if experiment.output.adapters {
+        let moved = [method.parameters(), method.denoiser_parameters()];
+        let asked = |moved: &Option<&SelectionConfig>| moved.is_some_and(|m| m.lora().is_some());
+        if adaptation.mode == (Mode::SingleSample {}) {
+            let message = "single-sample mode carries no factors to the end; remove it";
+            issue("/output/adapters", message.into());
+        }
+        if !moved.iter().any(asked) {
+            let message = "the method moves no factors of low rank; remove it";
+            issue("/output/adapters", message.into());
+        }
+    }
     if let Some(encoder) = &experiment.models.encoder {
+        if encoder.adapter.is_some() {
+            let message = "is offered for backbone and denoiser; remove it";
+            issue("/models/encoder/adapter", message.into());
+        }
         let message = "an encoder sees what the denoiser's `preprocess` gives; put the steps there";
         if !encoder.preprocess.is_empty() {
             issue("/models/encoder/preprocess", message.into());

@@ -59,6 +59,10 @@ pub struct OutputConfig {
     /// error. Of classes: input, the true class's colour, and bars for the most probable classes before and after (the head's `top_k` of
     /// them, five at most); `images/classes.svg` says which colour is which class.
     pub pictures: usize,
+    /// Writes the factors of low rank that the method moves, as they are after the last sample, in peft's files: those of the backbone into
+    /// `adapter/`, of the denoiser into `denoiser_adapter/`. Only online, and not for shards: nothing else is carried to the end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub adapters: bool,
 }
 
 /// Samples and their order.
@@ -246,6 +250,10 @@ pub struct ModelSource {
     /// configuration's path with the extension `.safetensors`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// A folder with factors of low rank for it, as peft saves them, or diffusers for a pipeline (LoRA). They are added to its matrices, unless
+    /// the method moves them: `{"lora": {}}` as the `group` of its `parameters`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
     /// Where its files are to be had, for people; told where they are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,

@@ -186,6 +186,10 @@ fn missing(document: &Document, models: &Models) -> Vec<Missing> {
                     return;
                 }
             };
+            if let Some(folder) = &source.adapter {
+                let pointer = format!("/models/{name}/adapter");
+                look(&pointer, base.join(folder), &source.origin);
+            }
             let named = source.weights_from(base);
             let found = ModelFiles::find(&config, named.as_deref());
             let (weights, more, absent) = match found {

@@ -1,6 +1,6 @@
 //! Which parameters move.
 
-use dtta_models::{Group, ParameterId, Weights};
+use dtta_models::{Group, LoraConfig, ParameterId, Weights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
@@ -23,7 +23,7 @@ pub struct SelectionConfig {
 }
 
 /// Parameters by what they do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Selected {
     /// All of them.
@@ -35,9 +35,20 @@ pub enum Selected {
     WithoutHead,
     /// None: only what `include` names.
     None,
+    /// Factors of low rank beside the matrices of some linear layers, which stay as they are. Without any settings, those of the adapter that
+    /// the model was given.
+    Lora(LoraConfig),
 }
 
 impl SelectionConfig {
+    /// The factors of low rank that it asks for.
+    pub fn lora(&self) -> Option<&LoraConfig> {
+        match &self.group {
+            Selected::Lora(config) => Some(config),
+            _ => None,
+        }
+    }
+
     /// The chosen ones among a model's parameters. Buffers never move.
     ///
     /// # Errors
@@ -75,12 +86,13 @@ impl SelectionConfig {
 }
 
 impl Selected {
-    fn holds(self, group: Group) -> bool {
+    fn holds(&self, group: Group) -> bool {
         match self {
             Self::All => true,
             Self::Normalization => group == Group::Norm,
             Self::WithoutHead => group != Group::Head,
             Self::None => false,
+            Self::Lora(_) => group == Group::Lora,
         }
     }
 }

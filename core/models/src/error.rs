@@ -111,6 +111,12 @@ pub enum ModelError {
         /// Files there that may hold weights.
         others: Vec<String>,
     },
+    /// A folder that should be an adapter's has none.
+    #[error("`{path}` has no adapter: looked for `adapter_config.json` with `adapter_model.safetensors` of peft, and for `pytorch_lora_weights.safetensors` of diffusers", path = path.display())]
+    NoAdapter {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A pipeline of diffusers in the place of a model.
     #[error("`{path}` is a pipeline of diffusers; give the folder of one of its models: {parts}", path = path.display(), parts = match parts.is_empty() {
         true => "none is there".into(),

@@ -98,7 +98,8 @@ fn not_finite(path: &Path, name: &str) -> ModelError {
     }
 }
 
-fn write(
+/// Writes named float tensors, whole or not at all.
+pub(crate) fn write(
     path: &Path,
     named: &BTreeMap<&str, &Tensor>,
     precision: Precision,

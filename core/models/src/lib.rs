@@ -4,6 +4,7 @@
 //!   one structure serves many sets of weights.
 //! - [`Denoiser`], [`Backbone`] and [`Encoder`] are what the engine sees, and say what a model can do; [`Models`] makes them from files, by a table to
 //!   which an embedder adds its own [`Architecture`].
+//! - [`Lora`] puts factors of low rank beside matrices of any of them, and reads and writes them as peft does.
 //! - [`NoiseSchedule`] says how image and noise mix at each time, and what the network answers with.
 //!
 //! ```
@@ -45,6 +46,7 @@ mod glpn;
 mod label_space;
 mod label_table;
 mod layers;
+mod lora;
 mod mix_transformer;
 mod patches;
 mod published;
@@ -92,6 +94,7 @@ pub use file::{read_tensors, write_tensors};
 pub use glpn::{Glpn, GlpnConfig};
 pub use label_space::{SomeClasses, SomeEmbeddings};
 pub use layers::Activation;
+pub use lora::{Lora, LoraConfig, LoraTargets};
 pub use mix_transformer::MixLevel;
 pub use published::{Interpolation, Preprocessing, Resized};
 pub use residual::{BlockKind, Norm};
@@ -113,4 +116,4 @@ pub use unet::{
 };
 pub use uvit::{UVit, UVitConfig};
 pub use vit::{DecoderConfig, Pool, Vit, VitConfig};
-pub use weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
+pub use weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Part, Weights};

@@ -469,6 +469,34 @@ impl Models {
         Ok((backbone, weights))
     }
 
+    /// A denoiser with values drawn at random, where its checkpoint is not there.
+    ///
+    /// # Errors
+    /// As [`denoiser`](Self::denoiser) and [`Weights::initialise`].
+    pub fn draw_denoiser(
+        &self,
+        config: &Path,
+        device: &Device,
+    ) -> Result<(Box<dyn Denoiser>, Weights)> {
+        let (denoiser, described) = self.read_denoiser(config)?;
+        let weights = Weights::drawn_named(denoiser.parameters(), &described.names, device)?;
+        Ok((denoiser, weights))
+    }
+
+    /// A backbone, likewise.
+    ///
+    /// # Errors
+    /// As [`backbone`](Self::backbone) and [`Weights::initialise`].
+    pub fn draw_backbone(
+        &self,
+        config: &Path,
+        device: &Device,
+    ) -> Result<(Box<dyn Backbone>, Weights)> {
+        let (backbone, described) = self.read_backbone(config)?;
+        let weights = Weights::drawn_named(backbone.parameters(), &described.names, device)?;
+        Ok((backbone, weights))
+    }
+
     /// An encoder with its weights, as [`load_denoiser`](Self::load_denoiser) finds them.
     ///
     /// # Errors

@@ -40,6 +40,8 @@ pub enum Group {
     Embedding,
     /// The final classifier layer, weight and bias.
     Head,
+    /// Factors of low rank beside a matrix ([`Lora`](crate::Lora)).
+    Lora,
     /// Never trained: running statistics, fixed position tables.
     Buffer,
 }
@@ -77,6 +79,18 @@ pub struct ParameterSpec {
     pub group: Group,
     /// How it starts.
     pub init: Init,
+    /// The tensors of its checkpoint that make it, where there is one; or else it has its own name alone.
+    pub parts: Vec<Part>,
+}
+
+/// A tensor of a checkpoint that makes rows of a parameter, those of several one below the other. Where all of them have as many rows as
+/// the parameter, they are copies of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// What the checkpoint calls it.
+    pub name: String,
+    /// Its extent along the first axis.
+    pub rows: usize,
 }
 
 impl ParameterSpec {
@@ -155,6 +169,7 @@ impl Declaration {
             shape: shape.to_vec(),
             group,
             init,
+            parts: Vec::new(),
         });
         ParameterId(self.specs.len() - 1)
     }

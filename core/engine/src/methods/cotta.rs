@@ -75,6 +75,10 @@ impl MethodConfig for CottaConfig {
     const KIND: &'static str = "cotta";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
         let rule = Cotta {
             config: self.clone(),

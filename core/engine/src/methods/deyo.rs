@@ -70,6 +70,10 @@ impl MethodConfig for DeyoConfig {
     const KIND: &'static str = "deyo";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
         let [_, height, width] = setting.backbone.image;
         if self.patches > height.min(width) {

@@ -103,6 +103,14 @@ impl MethodConfig for DiffusionConfig {
     const KIND: &'static str = "diffusion";
     const NEEDS_DENOISER: bool = true;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
+    fn denoiser_parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.denoiser.as_ref()?.parameters)
+    }
+
     fn contradictions(&self, adaptation: &AdaptationConfig) -> Vec<Issue> {
         let mut issues = SlowWeights::contradictions(self.slow_weights, adaptation);
         let mut issue = |pointer: &str, message: &str| issues.push(Issue::new(pointer, message));
@@ -389,6 +397,10 @@ impl Method for Diffusion {
 
     fn learner(&mut self) -> Option<&mut Learner> {
         self.carry.learner()
+    }
+
+    fn denoiser_learner(&mut self) -> Option<&mut Learner> {
+        self.denoiser.as_mut().map(|(_, learner)| learner)
     }
 
     fn reset(&mut self, tools: &Toolbox) {

@@ -83,6 +83,10 @@ impl MethodConfig for DusaConfig {
     const KIND: &'static str = "dusa";
     const NEEDS_DENOISER: bool = true;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn contradictions(&self, _: &AdaptationConfig) -> Vec<Issue> {
         let problem = range_problem(self.timesteps.range);
         let issue = problem.map(|problem| Issue::new("/timesteps/range", problem));

@@ -79,6 +79,10 @@ impl MethodConfig for EataConfig {
     const KIND: &'static str = "eata";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
         let rule = Eata {
             config: self.clone(),

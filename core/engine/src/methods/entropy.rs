@@ -37,6 +37,10 @@ impl MethodConfig for EntropyConfig {
     const KIND: &'static str = "entropy";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn contradictions(&self, adaptation: &AdaptationConfig) -> Vec<Issue> {
         SlowWeights::contradictions(self.slow_weights, adaptation)
     }

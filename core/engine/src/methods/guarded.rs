@@ -322,6 +322,10 @@ impl Method for Guarded {
         self.method.learner()
     }
 
+    fn denoiser_learner(&mut self) -> Option<&mut dtta_learn::Learner> {
+        self.method.denoiser_learner()
+    }
+
     fn feedback(&self) -> Option<dtta_learn::Feedback> {
         self.method.feedback()
     }

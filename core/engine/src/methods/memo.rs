@@ -57,6 +57,10 @@ impl MethodConfig for MemoConfig {
     const KIND: &'static str = "memo";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
         let rule = Memo {
             config: self.clone(),

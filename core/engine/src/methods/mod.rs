@@ -28,7 +28,7 @@ mod under_way;
 use std::collections::BTreeMap;
 
 use dtta_base::Issue;
-use dtta_learn::{Feedback, Learner, State};
+use dtta_learn::{Feedback, Learner, SelectionConfig, State};
 use dtta_models::{BackboneSpec, Denoiser, Weights};
 use dtta_tensor::Tensor;
 use schemars::JsonSchema;
@@ -100,6 +100,11 @@ pub trait Method: Send {
         None
     }
 
+    /// φ on its way, where the denoiser adapts.
+    fn denoiser_learner(&mut self) -> Option<&mut Learner> {
+        None
+    }
+
     /// How it asks the denoiser, where it does.
     fn feedback(&self) -> Option<Feedback> {
         None
@@ -120,6 +125,17 @@ pub trait MethodConfig:
 
     /// Whether it asks a denoiser for feedback. One that does not can run without `/models/denoiser` and `/plugins/mapper`.
     const NEEDS_DENOISER: bool;
+
+    /// The choice of what moves of the task model, at `/parameters`, where there is one: factors of low rank that it asks for are among the
+    /// weights when the method is built.
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        None
+    }
+
+    /// The choice of what moves of the denoiser, at `/denoiser/parameters`, likewise.
+    fn denoiser_parameters(&self) -> Option<&SelectionConfig> {
+        None
+    }
 
     /// What a schema cannot say, by pointer within this object. Nothing is loaded yet.
     fn contradictions(&self, _adaptation: &AdaptationConfig) -> Vec<Issue> {

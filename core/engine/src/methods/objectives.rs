@@ -33,6 +33,10 @@ impl MethodConfig for ObjectivesConfig {
     const KIND: &'static str = "objectives";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn contradictions(&self, adaptation: &AdaptationConfig) -> Vec<Issue> {
         SlowWeights::contradictions(self.slow_weights, adaptation)
     }

@@ -82,6 +82,10 @@ impl MethodConfig for RoidConfig {
     const KIND: &'static str = "roid";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
         let rule = Roid {
             config: self.clone(),

@@ -67,6 +67,10 @@ impl MethodConfig for RottaConfig {
     const KIND: &'static str = "rotta";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn contradictions(&self, adaptation: &AdaptationConfig) -> Vec<Issue> {
         let mut issues = Vec::new();
         if adaptation.mode == (Mode::SingleSample {}) {

@@ -63,6 +63,10 @@ impl MethodConfig for SarConfig {
     const KIND: &'static str = "sar";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
         let rule = Sar {
             config: self.clone(),

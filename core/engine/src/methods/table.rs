@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use dtta_base::{Issue, parse};
+use dtta_learn::SelectionConfig;
 use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,8 @@ impl fmt::Debug for Methods {
 /// A method's configuration, whichever it is.
 pub(crate) trait AnyConfig: Send {
     fn needs_denoiser(&self) -> bool;
+    fn parameters(&self) -> Option<&SelectionConfig>;
+    fn denoiser_parameters(&self) -> Option<&SelectionConfig>;
     fn contradictions(&self, adaptation: &AdaptationConfig) -> Vec<Issue>;
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>>;
     fn in_words(&self) -> String;
@@ -133,6 +136,14 @@ pub(crate) trait AnyConfig: Send {
 impl<C: MethodConfig> AnyConfig for C {
     fn needs_denoiser(&self) -> bool {
         C::NEEDS_DENOISER
+    }
+
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        MethodConfig::parameters(self)
+    }
+
+    fn denoiser_parameters(&self) -> Option<&SelectionConfig> {
+        MethodConfig::denoiser_parameters(self)
     }
 
     fn contradictions(&self, adaptation: &AdaptationConfig) -> Vec<Issue> {

@@ -81,6 +81,10 @@ impl MethodConfig for TttMaeConfig {
     const KIND: &'static str = "ttt_mae";
     const NEEDS_DENOISER: bool = false;
 
+    fn parameters(&self) -> Option<&SelectionConfig> {
+        Some(&self.parameters)
+    }
+
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
         let Some(patches) = setting.patches else {
             let message = "`ttt_mae` needs a backbone that reconstructs masked patches, such as a `vit` with a `decoder`, and this one does not";

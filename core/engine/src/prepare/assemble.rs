@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use dtta_base::Issue;
 use dtta_data::View;
-use dtta_models::{Backbone, CLASS_EMBEDDINGS, Denoiser, Encoder, Weights};
+use dtta_models::{Backbone, CLASS_EMBEDDINGS, Denoiser, Encoder, Lora, Weights};
 use dtta_plugin::{Plugin, SlotSpec};
 use dtta_tensor::Named;
 use serde_json::Value;
 
+use super::lora::{self, Asked};
 use super::{Devices, ModelView, Views};
 use crate::adapter::Adapter;
 use crate::document::within;
@@ -23,6 +24,8 @@ pub(crate) struct Parts<'a> {
     pub devices: &'a Devices,
     pub backbone: (Box<dyn Backbone>, Weights),
     pub denoiser: Option<(Box<dyn Denoiser>, Weights)>,
+    /// Factors of low rank that backbone and denoiser were given.
+    pub adapters: [Option<Lora>; 2],
     /// What plugins may ask for by name beside what the models have, on the task model's device.
     pub constants: Named,
     /// Goes with the denoiser, and is where it is.
@@ -60,9 +63,39 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         denoiser: far,
     } = parts.devices.clone();
     let (backbone, mut theta) = parts.backbone;
+    let of_task = Asked {
+        parameters: parts.method.parameters(),
+        pointer: "/method/parameters",
+        model: "backbone",
+        seed: parts.seed,
+    };
+    let [beside_theta, beside_phi] = parts.adapters;
+    let factors = lora::factors(&of_task, beside_theta, &mut theta, refuse)?;
+    let mut moved = [factors.clone(), None];
+    let (backbone, mut theta) = match factors {
+        Some(factors) => factors.on_backbone((backbone, theta))?,
+        None => (backbone, theta),
+    };
+    let of_denoiser = Asked {
+        parameters: parts.method.denoiser_parameters(),
+        pointer: "/method/denoiser/parameters",
+        model: "denoiser",
+        ..of_task
+    };
+    let denoiser = match parts.denoiser {
+        None => None,
+        Some((denoiser, mut phi)) => {
+            let factors = lora::factors(&of_denoiser, beside_phi, &mut phi, refuse)?;
+            moved[1].clone_from(&factors);
+            Some(match factors {
+                Some(factors) => factors.on_denoiser((denoiser, phi))?,
+                None => (denoiser, phi),
+            })
+        }
+    };
     let mut environment = parts.limits.environment(task.clone());
     let of_backbone = backbone.constants(&theta)?;
-    if let Some((denoiser, phi)) = &parts.denoiser {
+    if let Some((denoiser, phi)) = &denoiser {
         // Mappers compute where the task model does.
         let constants = denoiser.constants(phi)?;
         environment.constants = constants.try_map(|constant| constant.to_device(&task))?;
@@ -89,7 +122,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
     let head_places = keep(&parts.head, head.values())?;
     let predicts = parts.head.plugin.predicts().cloned();
     let (mut mapper, mut mapper_places) = (None, Vec::new());
-    if let (Some((denoiser, _)), Some(part)) = (&parts.denoiser, &parts.mapper) {
+    if let (Some((denoiser, _)), Some(part)) = (&denoiser, &parts.mapper) {
         let made = part
             .plugin
             .mapper(&part.config, &slots(&**denoiser), &environment)?;
@@ -115,10 +148,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         backbone: spec,
         patches,
         task: &theta,
-        denoiser: parts
-            .denoiser
-            .as_ref()
-            .map(|(denoiser, phi)| (&**denoiser, phi)),
+        denoiser: denoiser.as_ref().map(|(denoiser, phi)| (&**denoiser, phi)),
         objectives: parts.objectives.len(),
         segments: parts.segments,
     };
@@ -129,8 +159,7 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
         method = guarded.map_err(|issues| refuse(within("/adaptation/safeguards", issues)))?;
     }
     let [of_task, of_denoiser] = parts.views;
-    let latent = parts
-        .denoiser
+    let latent = denoiser
         .as_ref()
         .map(|(denoiser, _)| denoiser.image_shape());
     let seen = match (latent, &parts.encoder) {
@@ -164,8 +193,8 @@ pub(crate) fn assemble(parts: Parts<'_>, refuse: &dyn Fn(Vec<Issue>) -> Error) -
             published: None,
         }),
     };
-    let tools = Toolbox::new(model, theta, parts.denoiser);
-    Ok(Adapter::seeing(tools, method, views))
+    let tools = Toolbox::new(model, theta, denoiser);
+    Ok(Adapter::seeing(tools, method, views).moving(moved))
 }
 
 /// A denoiser's slots as mappers hear of them: the batch is open.

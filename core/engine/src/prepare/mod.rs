@@ -7,6 +7,7 @@
 mod assemble;
 mod fit;
 mod latents;
+mod lora;
 mod open;
 mod own;
 mod prompts;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use dtta_base::{Issue, sha256, sha256_file};
 use dtta_data::View;
 use dtta_models::{
-    Backbone, Denoiser, ModelError, ModelFiles, Preprocessing, SomeClasses, SomeEmbeddings,
+    Backbone, Denoiser, Lora, ModelError, ModelFiles, Preprocessing, SomeClasses, SomeEmbeddings,
     TextClasses, Weights,
 };
 use dtta_plugin::{Loading, Plugin, PluginError, Role};
@@ -72,17 +72,17 @@ pub(crate) fn open(
             let (config, weights) = opener.model("backbone", source, values)?;
             let loaded = match &weights {
                 Some(weights) => models.load_backbone(&config, Some(weights), &devices.task)?,
-                None => {
-                    let backbone = models.backbone(&config)?;
-                    let weights = Weights::initialise(backbone.parameters(), 0, &devices.task)?;
-                    (backbone, weights)
-                }
+                None => models.draw_backbone(&config, &devices.task)?,
             };
             own_weights = source.weights_from(document.base());
             backbone_file = Some(config);
             loaded
         }
     };
+    let mut adapters = [
+        opener.adapter("backbone", source, &backbone.1, values)?,
+        None,
+    ];
     let published = match &backbone_file {
         Some(config) => models.preprocessing(config)?,
         None => None,
@@ -143,16 +143,15 @@ pub(crate) fn open(
                     let (config, weights) = opener.model("denoiser", source, values)?;
                     let loaded = match weights {
                         Some(weights) => models.load_denoiser(&config, Some(&weights), &far)?,
-                        None => {
-                            let denoiser = models.denoiser(&config)?;
-                            let weights = Weights::initialise(denoiser.parameters(), 0, &far)?;
-                            (denoiser, weights)
-                        }
+                        None => models.draw_denoiser(&config, &far)?,
                     };
                     file = Some(config);
                     loaded
                 }
             });
+            if let Some((_, weights)) = &denoiser {
+                adapters[1] = opener.adapter("denoiser", source, weights, values)?;
+            }
             if let (Some(prompts), Some((denoiser, _))) = (&mut prompts, &denoiser) {
                 let texts = prompts.embeddings(
                     &**denoiser,
@@ -272,6 +271,7 @@ pub(crate) fn open(
         devices,
         backbone,
         denoiser,
+        adapters,
         constants,
         encoder,
         head,
@@ -387,6 +387,28 @@ impl<'a> Opener<'a> {
             self.digests.insert(format!("{name}/{what}"), digest);
         }
         Ok((config, Some(files.weights)))
+    }
+
+    /// The factors of low rank that a model is given, if any; none where they are missing and its weights may be.
+    fn adapter(
+        &mut self,
+        name: &str,
+        source: &ModelSource,
+        weights: &Weights,
+        values: Values,
+    ) -> Result<Option<Lora>> {
+        let Some(folder) = &source.adapter else {
+            return Ok(None);
+        };
+        let folder = self.document.base().join(folder);
+        if values == Values::DrawnIfMissing && !folder.exists() {
+            return Ok(None);
+        }
+        for (n, path) in Lora::files(&folder)?.iter().enumerate() {
+            let digest = sha256_file(path)?;
+            self.digests.insert(format!("{name}/adapter/{n}"), digest);
+        }
+        Ok(Some(Lora::load(&folder, weights)?))
     }
 
     /// The plugin that `source`, at `pointer` of the experiment, names for a role; its configuration fits its schema.

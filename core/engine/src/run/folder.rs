@@ -8,6 +8,7 @@ use dtta_base::{FolderLock, remove, write_json};
 use dtta_tensor::Device;
 use serde::de::DeserializeOwned;
 
+use super::ADAPTERS;
 use super::Existing;
 use super::checkpoint::Checkpoint;
 use super::closed::{Closed, ShardId};
@@ -97,16 +98,18 @@ impl RunFolder {
         }
         // From here on it is not whole.
         remove(&self.path.join(Closed::FILE))?;
-        let pictures = self.path.join(Pictures::FOLDER);
-        match fs::remove_dir_all(&pictures) {
-            Err(source) if source.kind() != ErrorKind::NotFound => {
-                return Err(dtta_base::Error::Write {
-                    path: pictures,
-                    source,
+        for name in std::iter::once(Pictures::FOLDER).chain(ADAPTERS) {
+            let owned = self.path.join(name);
+            match fs::remove_dir_all(&owned) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(dtta_base::Error::Write {
+                        path: owned,
+                        source,
+                    }
+                    .into());
                 }
-                .into());
+                _ => {}
             }
-            _ => {}
         }
         EventFile::remove(&self.path)?;
         Checkpoint::remove(&self.path)?;

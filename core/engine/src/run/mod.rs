@@ -89,6 +89,12 @@ impl Prepared {
         sinks: Vec<Box<dyn Sink + '_>>,
     ) -> Result<Summary> {
         let range = unit::range(&self.units(), options.shard)?;
+        if self.experiment().output.adapters && !options.shard.is_whole() {
+            return Err(Error::Shard {
+                count: options.shard.count(),
+                reason: "`/output/adapters` asks for what the whole stream leaves".into(),
+            });
+        }
         let identity = self.identity()?;
         let shard = (!options.shard.is_whole()).then_some(options.shard);
         let Some(_) = shard else {
@@ -173,6 +179,13 @@ impl Prepared {
         };
         folder.describe(&description, status)?;
         outcome?;
+        if self.experiment().output.adapters {
+            for (lora, name) in self.adapter.factors()?.iter().zip(ADAPTERS) {
+                if let Some(lora) = lora {
+                    lora.save(&folder.path().join(name))?;
+                }
+            }
+        }
         let states = StatesFile::open(folder.path())?;
         let summary = report::summary(&description, &self.scorer, states, report::peak_memory())?;
         folder.finish(&mut description, &summary)?;
@@ -183,6 +196,9 @@ impl Prepared {
         Ok(summary)
     }
 }
+
+/// The folders of a run with the factors of low rank that it left, of the backbone and of the denoiser.
+pub(crate) const ADAPTERS: [&str; 2] = ["adapter", "denoiser_adapter"];
 
 /// A folder of a run as a message names it.
 pub(crate) fn refuse_resume(path: &Path, reason: impl Into<String>) -> Error {

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{Checkpoint, Stored};
 use crate::error::{Called, Mismatches, ModelError, Result};
 use crate::published::{Names, Source};
-use crate::weights::{Init, ParameterSpec, Weights, expect_room};
+use crate::weights::{Init, ParameterSpec, Part, Weights, expect_room};
 
 /// PyTorch's BatchNorm counts the batches it saw. Nothing here reads the count, so a file may have it.
 const COUNTER: &str = ".num_batches_tracked";
@@ -79,9 +79,22 @@ impl Weights {
             rest = others;
         }
         Ok(Self {
-            specs: specs.clone(),
+            specs: wanted.specs(checkpoint.tensors()),
             tensors,
         })
+    }
+
+    /// Values drawn at random for a model whose checkpoint is not there, under the names that it would have.
+    ///
+    /// # Errors
+    /// As [`initialise`](Self::initialise).
+    pub(crate) fn drawn_named(
+        specs: &Arc<[ParameterSpec]>,
+        names: &Names,
+        device: &Device,
+    ) -> Result<Self> {
+        let named = Wanted::among(specs, names, &BTreeMap::new()).specs(&BTreeMap::new());
+        Self::initialise(&named, 0, device)
     }
 
     /// The parameters that no tensor makes, as they start. Their values do not depend on a seed: nothing that is drawn is computed.
@@ -151,7 +164,14 @@ pub struct Fit {
 impl<'a> Wanted<'a> {
     /// From the tensors of `checkpoint`, which may say which of several names is meant.
     pub fn new(specs: &'a [ParameterSpec], names: &'a Names, checkpoint: &Checkpoint) -> Self {
-        let found = checkpoint.tensors();
+        Self::among(specs, names, checkpoint.tensors())
+    }
+
+    fn among(
+        specs: &'a [ParameterSpec],
+        names: &'a Names,
+        found: &BTreeMap<String, Stored>,
+    ) -> Self {
         let parameter = |spec: &'a ParameterSpec| {
             let [parts, copies] = resolved((names.source)(&spec.name), found);
             Parameter {
@@ -164,6 +184,29 @@ impl<'a> Wanted<'a> {
             parameters: specs.iter().map(parameter).collect(),
             names,
         }
+    }
+
+    /// The parameters, with the tensors that make them.
+    fn specs(&self, found: &BTreeMap<String, Stored>) -> Arc<[ParameterSpec]> {
+        let each = self.parameters.iter().map(|parameter| {
+            let all = parameter.spec.shape.first().copied().unwrap_or(1);
+            // Of those that are not there, all have as many.
+            let alike = all / parameter.parts.len().max(1);
+            let part = |name: &String, otherwise| {
+                let stored = found.get(name).and_then(|stored| stored.shape.first());
+                Part {
+                    name: name.clone(),
+                    rows: stored.copied().unwrap_or(otherwise),
+                }
+            };
+            let parts = parameter.parts.iter().map(|name| part(name, alike));
+            let copies = parameter.copies.iter().map(|name| part(name, all));
+            ParameterSpec {
+                parts: parts.chain(copies).collect(),
+                ..parameter.spec.clone()
+            }
+        });
+        each.collect()
     }
 
     /// Compares what is wanted with what there is.

@@ -21,6 +21,7 @@ pub(crate) use self::folder::config_of;
 pub use self::load::Fit;
 pub(crate) use self::load::Wanted;
 pub use self::locate::{HubCache, HubModel, locate};
+pub(crate) use self::safetensors::metadata as safetensors_metadata;
 use self::source::{Checked, Source};
 use crate::composed::{self, Part};
 use crate::error::{ModelError, Result};

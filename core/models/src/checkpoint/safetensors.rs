@@ -1,6 +1,7 @@
 //! safetensors: a header in JSON, of which the crate of that name is the judge, and the numbers behind it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use safetensors::tensor::{Dtype as Theirs, Metadata};
 
@@ -13,8 +14,33 @@ const LENGTH: u64 = 8;
 /// The longest header that the crate reads.
 const LONGEST: u64 = 100_000_000;
 
+/// What a file says beside its tensors.
+pub(crate) fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+    let source = Source::open(path)?;
+    let (header, _) = header(&source, &source.beginning()?)?;
+    let said = header.metadata().clone().unwrap_or_default();
+    Ok(said.into_iter().collect())
+}
+
 /// The tensors of a file that begins with `start`.
 pub(super) fn tensors(source: &Source, start: &[u8]) -> Result<BTreeMap<String, Stored>> {
+    let (header, data) = header(source, start)?;
+    let tensors = header.tensors().into_iter().map(|(name, info)| {
+        let stored = Stored {
+            file: 0,
+            dtype: dtype(info.dtype),
+            shape: info.shape.clone(),
+            strides: None,
+            start: data + info.data_offsets.0 as u64,
+            checked: None,
+        };
+        (name, stored)
+    });
+    Ok(tensors.collect())
+}
+
+/// The header of a file that begins with `start`, and where the numbers are.
+fn header(source: &Source, start: &[u8]) -> Result<(Metadata, u64)> {
     let other = |reason: String| match crate::format::of(start) {
         Some((format, advice)) => ModelError::OtherFormat {
             path: source.path.clone(),
@@ -42,18 +68,7 @@ pub(super) fn tensors(source: &Source, start: &[u8]) -> Result<BTreeMap<String, 
     if end != source.length() {
         return Err(other(format!("its tensors end at {end}")));
     }
-    let tensors = metadata.tensors().into_iter().map(|(name, info)| {
-        let stored = Stored {
-            file: 0,
-            dtype: dtype(info.dtype),
-            shape: info.shape.clone(),
-            strides: None,
-            start: data + info.data_offsets.0 as u64,
-            checked: None,
-        };
-        (name, stored)
-    });
-    Ok(tensors.collect())
+    Ok((metadata, data))
 }
 
 fn dtype(theirs: Theirs) -> Dtype {
