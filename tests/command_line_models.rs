@@ -533,3 +533,39 @@ mod downloads {
         assert_eq!(fs::read(blobs.join(digest)).unwrap(), *weights);
     }
 }
+
+#[test]
+fn an_adapter_of_peft_is_merged_into_what_is_converted() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures");
+    let (model, adapter) = (fixtures.join("backbones/vit"), fixtures.join("lora/timm"));
+    let (model, adapter) = (model.to_str().unwrap(), adapter.to_str().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let convert = |out: &str, adapter: &str| {
+        let arguments = ["convert", model, out, "--adapter", adapter];
+        dtta(&arguments, folder.path(), &[])
+    };
+    done(&convert("merged.json", adapter));
+    let read = |path: &Path| read_tensors(path, &Device::cpu()).unwrap();
+    let found = read(&folder.path().join("merged.safetensors"));
+    let before = read(&Path::new(model).join("model.safetensors"));
+    let expected = read(&Path::new(adapter).join("expected.safetensors"));
+    for (name, tensor) in found {
+        let module = name.strip_suffix(".weight").unwrap_or(&name);
+        let theirs = expected.get(&format!("merged.{module}"));
+        let pairs = tensor.to_floats().unwrap().into_iter();
+        let other = theirs.unwrap_or(&before[&name]).to_floats().unwrap();
+        let largest = other.iter().fold(0f32, |most, x| most.max(x.abs()));
+        let tolerance = if theirs.is_some() {
+            1e-6 * largest
+        } else {
+            0.0
+        };
+        for (a, b) in pairs.zip(other) {
+            assert!((a - b).abs() <= tolerance, "{name}: {a} {b}");
+        }
+    }
+    let other = fixtures.join("lora/clip");
+    let words = refused(&convert("other.json", other.to_str().unwrap()));
+    assert!(words.contains("/target_modules"), "{words}");
+    assert!(!folder.path().join("other.safetensors").exists());
+}

@@ -60,7 +60,8 @@ pub struct OutputConfig {
     /// them, five at most); `images/classes.svg` says which colour is which class.
     pub pictures: usize,
     /// Writes the factors of low rank that the method moves, as they are after the last sample, in peft's files: those of the backbone into
-    /// `adapter/`, of the denoiser into `denoiser_adapter/`. Only online, and not for shards: nothing else is carried to the end.
+    /// `adapter/`, of the denoiser into `denoiser_adapter/`. Of a method with a teacher, which predicts, those of its pupil. Only online, and not
+    /// for shards: nothing else is carried to the end.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub adapters: bool,
 }
