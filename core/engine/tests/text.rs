@@ -155,13 +155,26 @@ fn sentences(template: &str) -> Vec<String> {
     names.map(|name| template.replace("{}", &name)).into()
 }
 
+/// The text encoder and the tokenizer of the pipeline.
+const OWN: [&str; 2] = ["sd_v/text_encoder", "sd_v/tokenizer"];
+
 /// An adapter that is given the constants which an experiment would compute.
 fn adapter(templates: &[&str], top_k: Option<u32>, learning_rate: f64) -> Adapter {
+    adapter_that_reads(OWN, templates, top_k, learning_rate)
+}
+
+/// The same with another text encoder and tokenizer of the denoiser.
+fn adapter_that_reads(
+    [encoder, tokenizer]: [&str; 2],
+    templates: &[&str],
+    top_k: Option<u32>,
+    learning_rate: f64,
+) -> Adapter {
     let device = Device::cpu();
     let (mut tokens, mut features) = (None::<Tensor>, vec![vec![0.0f32; 8]; 3]);
     let share = 1.0 / templates.len() as f64;
     for template in templates {
-        let (found, _) = read("sd_v/text_encoder", "sd_v/tokenizer", &sentences(template));
+        let (found, _) = read(encoder, tokenizer, &sentences(template));
         let found = found.affine(share, 0.0).unwrap();
         tokens = Some(match tokens {
             Some(sum) => sum.add(&found).unwrap(),
@@ -204,18 +217,30 @@ fn adapter(templates: &[&str], top_k: Option<u32>, learning_rate: f64) -> Adapte
 
 #[test]
 fn an_experiments_prompts_are_what_text_encoders_make_of_its_sentences() {
+    expect_as_by_hand(OWN, json!({}));
+}
+
+#[test]
+fn a_denoiser_attends_to_what_a_bert_makes_of_sentences() {
+    let bert = models().join("../bert/pooler");
+    let source = json!({"text_encoder": bert.to_str().unwrap()});
+    expect_as_by_hand(["../bert/pooler"; 2], source);
+}
+
+/// Expects the losses of an experiment whose denoiser reads with `source` to be those with the same text encoder by hand.
+fn expect_as_by_hand(encoder: [&str; 2], source: Value) {
     let templates = ["a photo of a {}.", "itap of the {}", "{}"];
     let fixture = fixture();
     let mut experiment = experiment("clip_gelu", "sd_v");
     // The denoiser is shown the images themselves as latents.
-    experiment["models"]["prompts"]["templates"] = json!(templates);
+    experiment["models"]["prompts"] = json!({"templates": templates, "denoiser": source});
     experiment["method"]["steps"] = json!(1);
     experiment["adaptation"]["batch"] = json!(1);
     let summary = fixture.run(&experiment, "run").unwrap();
     assert_eq!(summary.predicts, "class");
     let records = fixture.records("run");
     // The same by hand: both views as the experiment has them.
-    let mut adapter = adapter(&templates, None, 1e-2);
+    let mut adapter = adapter_that_reads(encoder, &templates, None, 1e-2);
     let device = Device::cpu();
     let (vae, phi) = Models::standard()
         .load_encoder(&models().join("sd_v/vae"), None, &device)
@@ -472,6 +497,12 @@ fn refuses_prompts_that_do_not_fit_by_pointer() {
     let path = |name: &str| models().join(name).to_str().unwrap().to_owned();
     let long = format!("a {}photo of {{}}", "very ".repeat(80));
     fs::write(fixture.path().join("gap.txt"), "a\n\nb\n").unwrap();
+    let other_padding = fixture.path().join("bert");
+    copy(&models().join("../bert/pooler"), &other_padding);
+    let config = other_padding.join("config.json");
+    let other = fs::read_to_string(&config).unwrap();
+    let other = other.replace("\"pad_token_id\": 0", "\"pad_token_id\": 1");
+    fs::write(&config, other).unwrap();
     for (prompts, pointer, word) in [
         (Value::Null, "/models/prompts", "is missing"),
         (json!({"templates": []}), "/models/prompts/templates", ""),
@@ -529,6 +560,17 @@ fn refuses_prompts_that_do_not_fit_by_pointer() {
             json!({"backbone": {"text_encoder": path("sd_v/text_encoder")}}),
             "/models/prompts/backbone",
             "does not project",
+        ),
+        (
+            json!({"denoiser": {"text_encoder": path("../bert/sentences")}}),
+            "/models/prompts/denoiser/text_encoder",
+            "20 vectors of 16",
+        ),
+        (
+            // Whose padding the text encoder does not know for such.
+            json!({"denoiser": {"text_encoder": other_padding.to_str().unwrap(), "tokenizer": path("../bert/pooler")}}),
+            "/models/prompts/denoiser/tokenizer",
+            "fills texts up with token 0, the text encoder leaves out token 1",
         ),
         (
             json!({"template": ["{}"]}),

@@ -60,7 +60,8 @@ struct Block {
     mlp: [Linear; 2],
 }
 
-struct Attention {
+/// Attention of queries, keys and values that are linear layers of the same tokens.
+pub(crate) struct Attention {
     query: Linear,
     key: Linear,
     value: Linear,
@@ -71,18 +72,15 @@ struct Attention {
 impl Tower {
     pub fn declare(d: &mut Declaration, shape: TowerShape) -> Self {
         let TowerShape { width, .. } = shape;
+        let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
         let linear = |d: &mut Declaration, name: &str, [inputs, outputs]: [usize; 2]| {
             Linear::declare(d, name, inputs, outputs, INIT)
         };
         let block = |d: &mut Declaration| Block {
             norms: ["layer_norm1", "layer_norm2"]
                 .map(|name| LayerNorm::declare(d, name, width, shape.epsilon)),
-            attention: d.within("self_attn", |d| Attention {
-                query: linear(d, "q_proj", [width; 2]),
-                key: linear(d, "k_proj", [width; 2]),
-                value: linear(d, "v_proj", [width; 2]),
-                out: linear(d, "out_proj", [width; 2]),
-                heads: shape.heads,
+            attention: d.within("self_attn", |d| {
+                Attention::declare(d, width, shape.heads, names)
             }),
             mlp: d.within("mlp", |d| {
                 [
@@ -129,7 +127,26 @@ fn later_tokens(tokens: usize, device: &Device) -> Result<Tensor> {
 }
 
 impl Attention {
-    fn forward(&self, weights: &Weights, x: &Tensor, hidden: Option<&Tensor>) -> Result<Tensor> {
+    /// The layers of queries, keys, values and of what comes out have these names.
+    pub fn declare(d: &mut Declaration, width: usize, heads: usize, names: [&str; 4]) -> Self {
+        let [query, key, value, out] =
+            names.map(|name| Linear::declare(d, name, width, width, INIT));
+        Self {
+            query,
+            key,
+            value,
+            out,
+            heads,
+        }
+    }
+
+    /// `[B, T, width]` to the same. `hidden` is added to the scores `[B, heads, T, T]`.
+    pub fn forward(
+        &self,
+        weights: &Weights,
+        x: &Tensor,
+        hidden: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let parts = [&self.query, &self.key, &self.value];
         let [query, key, value] = parts.map(|part| part.forward(weights, x));
         let (query, key, value) = (query?, key?, value?);

@@ -13,12 +13,9 @@ use crate::error::{ModelError, Result};
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS};
 use crate::layers::{Activation, LayerNorm, LinearProjection};
 use crate::table::Architecture;
-use crate::text::{EncodedTexts, TextEncoder, TextSpec};
+use crate::text::{EncodedTexts, MAX_VOCABULARY, TextEncoder, TextSpec, expect_texts, look_up};
 use crate::transformer::INIT;
 use crate::weights::{Declaration, Group, ParameterId, ParameterSpec, Weights};
-
-/// The most tokens that a vocabulary may have.
-const MAX_VOCABULARY: usize = 1 << 20;
 
 /// CLIP's transformer of texts: a text encoder. The vector of a text is that of its end token. That of Stable Diffusion 1 is
 /// `vocabulary: 49408, length: 77, width: 768, hidden_width: 3072, depth: 12, heads: 12`; that of Stable Diffusion 2, with
@@ -190,44 +187,23 @@ impl TextEncoder for ClipText {
             width,
             pooled: projection.unwrap_or(width),
             projected: projection.is_some(),
+            padding: None,
         }
     }
 
     fn encode(&self, weights: &Weights, texts: &[Vec<u32>]) -> Result<EncodedTexts> {
-        let (batch, most) = (texts.len(), self.config.length);
-        let length = texts.first().map_or(0, Vec::len);
-        if batch == 0 || length == 0 || length > most || texts.iter().any(|t| t.len() != length) {
-            let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
-            let found = format!("have {} tokens", crate::fault::list(&lengths));
-            let expected = format!("texts of one length, from 1 to {most}");
-            return Err(ModelError::input("the texts", found, expected));
-        }
-        let known = self.config.vocabulary;
-        if let Some(token) = texts.iter().flatten().find(|&&t| t as usize >= known) {
-            let expected = format!("tokens below {known}");
-            return Err(ModelError::input(
-                "a text",
-                format!("has token {token}"),
-                expected,
-            ));
-        }
-        let table = weights.get(self.embed);
-        let device = table.device();
-        let ids: Vec<i64> = texts.iter().flatten().map(|&token| token.into()).collect();
-        let ids = Tensor::from_ints(&ids, &[ids.len()], device)?;
-        let width = self.config.width as i64;
-        let x = table
-            .index_select(0, &ids)?
-            .reshape(&[batch as i64, length as i64, width])?;
+        let length = expect_texts(texts, &self.spec())?;
+        let x = look_up(weights.get(self.embed), texts)?;
         let positions = weights.get(self.positions).narrow(0, 0, length)?;
         let x = x.add(&positions.unsqueeze(0)?)?;
         let x = self.tower.forward(weights, &x, true)?;
         let tokens = self.norm.forward(weights, &x)?;
-        let mut ends = Vec::with_capacity(batch);
+        let mut ends = Vec::with_capacity(texts.len());
         for (row, text) in texts.iter().enumerate() {
             ends.push((row * length + self.end(text)?) as i64);
         }
-        let ends = Tensor::from_ints(&ends, &[batch], device)?;
+        let ends = Tensor::from_ints(&ends, &[texts.len()], x.device())?;
+        let width = self.config.width as i64;
         let mut pooled = tokens.reshape(&[-1, width])?.index_select(0, &ends)?;
         if let Some(projection) = &self.projection {
             pooled = projection.forward(weights, &pooled)?;

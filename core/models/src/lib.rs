@@ -26,6 +26,7 @@
 
 mod autoencoder;
 mod backbone;
+mod bert;
 mod checkpoint;
 mod clip;
 mod clip_text;
@@ -73,6 +74,7 @@ pub use autoencoder::{AutoencoderKl, AutoencoderKlConfig, EncoderBlock};
 pub use backbone::{
     Backbone, BackboneSpec, BatchNormStatistics, FEATURES, LOGIT_SCALE, LOGITS, Reconstruction,
 };
+pub use bert::{Bert, BertConfig, BertPooling};
 pub use checkpoint::{Fit, Format, HubCache, HubModel, ModelFiles, locate};
 pub use clip::{ClipVision, ClipVisionConfig};
 pub use clip_text::{ClipText, ClipTextConfig};

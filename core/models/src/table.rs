@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::autoencoder::AutoencoderKlConfig;
 use crate::backbone::Backbone;
+use crate::bert::BertConfig;
 use crate::checkpoint::{self, Checkpoint, Fit, Format, ModelFiles, Wanted, config_of};
 use crate::clip::ClipVisionConfig;
 use crate::clip_text::ClipTextConfig;
@@ -248,6 +249,7 @@ impl Models {
                 Row::backbone::<ClipVisionConfig>(),
                 Row::encoder::<AutoencoderKlConfig>(),
                 Row::text::<ClipTextConfig>(),
+                Row::text::<BertConfig>(),
             ],
         }
     }
@@ -578,6 +580,7 @@ impl Models {
         if let Value::Object(fields) = &mut document {
             published::with_scheduler(path, fields)?;
             published::with_preprocessor(path, fields)?;
+            published::with_sentences(path, fields)?;
             let found = composed::resolve(path, fields, |part| {
                 let mut described = self.read(part)?;
                 described.document["kind"] = described.row.kind.into();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use dtta_base::Issue;
 use serde_json::{Map, Value, json};
+use tokenizers::{ModelWrapper, NormalizerWrapper};
 
 use crate::error::{ModelError, Result};
 use crate::published::Fields;
@@ -63,6 +64,10 @@ impl Special {
 struct Settings {
     /// Tokens of the start, the end, padding and the unknown, where they are said.
     special: [Option<Special>; 4],
+    /// What separates two texts and ends one, of a tokenizer of BERT's kind.
+    separator: Option<Special>,
+    /// What is said of lower case, Chinese letters and accents, of a `BertTokenizer`.
+    words: Option<Words>,
     most: Option<usize>,
     /// The class, where it is said.
     class: Option<String>,
@@ -70,6 +75,16 @@ struct Settings {
     added: Vec<(u32, Value)>,
     files: Vec<PathBuf>,
 }
+
+/// What becomes of the letters of a text before it is split into words, as a `BertTokenizer` has it, and by default.
+struct Words {
+    lowercase: bool,
+    chinese: bool,
+    accents: Option<bool>,
+}
+
+/// What ends a text of a tokenizer of BERT's kind, and fills it up, where nothing is said.
+const BERT_TOKENS: [(&str, &str); 2] = [("sep_token", "[SEP]"), ("pad_token", "[PAD]")];
 
 /// The names that configurations have for special tokens, in the order of [`Settings::special`], and what `CLIPTokenizer` takes.
 const SPECIAL_TOKENS: [(&str, &str); 4] = [
@@ -118,17 +133,28 @@ impl Tokenizer {
         tokenizer.with_padding(None);
         let whole = tokenizer.with_truncation(None);
         whole.map_err(|error| faulty(error.to_string()))?;
-        let find = |place: usize| {
-            let (name, usual) = SPECIAL_TOKENS[place];
-            let content = settings.special[place]
-                .as_ref()
-                .map_or(usual, |special| &special.content);
+        if let Some(words) = &settings.words {
+            words.expect_in(&tokenizer).map_err(&faulty)?;
+        }
+        let find = |(name, usual): (&str, &str), said: Option<&Special>| {
+            let content = said.map_or(usual, |special| &special.content);
             let reason = || format!("has no token `{content}`, its `{name}`");
             tokenizer
                 .token_to_id(content)
                 .ok_or_else(|| faulty(reason()))
         };
-        let (end, pad) = (find(END)?, find(PAD)?);
+        let [said_end, said_pad] = [END, PAD].map(|place| settings.special[place].as_ref());
+        let bert = matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_));
+        let (end, pad) = match (bert, said_end) {
+            (true, None) => (
+                find(BERT_TOKENS[0], settings.separator.as_ref())?,
+                find(BERT_TOKENS[1], said_pad)?,
+            ),
+            _ => (
+                find(SPECIAL_TOKENS[END], said_end)?,
+                find(SPECIAL_TOKENS[PAD], said_pad)?,
+            ),
+        };
         Ok(Self {
             tokenizer,
             end,
@@ -146,6 +172,11 @@ impl Tokenizer {
     /// Number of tokens, those that were added included.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The token that fills up texts.
+    pub fn padding(&self) -> u32 {
+        self.pad
     }
 
     /// The most tokens of a text, where its files say so.
@@ -194,6 +225,8 @@ impl Settings {
     fn read(folder: &Path) -> Result<Self> {
         let mut found = Self {
             special: [const { None }; 4],
+            separator: None,
+            words: None,
             most: None,
             class: None,
             added: Vec::new(),
@@ -227,6 +260,21 @@ impl Settings {
             .filter(|&most| (1.0..1e9).contains(&most))
             .map(|most| most as usize);
         self.class = fields.find("tokenizer_class");
+        let bert = ["BertTokenizer", "BertTokenizerFast"];
+        if self
+            .class
+            .as_deref()
+            .is_some_and(|class| bert.contains(&class))
+        {
+            self.words = Some(Words {
+                lowercase: fields.take("do_lower_case", true),
+                chinese: fields.take("tokenize_chinese_chars", true),
+                accents: fields.find("strip_accents"),
+            });
+            // Of the class that splits texts in Python, into the same words with these.
+            fields.fixed("do_basic_tokenize", true);
+            fields.fixed("never_split", Value::Null);
+        }
         for (name, supported) in [
             ("add_prefix_space", json!(false)),
             ("do_lower_case", json!(true)),
@@ -287,8 +335,18 @@ impl Settings {
                 None => fields.refuse(name, &value, "supported is a text, or one in `content`"),
             }
         }
-        // Of other classes of tokenizers: what separates two texts, and what stands for them and for hidden tokens.
-        for name in ["sep_token", "cls_token", "mask_token"] {
+        if let Some(value) = fields.find::<Value>("sep_token") {
+            match Special::read(&value) {
+                Some(special) => self.separator = Some(special),
+                None => fields.refuse(
+                    "sep_token",
+                    &value,
+                    "supported is a text, or one in `content`",
+                ),
+            }
+        }
+        // What begins a text, `tokenizer.json` says; no token is hidden.
+        for name in ["cls_token", "mask_token"] {
             fields.skip(name);
         }
         for name in ["additional_special_tokens", "extra_special_tokens"] {
@@ -401,6 +459,28 @@ impl Settings {
                 "vocab": words, "merges": pairs,
             },
         }))
+    }
+}
+
+impl Words {
+    /// Expects that a tokenizer does the same: the library changes it otherwise.
+    fn expect_in(&self, tokenizer: &tokenizers::Tokenizer) -> std::result::Result<(), String> {
+        let Some(NormalizerWrapper::BertNormalizer(found)) = tokenizer.get_normalizer() else {
+            return Err("is of a BertTokenizer and has no BertNormalizer".into());
+        };
+        let same = (
+            found.lowercase,
+            found.handle_chinese_chars,
+            found.strip_accents,
+        );
+        if same == (self.lowercase, self.chinese, self.accents) {
+            return Ok(());
+        }
+        Err(format!(
+            "has other values of lowercase, handle_chinese_chars and strip_accents, {same:?}, than do_lower_case, tokenize_chinese_chars and \
+             strip_accents in `{CONFIG}`, {:?}",
+            (self.lowercase, self.chinese, self.accents)
+        ))
     }
 }
 

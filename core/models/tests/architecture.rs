@@ -245,7 +245,7 @@ fn its_faults_and_its_role_are_told_as_those_of_the_others() {
         ),
         (
             json!({ "kind": "none" }),
-            "/kind: is `none`; known: `dit`, `unet`, `uvit`, `controlnet`, `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder`, `segformer`, `dpt`, `glpn`, `clip_vision`, `autoencoder_kl`, `clip_text`, `proportion` and 1 more",
+            "/kind: is `none`; known: `dit`, `unet`, `uvit`, `controlnet`, `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder`, `segformer`, `dpt`, `glpn`, `clip_vision`, `autoencoder_kl`, `clip_text`, `bert` and 2 more",
         ),
     ] {
         let message = refused(document);

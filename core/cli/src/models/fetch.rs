@@ -17,7 +17,7 @@ use ureq::Agent;
 use ureq::http::{Response, header};
 
 /// What says how images and texts are prepared for a model, where it has that.
-const BESIDE: [&str; 7] = [
+const BESIDE: [&str; 11] = [
     "preprocessor_config.json",
     "processor_config.json",
     "tokenizer.json",
@@ -25,6 +25,10 @@ const BESIDE: [&str; 7] = [
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 ];
 
 /// Where the Hub is, unless `HF_ENDPOINT` says otherwise.

@@ -386,8 +386,16 @@ impl<'a> Prompts<'a> {
             let message = format!("has {words} tokens, the text encoder knows {known}");
             return Err(self.refusal(&format!("/{model}/tokenizer"), message));
         }
+        if let Some(padding) = encoder.spec().padding.filter(|&p| p != tokenizer.padding()) {
+            let message = format!(
+                "fills texts up with token {}, the text encoder leaves out token {padding}",
+                tokenizer.padding()
+            );
+            return Err(self.refusal(&format!("/{model}/tokenizer"), message));
+        }
+        // An encoder may take fewer, as sentence-transformers says.
         let length = encoder.spec().length;
-        if let Some(most) = tokenizer.most().filter(|&most| most != length) {
+        if let Some(most) = tokenizer.most().filter(|&most| most < length) {
             log::warn!(
                 "{pointer}/tokenizer: it is for texts of {most} tokens, the text encoder takes {length}; is it another model's?"
             );

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::controlnet::{control, control_names};
 pub(crate) use self::fields::Fields;
 pub(crate) use self::scheduler::with_scheduler;
-pub(crate) use self::transformers::with_preprocessor;
+pub(crate) use self::transformers::{with_preprocessor, with_sentences};
 use crate::error::Result;
 use dtta_base::Issue;
 

@@ -1,6 +1,7 @@
 //! Models as transformers saves them (`save_pretrained`): `config.json`, which lists in `architectures` the class that was saved, and
 //! beside it `preprocessor_config.json`, which says how images are prepared. Defaults are those of the classes.
 
+mod bert;
 mod clip;
 mod depth;
 mod preprocessor;
@@ -9,6 +10,7 @@ mod vit_mae;
 
 use serde_json::{Value, json};
 
+pub(crate) use self::bert::with_sentences;
 pub(crate) use self::preprocessor::with_preprocessor;
 
 use super::{Fields, Publisher, Translate};
@@ -27,6 +29,7 @@ pub(super) const PUBLISHER: Publisher = Publisher {
         "CLIPModel",
         "CLIPTextModel",
         "CLIPTextModelWithProjection",
+        "BertModel",
     ],
 };
 
@@ -42,6 +45,7 @@ fn translation(class: &str) -> Option<Translate> {
         "ViTMAEForPreTraining" => Some(vit_mae::vit_mae),
         "CLIPModel" => Some(clip::images),
         "CLIPTextModel" | "CLIPTextModelWithProjection" => Some(clip::text_model),
+        "BertModel" => Some(bert::bert),
         _ => None,
     }
 }
