@@ -327,6 +327,14 @@ if __name__ == "__main__":
         activation_fn="gelu", num_embeds_ada_norm=5, norm_eps=1e-2, dropout=0.1, norm_num_groups=3, upcast_attention=True,
     )  # fmt: skip
     dit("dit_two", 11, num_attention_heads=2, attention_head_dim=6, in_channels=2, num_layers=2, sample_size=6, patch_size=2, num_embeds_ada_norm=7)
+    # As guided-diffusion's are laid out: residual blocks change the extents of levels without attention too.
+    unet(
+        "guided", 14, sample_size=[8, 12], in_channels=1, out_channels=1, freq_shift=0, block_out_channels=[4, 4, 8], layers_per_block=2,
+        down_block_types=["ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+        up_block_types=["AttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"], downsample_type="resnet",
+        upsample_type="resnet", attention_head_dim=2, norm_num_groups=2, attn_norm_num_groups=2, resnet_time_scale_shift="scale_shift",
+        num_class_embeds=5,
+    )  # fmt: skip
     autoencoder(
         "kl", 12, [9, 12], in_channels=1, out_channels=2, down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D", "DownEncoderBlock2D"],
         up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"], block_out_channels=[4, 8, 8], layers_per_block=2,

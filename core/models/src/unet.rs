@@ -520,8 +520,13 @@ impl Level {
                 attention,
             })
             .collect();
-        let resample =
-            resample.map(|extents| Resample::declare(d, config, attends, outputs, extents));
+        let resample = resample.map(|extents| {
+            let residual = match extents {
+                Extents::Halved => config.down_residual(level),
+                _ => config.up_residual(level),
+            };
+            Resample::declare(d, config, residual, outputs, extents)
+        });
         Self { steps, resample }
     }
 }
@@ -574,16 +579,16 @@ impl Resample {
     fn declare(
         d: &mut Declaration,
         config: &UNetConfig,
-        attends: Attends,
+        residual: bool,
         channels: usize,
         extents: Extents,
     ) -> Self {
-        let (name, kind) = match extents {
-            Extents::Halved => ("downsamplers.0", config.downsample_type),
-            _ => ("upsamplers.0", config.upsample_type),
+        let name = match extents {
+            Extents::Halved => "downsamplers.0",
+            _ => "upsamplers.0",
         };
-        d.within(name, |d| match (attends, kind, extents) {
-            (Attends::Pixels, UNetResample::Resnet, _) => {
+        d.within(name, |d| match (residual, extents) {
+            (true, _) => {
                 let style = residual_style(config);
                 Self::Residual(Box::new(Residual::declare(
                     d,
@@ -592,7 +597,7 @@ impl Resample {
                     extents,
                 )))
             }
-            (_, _, Extents::Halved) => {
+            (false, Extents::Halved) => {
                 let one_sided = config.downsample_padding == 0;
                 Self::Halving(Halving::declare(d, "conv", channels, one_sided))
             }

@@ -27,6 +27,7 @@ const FIXTURES: &[(&str, &str, &str)] = &[
     ("one_level", "UNet2DModel", "unet"),
     ("no_attention", "UNet2DModel", "unet"),
     ("no_bottom", "UNet2DModel", "unet"),
+    ("guided", "UNet2DModel", "unet"),
     ("heads", "UNet2DConditionModel", "unet"),
     ("mixed", "UNet2DConditionModel", "unet"),
     ("bottom_only", "UNet2DConditionModel", "unet"),

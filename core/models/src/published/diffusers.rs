@@ -155,6 +155,15 @@ fn condition_unet(fields: &mut Fields) -> Option<Translation> {
         "conv_in_kernel": fields.take("conv_in_kernel", 3usize),
         "conv_out_kernel": fields.take("conv_out_kernel", 3usize),
     })));
+    if down.contains(&UNetBlock::ResnetDownsampleBlock2D)
+        || up.contains(&UNetUpBlock::ResnetUpsampleBlock2D)
+    {
+        fields.fixed("resnet_skip_time_act", false);
+        fields.fixed("resnet_out_scale_factor", 1.0);
+    }
+    // Nothing else reads them.
+    fields.skip("resnet_skip_time_act");
+    fields.skip("resnet_out_scale_factor");
     if down.contains(&UNetBlock::CrossAttnDownBlock2D)
         || up.contains(&UNetUpBlock::CrossAttnUpBlock2D)
         || middle == UNetMidBlock::UNetMidBlock2DCrossAttn
@@ -180,9 +189,7 @@ fn condition_unet(fields: &mut Fields) -> Option<Translation> {
         "addition_time_embed_dim",
         "addition_embed_type_num_heads",
         "projection_class_embeddings_input_dim",
-        // Of block types that are refused: `ResnetDownsampleBlock2D`, `SimpleCrossAttnDownBlock2D` and the like.
-        "resnet_skip_time_act",
-        "resnet_out_scale_factor",
+        // Of block types that are refused: `SimpleCrossAttnDownBlock2D` and the like.
         "mid_block_only_cross_attention",
         "cross_attention_norm",
     ] {

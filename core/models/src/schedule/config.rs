@@ -49,7 +49,7 @@ pub enum ScheduleConfig {
         time_scale: f64,
     },
     /// α = 1 and σ from `sigma_min` to `sigma_max`, with the network between c_in, c_skip and c_out (Karras et al. 2022). Times are
-    /// c_noise = ln(σ) / 4.
+    /// c_noise = ln(σ) / 4. A consistency model (Song et al. 2023) differs from that by `sigma_min` / σ in c_skip and c_out.
     Edm {
         /// Standard deviation of the images.
         #[serde(default = "half")]
@@ -63,6 +63,10 @@ pub enum ScheduleConfig {
         #[serde(default = "sigma_max")]
         #[schemars(extend("exclusiveMinimum" = 0))]
         sigma_max: f64,
+        /// What the network is given for a time is the time multiplied by this: 1 for EDM, 1000 for consistency models.
+        #[serde(default = "once")]
+        #[schemars(extend("exclusiveMinimum" = 0))]
+        time_scale: f64,
     },
 }
 
@@ -80,6 +84,10 @@ fn beta_end() -> f64 {
 
 fn half() -> f64 {
     0.5
+}
+
+fn once() -> f64 {
+    1.0
 }
 
 fn sigma_min() -> f64 {
@@ -210,7 +218,9 @@ impl ScheduleConfig {
                 sigma_data,
                 sigma_min,
                 sigma_max,
+                time_scale,
             } => {
+                positive("/time_scale", *time_scale);
                 positive("/sigma_data", *sigma_data);
                 positive("/sigma_min", *sigma_min);
                 if !(sigma_max > sigma_min && sigma_max.is_finite()) {

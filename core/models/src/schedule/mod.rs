@@ -232,7 +232,9 @@ impl NoiseSchedule {
     /// What the network is given for each time.
     pub fn network_times(&self, times: &[f64]) -> Vec<f64> {
         let scale = match self.config {
-            ScheduleConfig::Flow { time_scale, .. } => time_scale,
+            ScheduleConfig::Flow { time_scale, .. } | ScheduleConfig::Edm { time_scale, .. } => {
+                time_scale
+            }
             _ => 1.0,
         };
         times.iter().map(|time| time * scale).collect()

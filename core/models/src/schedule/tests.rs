@@ -19,6 +19,7 @@ fn schedules() -> Vec<NoiseSchedule> {
         sigma_data: 0.5,
         sigma_min: 0.002,
         sigma_max: 80.0,
+        time_scale: 1.0,
     };
     let configs = [
         discrete(DiscretePrediction::Epsilon),
@@ -168,5 +169,21 @@ fn refuses_times_that_the_process_does_not_have() {
         assert_eq!(schedule.range(Some([0.25, 0.75])).is_err(), whole);
         assert_eq!(schedule.coefficients(0.5).is_err(), whole);
         assert!(schedule.coefficients(f64::NAN).is_err());
+    }
+}
+
+#[test]
+fn a_consistency_model_is_given_a_thousand_times_the_time_of_edm() {
+    for (scale, expected) in [(None, 0.25), (Some(1000), 250.0)] {
+        let mut document = serde_json::json!({"kind": "edm"});
+        if let Some(scale) = scale {
+            document["time_scale"] = scale.into();
+        }
+        let config: ScheduleConfig = serde_json::from_value(document).unwrap();
+        let schedule = NoiseSchedule::new(&config).unwrap();
+        assert_eq!(schedule.network_times(&[0.25]), [expected]);
+        // The noise of a time is the same: σ = e.
+        let [_, sigma] = schedule.coefficients(0.25).unwrap();
+        assert!((sigma - std::f64::consts::E).abs() < 1e-12);
     }
 }

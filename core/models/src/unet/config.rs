@@ -17,6 +17,8 @@ use crate::unet::blocks::Halving;
 pub enum UNetBlock {
     /// Residual blocks.
     DownBlock2D,
+    /// Residual blocks; another one halves the extents, whatever `downsample_type` is.
+    ResnetDownsampleBlock2D,
     /// Residual blocks, each followed by self-attention.
     AttnDownBlock2D,
     /// Residual blocks, each followed by a transformer that attends to tokens.
@@ -28,6 +30,8 @@ pub enum UNetBlock {
 pub enum UNetUpBlock {
     /// Residual blocks.
     UpBlock2D,
+    /// Residual blocks; another one doubles the extents, whatever `upsample_type` is.
+    ResnetUpsampleBlock2D,
     /// Residual blocks, each followed by self-attention.
     AttnUpBlock2D,
     /// Residual blocks, each followed by a transformer that attends to tokens.
@@ -47,7 +51,7 @@ pub enum UNetMidBlock {
     None,
 }
 
-/// How extents change between levels that have self-attention.
+/// How extents change between levels that have self-attention; others have a convolution, if their type names nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UNetResample {
@@ -208,10 +212,10 @@ pub struct UNetConfig {
     #[serde(default = "padded")]
     #[schemars(range(min = 0, max = 1))]
     pub downsample_padding: usize,
-    /// How extents are halved after levels with self-attention. Others have a convolution.
+    /// How extents are halved after levels with self-attention. Others have a convolution, but for `ResnetDownsampleBlock2D`.
     #[serde(default)]
     pub downsample_type: UNetResample,
-    /// How extents are doubled after levels with self-attention. Others have a convolution.
+    /// How extents are doubled after levels with self-attention. Others have a convolution, but for `ResnetUpsampleBlock2D`.
     #[serde(default)]
     pub upsample_type: UNetResample,
     /// The activation of residual blocks.
@@ -491,22 +495,44 @@ impl UNetConfig {
     fn extents(&self) -> Vec<[usize; 2]> {
         let mut extents = vec![[self.image[1], self.image[2]]];
         for level in 1..self.levels() {
-            let attends = self
-                .down_block_types
-                .get(level - 1)
-                .is_some_and(|kind| *kind == UNetBlock::AttnDownBlock2D);
             // The average of 2×2 pixels leaves out what is over.
-            let averaged = attends && self.downsample_type == UNetResample::Resnet;
+            let averaged = level <= self.down_block_types.len() && self.down_residual(level - 1);
             let one_sided = averaged || self.downsample_padding == 0;
             extents.push(extents[level - 1].map(|extent| Halving::left(extent, one_sided)));
         }
         extents
     }
 
+    /// Whether a residual block halves the extents after a level.
+    pub(crate) fn down_residual(&self, level: usize) -> bool {
+        match self.down_block_types[level] {
+            UNetBlock::ResnetDownsampleBlock2D => true,
+            UNetBlock::AttnDownBlock2D => self.downsample_type == UNetResample::Resnet,
+            UNetBlock::DownBlock2D | UNetBlock::CrossAttnDownBlock2D => false,
+        }
+    }
+
+    /// Whether a residual block doubles the extents after a level.
+    pub(crate) fn up_residual(&self, level: usize) -> bool {
+        let by_attention = self.upsample_type == UNetResample::Resnet;
+        match &self.up_block_types {
+            None => match self.down_block_types[level] {
+                UNetBlock::ResnetDownsampleBlock2D => true,
+                UNetBlock::AttnDownBlock2D => by_attention,
+                UNetBlock::DownBlock2D | UNetBlock::CrossAttnDownBlock2D => false,
+            },
+            Some(types) => match types[types.len() - 1 - level] {
+                UNetUpBlock::ResnetUpsampleBlock2D => true,
+                UNetUpBlock::AttnUpBlock2D => by_attention,
+                UNetUpBlock::UpBlock2D | UNetUpBlock::CrossAttnUpBlock2D => false,
+            },
+        }
+    }
+
     /// What follows the residual blocks of a level on the way down.
     pub(crate) fn down(&self, level: usize) -> Attends {
         match self.down_block_types[level] {
-            UNetBlock::DownBlock2D => Attends::Nothing,
+            UNetBlock::DownBlock2D | UNetBlock::ResnetDownsampleBlock2D => Attends::Nothing,
             UNetBlock::AttnDownBlock2D => Attends::Pixels,
             UNetBlock::CrossAttnDownBlock2D => Attends::Tokens,
         }
@@ -517,7 +543,7 @@ impl UNetConfig {
         match &self.up_block_types {
             None => self.down(level),
             Some(types) => match types[types.len() - 1 - level] {
-                UNetUpBlock::UpBlock2D => Attends::Nothing,
+                UNetUpBlock::UpBlock2D | UNetUpBlock::ResnetUpsampleBlock2D => Attends::Nothing,
                 UNetUpBlock::AttnUpBlock2D => Attends::Pixels,
                 UNetUpBlock::CrossAttnUpBlock2D => Attends::Tokens,
             },
