@@ -182,6 +182,17 @@ if __name__ == "__main__":
             return F.interpolate(depth(outputs), size=(32, 32), mode="bilinear", align_corners=False)
 
         dense(name, seed, model, processor("DPTImageProcessor", [32, 32], keep_aspect_ratio=False, resample=3), [32, 32], answer, parameters)
+    # The library's projection has 256 channels whatever the configuration says; here it has those of the fused maps, to be small.
+    config = transformers.DPTConfig(**size, num_hidden_layers=2, backbone_out_indices=[0, 1], neck_hidden_sizes=[4, 6], fusion_hidden_size=6,
+                                    reassemble_factors=[2, 1], add_projection=True)
+    model = transformers.DPTForDepthEstimation(config)
+    model.head.projection = torch.nn.Conv2d(6, 6, 3, padding=1)
+
+    def answer(outputs):
+        return F.interpolate(depth(outputs), size=(24, 24), mode="bilinear", align_corners=False)
+
+    projected = parameters | {"head.projection.weight": "head.projection.weight"}
+    dense("dpt_projection", 11, model, processor("DPTImageProcessor", [24, 24]), [24, 24], answer, projected)
     dino = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=21, patch_size=7, reshape_hidden_states=False)
     block = "backbone.encoder.layer.1."
     parameters = {"encoder.pos_embed": "backbone.embeddings.position_embeddings", "encoder.blocks.1.ls1.gamma": block + "layer_scale1.lambda1"}

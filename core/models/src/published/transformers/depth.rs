@@ -451,3 +451,71 @@ fn source(name: &str, dinov2: bool) -> Source {
         .find_map(|(ours, theirs)| renamed(part, ours, &format!("{block}{theirs}")));
     Source::Named(found.unwrap_or_else(|| format!("{block}{part}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use dtta_tensor::Device;
+
+    use super::*;
+    use crate::{Backbone, BatchNormStatistics, Dpt, DptConfig, Weights, read_tensors};
+
+    /// The library's layer has 256 channels; the fixture's has those of its fused maps, so that it is small.
+    #[test]
+    fn a_head_may_have_a_projection_before_its_convolutions() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dense");
+        let folder = folder.join("dpt_projection");
+        let mut config = dtta_base::read_json(&folder.join("config.json"), &[]).unwrap();
+        let processor = dtta_base::read_json(&folder.join("preprocessor_config.json"), &[]);
+        config["preprocessor"] = processor.unwrap();
+        let translated = |config: &Value| crate::published::translate(config.as_object().unwrap());
+        let refused = translated(&config).unwrap().err().unwrap();
+        assert_eq!(refused[0].pointer, "/add_projection");
+        config["fusion_hidden_size"] = json!(256);
+        let Translation {
+            mut document,
+            names,
+            ..
+        } = translated(&config).unwrap().unwrap();
+        document["fusion_width"] = json!(6);
+        document.as_object_mut().unwrap().remove("kind");
+        let config: DptConfig = serde_json::from_value(document).unwrap();
+        let (dpt, device) = (Dpt::new(config).unwrap(), Device::cpu());
+        let parameters = Backbone::parameters(&dpt);
+        let file = folder.join("model.safetensors");
+        let weights = Weights::load_named(&file, parameters, &names, &device).unwrap();
+        let expected = read_tensors(&folder.join("expected.safetensors"), &device).unwrap();
+        let id = weights.find("head.projection.weight").unwrap();
+        let weights = weights.to_leaves(&[id]).unwrap();
+        let images = expected["input.images"].to_leaf().unwrap();
+        let statistics = BatchNormStatistics::Running;
+        let outputs = dpt.forward(&weights, &images, statistics).unwrap();
+        let logits = outputs.get("logits").unwrap();
+        let loss = logits.mul(&expected["input.cotangent"]).unwrap();
+        let gradients = loss.sum(&[], false).unwrap().backward().unwrap();
+        for (what, found, tolerance) in [
+            ("output.logits", logits, 2e-4),
+            (
+                "gradient.images",
+                &gradients.of(&images).unwrap(),
+                1e-3 * 4.7,
+            ),
+            (
+                "gradient.head.projection.weight",
+                &gradients.of(weights.get(id)).unwrap(),
+                1e-3 * 32.0,
+            ),
+        ] {
+            let (found, expected) = (
+                found.to_floats().unwrap(),
+                expected[what].to_floats().unwrap(),
+            );
+            assert_eq!(found.len(), expected.len(), "{what}");
+            let pairs = found.iter().zip(&expected);
+            let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            eprintln!("{what}: largest absolute error {error:.1e}");
+            assert!(error <= tolerance, "{what}: {error}");
+        }
+    }
+}
