@@ -34,6 +34,8 @@ mod composed;
 mod convnext;
 mod convolution;
 mod denoiser;
+mod dense_depth;
+mod densenet;
 mod dit;
 mod dpt;
 mod efficientnet;
@@ -83,6 +85,8 @@ pub use convolution::Padding;
 pub use denoiser::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot, expect_slots,
 };
+pub use dense_depth::{DenseDepth, DenseDepthConfig};
+pub use densenet::DenseNetConfig;
 pub use dit::{Dit, DitConfig, Positions};
 pub use dpt::{
     Dpt, DptConfig, DptEncoderConfig, DptEnlarged, DptHeadActivation, DptHeadConfig,

@@ -21,6 +21,7 @@ use crate::clip_text::ClipTextConfig;
 use crate::composed;
 use crate::convnext::ConvNextConfig;
 use crate::denoiser::Denoiser;
+use crate::dense_depth::DenseDepthConfig;
 use crate::dit::DitConfig;
 use crate::dpt::DptConfig;
 use crate::efficientnet::EfficientNetConfig;
@@ -246,6 +247,7 @@ impl Models {
                 Row::backbone::<SegformerConfig>(),
                 Row::backbone::<DptConfig>(),
                 Row::backbone::<GlpnConfig>(),
+                Row::backbone::<DenseDepthConfig>(),
                 Row::backbone::<ClipVisionConfig>(),
                 Row::encoder::<AutoencoderKlConfig>(),
                 Row::text::<ClipTextConfig>(),

@@ -3,6 +3,7 @@
 //! or refused by name. None is ignored.
 
 mod controlnet;
+mod dense_depth;
 mod diffusers;
 mod dit;
 mod fields;
@@ -143,6 +144,7 @@ const PUBLISHERS: &[Publisher] = &[
     timm::PUBLISHER,
     torchvision::PUBLISHER,
     lite::PUBLISHER,
+    dense_depth::PUBLISHER,
     transformers::PUBLISHER,
 ];
 
