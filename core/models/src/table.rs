@@ -581,6 +581,7 @@ impl Models {
         let (mut names, mut preprocessing) = (Names::same(), None);
         if let Value::Object(fields) = &mut document {
             published::with_scheduler(path, fields)?;
+            published::with_class(fields);
             published::with_preprocessor(path, fields)?;
             published::with_sentences(path, fields)?;
             let found = composed::resolve(path, fields, |part| {

@@ -9,6 +9,13 @@ use crate::error::{ModelError, Result};
 
 /// What configurations are called in folders.
 const CONFIG: &str = "config.json";
+/// What OpenCLIP calls its own, where there is none of the other libraries, and the weights that go with it.
+const OPEN_CLIP: &str = "open_clip_config.json";
+const OPEN_CLIP_WEIGHTS: [&str; 3] = [
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+];
 /// What says which parts a pipeline of diffusers has.
 const PIPELINE: &str = "model_index.json";
 /// What weights are called in folders, the first one first: safetensors, which hold nothing else, before pickles, and whole before split.
@@ -44,7 +51,9 @@ impl ModelFiles {
     ///
     /// In a folder, the configuration is `config.json`, and the weights are the first there are of `diffusion_pytorch_model` and `model`
     /// with the extensions `.safetensors` and `.safetensors.index.json`, `diffusion_pytorch_model.bin` and `pytorch_model.bin`, and each
-    /// of these with `.index.json`. A variant such as `model.fp16.safetensors` is used where `weights` names it.
+    /// of these with `.index.json`. A variant such as `model.fp16.safetensors` is used where `weights` names it. Without a `config.json`, or
+    /// where it is named, the configuration is `open_clip_config.json`, with `open_clip_model.safetensors`,
+    /// `open_clip_pytorch_model.safetensors` or `open_clip_pytorch_model.bin`.
     ///
     /// # Errors
     /// [`ModelError::NoConfig`], [`ModelError::Pipeline`] or [`ModelError::NoWeights`] for a folder that lacks what is looked for, and those
@@ -120,42 +129,59 @@ pub(crate) fn config_of(path: &Path) -> Result<PathBuf> {
             false => Ok(path.into()),
         };
     }
-    let config = path.join(CONFIG);
-    match (config.is_file(), path.join(PIPELINE)) {
-        (true, _) => Ok(config),
-        (false, index) if index.is_file() => {
-            pipeline(index)?;
-            Err(ModelError::NoConfig { path: path.into() })
-        }
-        _ => Err(ModelError::NoConfig { path: path.into() }),
+    let configs = [CONFIG, OPEN_CLIP].map(|name| path.join(name));
+    if let Some(config) = configs.iter().find(|config| config.is_file()) {
+        return Ok(config.clone());
     }
+    let index = path.join(PIPELINE);
+    if index.is_file() {
+        pipeline(index)?;
+    }
+    Err(ModelError::NoConfig { path: path.into() })
 }
 
 /// The weights that go with a configuration, as [`ModelFiles::find`] says.
 fn beside(config: &Path) -> Result<PathBuf> {
     if config.is_dir() {
         // What lacks a configuration as well is told so.
-        config_of(config)?;
-        return weights_in(config);
+        let own = config_of(config)?;
+        return weights_for(&own, config);
     }
     let own = config.with_extension("safetensors");
-    let in_folder = config.file_name().is_some_and(|name| name == CONFIG) && !own.exists();
+    let named = |name: &str| config.file_name().is_some_and(|own| own == name);
+    let in_folder = [CONFIG, OPEN_CLIP].into_iter().any(named) && !own.exists();
     match config.parent().filter(|_| in_folder) {
-        Some(folder) if config.is_file() => weights_in(folder),
+        Some(folder) if config.is_file() => weights_for(config, folder),
         _ => Ok(own),
+    }
+}
+
+/// The weights in a folder that go with a configuration in it.
+fn weights_for(config: &Path, folder: &Path) -> Result<PathBuf> {
+    match config.file_name().is_some_and(|name| name == OPEN_CLIP) {
+        true => first_of(&OPEN_CLIP_WEIGHTS, folder),
+        false => first_of(&WEIGHTS, folder),
     }
 }
 
 /// The weights in a folder.
 fn weights_in(folder: &Path) -> Result<PathBuf> {
-    let there: Vec<&str> = WEIGHTS
-        .into_iter()
+    match config_of(folder) {
+        Ok(config) => weights_for(&config, folder),
+        Err(_) => first_of(&WEIGHTS, folder),
+    }
+}
+
+fn first_of(names: &'static [&'static str], folder: &Path) -> Result<PathBuf> {
+    let there: Vec<&str> = names
+        .iter()
+        .copied()
         .filter(|name| folder.join(name).is_file())
         .collect();
     let Some(first) = there.first() else {
         return Err(ModelError::NoWeights {
             path: folder.into(),
-            looked_for: &WEIGHTS,
+            looked_for: names,
             others: variants(folder),
         });
     };

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::{Checkpoint, Stored};
 use crate::error::{Called, Mismatches, ModelError, Result};
-use crate::published::{Names, Source};
+use crate::published::{Names, Source, View};
 use crate::weights::{Init, ParameterSpec, Part, Weights, expect_room};
 
 /// PyTorch's BatchNorm counts the batches it saw. Nothing here reads the count, so a file may have it.
@@ -123,6 +123,8 @@ struct Parameter<'a> {
     spec: &'a ParameterSpec,
     /// The tensors that make it, one below the other; none where it is computed.
     parts: Vec<String>,
+    /// Which numbers of the one tensor that makes it are meant, if not all.
+    view: Option<View>,
     /// Tensors that must equal what it is made of.
     copies: Vec<String>,
 }
@@ -130,7 +132,7 @@ struct Parameter<'a> {
 /// The tensors that make a parameter, and those that must equal the result.
 fn resolved(source: Source, found: &BTreeMap<String, Stored>) -> [Vec<String>; 2] {
     match source {
-        Source::Named(name) => [vec![name], Vec::new()],
+        Source::Named(name) | Source::Viewed(name, _) => [vec![name], Vec::new()],
         Source::Stacked(names) => [names, Vec::new()],
         Source::AnyOf(names) => {
             let there = names.iter().find(|name| found.contains_key(*name));
@@ -173,10 +175,16 @@ impl<'a> Wanted<'a> {
         found: &BTreeMap<String, Stored>,
     ) -> Self {
         let parameter = |spec: &'a ParameterSpec| {
-            let [parts, copies] = resolved((names.source)(&spec.name), found);
+            let source = (names.source)(&spec.name);
+            let view = match &source {
+                Source::Viewed(_, view) => Some(*view),
+                _ => None,
+            };
+            let [parts, copies] = resolved(source, found);
             Parameter {
                 spec,
                 parts,
+                view,
                 copies,
             }
         };
@@ -214,10 +222,11 @@ impl<'a> Wanted<'a> {
         let found = checkpoint.tensors();
         let mut fit = Fit::default();
         let mismatches = &mut fit.mismatches;
-        let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut users: BTreeMap<&str, Vec<(&str, Option<View>)>> = BTreeMap::new();
         for parameter in &self.parameters {
             for part in parameter.parts.iter().chain(&parameter.copies) {
-                users.entry(part).or_default().push(&parameter.spec.name);
+                let user = (parameter.spec.name.as_str(), parameter.view);
+                users.entry(part).or_default().push(user);
             }
             parameter.compare(found, mismatches);
         }
@@ -231,12 +240,19 @@ impl<'a> Wanted<'a> {
         mismatches
             .missing
             .extend(unmade.map(|parameter| parameter.called(&parameter.spec.name)));
-        let shared = users.iter().filter(|(_, users)| users.len() > 1);
+        // Several may be made of other numbers of one.
+        let shared = users.iter().filter(|(_, users)| {
+            let mut views: Vec<_> = users.iter().map(|(_, view)| view).collect();
+            views.sort_unstable();
+            let (all, whole) = (views.len(), views.contains(&&None));
+            views.dedup();
+            all > 1 && (whole || views.len() < all)
+        });
         mismatches.shared = shared
             .map(|(part, users)| {
                 (
                     (*part).to_owned(),
-                    users.iter().map(|&user| user.to_owned()).collect(),
+                    users.iter().map(|(user, _)| (*user).to_owned()).collect(),
                 )
             })
             .collect();
@@ -284,7 +300,7 @@ impl Parameter<'_> {
         }
         let mut rows = Some(0);
         for part in &self.parts {
-            let Some(stored) = found.get(part) else {
+            let Some(stored) = found.get(part).map(|stored| stored.viewed(self.view)) else {
                 mismatches.missing.push(self.called(part));
                 rows = None;
                 continue;
@@ -332,9 +348,10 @@ impl Parameter<'_> {
         let mut values = vec![0.0; self.spec.elements()];
         let mut rest = &mut values[..];
         for part in &self.parts {
-            let count = checkpoint.tensors()[part].shape.iter().product();
+            let stored = checkpoint.tensors()[part].viewed(self.view);
+            let count = stored.shape.iter().product();
             let (into, others) = rest.split_at_mut(count);
-            if !checkpoint.floats(part, into)? {
+            if !checkpoint.stored_floats(&stored, into)? {
                 return Err(ModelError::NotFinite {
                     path: checkpoint.path.clone(),
                     name: part.clone(),

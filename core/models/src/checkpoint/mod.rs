@@ -25,6 +25,7 @@ pub(crate) use self::safetensors::metadata as safetensors_metadata;
 use self::source::{Checked, Source};
 use crate::composed::{self, Part};
 use crate::error::{ModelError, Result};
+use crate::published::View;
 
 /// What the numbers of a tensor are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +143,33 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
+    /// Some of its numbers; itself where it has no such.
+    fn viewed(&self, view: Option<View>) -> Self {
+        let mut viewed = self.clone();
+        let strides = self.strides.clone().unwrap_or_else(|| {
+            let after = |axis: usize| self.shape[axis + 1..].iter().product();
+            (0..self.shape.len()).map(after).collect()
+        });
+        match view {
+            Some(View::Rows { number, of })
+                if self
+                    .shape
+                    .first()
+                    .is_some_and(|rows| rows.is_multiple_of(of)) =>
+            {
+                viewed.shape[0] /= of;
+                let elements = number * viewed.shape[0] * strides[0];
+                viewed.start += (elements * self.dtype.bytes()) as u64;
+            }
+            Some(View::Transposed) if self.shape.len() == 2 => {
+                viewed.shape.reverse();
+                viewed.strides = Some(strides.into_iter().rev().collect());
+            }
+            _ => return viewed,
+        }
+        viewed
+    }
+
     /// A matrix as a batch of one.
     fn as_one_row(&mut self) {
         if self.shape.len() == 2 {
@@ -289,7 +317,11 @@ impl Checkpoint {
 
     /// Reads a tensor that there is, of floats, into as many numbers; answers whether all of them are finite.
     pub fn floats(&self, name: &str, into: &mut [f32]) -> Result<bool> {
-        let stored = &self.tensors[name];
+        self.stored_floats(&self.tensors[name], into)
+    }
+
+    /// The same of some of its numbers.
+    fn stored_floats(&self, stored: &Stored, into: &mut [f32]) -> Result<bool> {
         self.files[stored.file].floats(stored, into)
     }
 }

@@ -1,4 +1,5 @@
-//! Models as the libraries of the field publish them: a `config.json` of diffusers, timm or transformers, or a structure that torchvision names. Each is
+//! Models as the libraries of the field publish them: a `config.json` of diffusers, timm or transformers, an `open_clip_config.json`, or a structure
+//! that torchvision names. Each is
 //! translated into a model file of this crate, field by field: a field is honoured, or known to have no influence on what is computed,
 //! or refused by name. None is ignored.
 
@@ -8,6 +9,7 @@ mod diffusers;
 mod dit;
 mod fields;
 mod lite;
+mod open_clip;
 mod scheduler;
 mod timm;
 mod torchvision;
@@ -18,6 +20,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::controlnet::{control, control_names};
 pub(crate) use self::fields::Fields;
+pub(crate) use self::open_clip::with_class;
 pub(crate) use self::scheduler::with_scheduler;
 pub(crate) use self::transformers::{with_preprocessor, with_sentences};
 use crate::error::Result;
@@ -42,12 +45,23 @@ pub(crate) enum Source {
     AnyOf(Vec<String>),
     /// The second, if all of its tensors are there, or else the first.
     Either(Box<Source>, Box<Source>),
+    /// Some numbers of the tensor of that name.
+    Viewed(String, View),
     /// Those of these names, one below the other along the first axis.
     Stacked(Vec<String>),
     /// Those of these names, which must all be there and hold the same.
     Copies(Vec<String>),
     /// None: the library computes it as this crate does, and does not keep it.
     Computed,
+}
+
+/// Numbers of a tensor in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum View {
+    /// One of so many equal parts along the first axis, from 0.
+    Rows { number: usize, of: usize },
+    /// A matrix with its axes exchanged.
+    Transposed,
 }
 
 impl Source {
@@ -58,6 +72,7 @@ impl Source {
         match self {
             Self::Named(name) => Self::Named(one(name)),
             Self::AnyOf(names) => Self::AnyOf(all(names)),
+            Self::Viewed(name, view) => Self::Viewed(one(name), view),
             Self::Either(first, second) => {
                 Self::Either(Box::new(first.within(part)), Box::new(second.within(part)))
             }
@@ -146,6 +161,7 @@ const PUBLISHERS: &[Publisher] = &[
     lite::PUBLISHER,
     dense_depth::PUBLISHER,
     transformers::PUBLISHER,
+    open_clip::PUBLISHER,
 ];
 
 /// The libraries whose configurations are translated, each with the classes of models that it calls by these names.
@@ -181,10 +197,16 @@ pub(crate) fn translate(document: &Map<String, Value>) -> Option<Result<Translat
 pub(crate) fn translate_texts(
     document: &Map<String, Value>,
 ) -> Option<Result<Translation, Vec<Issue>>> {
-    let publisher = transformers::PUBLISHER;
-    match document.contains_key(publisher.field) {
-        true => Some(publisher.translated(document, transformers::text_translation)),
-        false => translate(document),
+    let with_texts: [(Publisher, fn(&str) -> Option<Translate>); 2] = [
+        (transformers::PUBLISHER, transformers::text_translation),
+        (open_clip::PUBLISHER, open_clip::text_translation),
+    ];
+    let known = with_texts
+        .iter()
+        .find(|(publisher, _)| document.contains_key(publisher.field));
+    match known {
+        Some((publisher, find)) => Some(publisher.translated(document, *find)),
+        None => translate(document),
     }
 }
 
