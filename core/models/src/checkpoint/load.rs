@@ -209,8 +209,10 @@ impl<'a> Wanted<'a> {
             };
             let parts = parameter.parts.iter().map(|name| part(name, alike));
             let copies = parameter.copies.iter().map(|name| part(name, all));
+            // Other numbers of a tensor than all are no linear layer of the checkpoint's.
+            let whole = parameter.view.is_none();
             ParameterSpec {
-                parts: parts.chain(copies).collect(),
+                parts: parts.chain(copies).filter(|_| whole).collect(),
                 ..parameter.spec.clone()
             }
         });

@@ -139,6 +139,9 @@ impl Names {
 /// Translates the configuration of one class of models.
 type Translate = fn(&mut Fields) -> Option<Translation>;
 
+/// Finds the translation of a class by its name.
+type Find = fn(&str) -> Option<Translate>;
+
 /// Translates a configuration that has a library's mark on it; `None` for others.
 pub(crate) type Translator = fn(&Map<String, Value>) -> Option<Result<Translation, Vec<Issue>>>;
 
@@ -197,7 +200,7 @@ pub(crate) fn translate(document: &Map<String, Value>) -> Option<Result<Translat
 pub(crate) fn translate_texts(
     document: &Map<String, Value>,
 ) -> Option<Result<Translation, Vec<Issue>>> {
-    let with_texts: [(Publisher, fn(&str) -> Option<Translate>); 2] = [
+    let with_texts: [(Publisher, Find); 2] = [
         (transformers::PUBLISHER, transformers::text_translation),
         (open_clip::PUBLISHER, open_clip::text_translation),
     ];
@@ -214,7 +217,7 @@ impl Publisher {
     fn translated(
         &self,
         document: &Map<String, Value>,
-        find: fn(&str) -> Option<Translate>,
+        find: Find,
     ) -> Result<Translation, Vec<Issue>> {
         let class = match &document[self.field] {
             // transformers lists the classes that a configuration is of; one is saved.
