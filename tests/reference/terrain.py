@@ -140,8 +140,8 @@ def main():
     answer = denoise(noisy, sigma, (others / (CLASSES - 1)).astype(np.float32), within)
     total = np.hypot(sigma.astype(np.float64), DATA)[:, None, None, None]
     save_file({
-        "heights": heights, "classes": classes, "input.shown": (noisy / total).astype(np.float32),
-        "input.times": (np.log(sigma.astype(np.float64)) / 4).astype(np.float32), "input.classes": others, "output.answer": answer,
+        "heights": heights, "classes": classes.astype(np.float32), "input.shown": (noisy / total).astype(np.float32),
+        "input.times": (np.log(sigma.astype(np.float64)) / 4).astype(np.float32), "input.classes": others.astype(np.float32), "output.answer": answer,
     }, OUT / "expected.safetensors")
     print("heights", heights.min(), heights.max(), "answers", np.abs(answer).max(axis=(1, 2, 3)))
 

@@ -48,7 +48,7 @@ fn terrain() -> Terrain {
 impl Terrain {
     /// The heights that were made, and the difficulties with which they were.
     fn made(&self) -> (&Tensor, Vec<f64>) {
-        let classes = self.expected["classes"].to_ints().unwrap();
+        let classes = self.expected["classes"].to_floats().unwrap();
         let truths = classes.iter().map(|&class| difficulty(class as usize));
         (&self.expected["heights"], truths.collect())
     }
@@ -124,7 +124,9 @@ fn the_network_answers_as_onnx_runtime_does() {
     let terrain = terrain();
     let times = terrain.expected["input.times"].to_floats().unwrap();
     let times: Vec<f64> = times.into_iter().map(f64::from).collect();
-    let labels = terrain.expected["input.classes"].clone();
+    let labels = terrain.expected["input.classes"].to_floats().unwrap();
+    let labels: Vec<i64> = labels.into_iter().map(|class| class as i64).collect();
+    let labels = Tensor::from_ints(&labels, &[labels.len()], &Device::cpu()).unwrap();
     let class = terrain
         .denoiser
         .embed_classes(&terrain.weights, &labels)
