@@ -61,7 +61,7 @@ def write(name, seed, pickled, preprocess, **config):
     features = model.encode_image(images)
     cotangent = torch.randn(features.shape, generator=generator)
     (gradient,) = torch.autograd.grad((features * cotangent).sum(), images)
-    tensors = {"input.images": images, "input.texts": texts, "input.cotangent": cotangent, "output.features": features,
+    tensors = {"input.images": images, "input.texts": texts.float(), "input.cotangent": cotangent, "output.features": features,
                "output.text_features": model.encode_text(texts), "output.logit_scale": model.logit_scale.exp().reshape(1),
                "gradient.images": gradient}
     for n, value in tensors.items():
