@@ -154,7 +154,8 @@ impl DenseNet {
             stem,
             blocks,
             transitions,
-            last: norm(d, &format!("norm{}", config.blocks.len() + 1), width),
+            // So called whatever the number of blocks.
+            last: norm(d, "norm5", width),
         }
     }
 
