@@ -151,7 +151,7 @@ struct Publisher {
     /// The field that names the class, or begins with it in a list.
     field: &'static str,
     /// The translation of a class, if there is one.
-    translate: fn(&str) -> Option<Translate>,
+    translate: Find,
     /// The classes that there are translations of.
     classes: &'static [&'static str],
 }
