@@ -3,6 +3,7 @@
 //! The structures are those of `dlpack.h`, which never change within a major version.
 
 use std::ffi::c_void;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// The major version of `dlpack.h` that is spoken here.
@@ -137,6 +138,17 @@ pub struct Floats {
     pub shape: Vec<usize>,
 }
 
+/// Whether a kind of device is memory that the CPU reads.
+///
+/// # Errors
+/// [`DlpackError::Device`] otherwise.
+pub fn expect_cpu(device_type: i32) -> Result<(), DlpackError> {
+    match device_type {
+        CPU | CUDA_HOST => Ok(()),
+        _ => Err(DlpackError::Device { device_type }),
+    }
+}
+
 impl DLManagedTensorVersioned {
     /// Copies the numbers out, row by row. Nothing is freed.
     ///
@@ -164,10 +176,7 @@ impl DLTensor {
     /// # Safety
     /// As there.
     pub unsafe fn read(&self) -> Result<Floats, DlpackError> {
-        let device_type = self.device.device_type;
-        if ![CPU, CUDA_HOST].contains(&device_type) {
-            return Err(DlpackError::Device { device_type });
-        }
+        expect_cpu(self.device.device_type)?;
         let DLDataType { code, bits, lanes } = self.dtype;
         if (code, bits, lanes) != (FLOAT, 32, 1) {
             let found = name(code, bits, lanes);
@@ -255,16 +264,19 @@ fn name(code: u8, bits: u8, lanes: u16) -> String {
     }
 }
 
+/// Numbers that can be lent, row by row.
+pub type Values = Arc<dyn Deref<Target = [f32]> + Send + Sync>;
+
 /// What a tensor that is lent owns.
 struct Lent {
-    values: Arc<Vec<f32>>,
+    values: Values,
     shape: Box<[i64]>,
     strides: Box<[i64]>,
 }
 
 impl Lent {
     /// Its tensor, and itself as its context. Whoever frees the tensor frees it.
-    fn of(values: Arc<Vec<f32>>, shape: &[usize]) -> (DLTensor, *mut c_void) {
+    fn of(values: Values, shape: &[usize]) -> (DLTensor, *mut c_void) {
         let lent = Box::new(Self {
             values,
             shape: shape.iter().map(|&extent| extent as i64).collect(),
@@ -291,7 +303,7 @@ impl Lent {
 }
 
 /// Lends numbers, row by row, to whoever calls the deleter in the end.
-pub fn lend(values: Arc<Vec<f32>>, shape: &[usize]) -> *mut DLManagedTensorVersioned {
+pub fn lend(values: Values, shape: &[usize]) -> *mut DLManagedTensorVersioned {
     let (dl_tensor, manager_ctx) = Lent::of(values, shape);
     Box::into_raw(Box::new(DLManagedTensorVersioned {
         version: DLPackVersion {
@@ -306,7 +318,7 @@ pub fn lend(values: Arc<Vec<f32>>, shape: &[usize]) -> *mut DLManagedTensorVersi
 }
 
 /// The same for readers from before versions.
-pub fn lend_unversioned(values: Arc<Vec<f32>>, shape: &[usize]) -> *mut DLManagedTensor {
+pub fn lend_unversioned(values: Values, shape: &[usize]) -> *mut DLManagedTensor {
     let (dl_tensor, manager_ctx) = Lent::of(values, shape);
     Box::into_raw(Box::new(DLManagedTensor {
         dl_tensor,

@@ -1,12 +1,12 @@
-//! Tensors by DLPack (version 1, and what came before it): numbers of other libraries are read where they lie, and ours are lent.
-//!
-//! The structures are those of `dlpack.h`, which never change within a major version. A capsule that is read here is not consumed: whoever
-//! made it frees what it holds when the capsule goes.
+//! Tensors by DLPack (version 1, and what came before it) in Python's capsules: numbers of other libraries are read where they lie, and ours
+//! are lent. A capsule that is read here is not consumed: whoever made it frees what it holds when the capsule goes.
 
-use std::ffi::{CStr, c_void};
-use std::ops::Deref;
+use std::ffi::CStr;
 use std::sync::Arc;
 
+use dtta_dlpack::{
+    CPU, DLManagedTensor, DLManagedTensorVersioned, DlpackError, Floats, MAJOR, Values, expect_cpu,
+};
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -14,62 +14,6 @@ use pyo3::{IntoPyObjectExt as _, ffi};
 
 const LEGACY: &CStr = c"dltensor";
 const VERSIONED: &CStr = c"dltensor_versioned";
-
-/// `kDLCPU`, and `kDLCUDAHost`, which the CPU reads as well.
-const CPU: [i32; 2] = [1, 3];
-/// `kDLFloat`.
-const FLOAT: u8 = 2;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct DlDevice {
-    kind: i32,
-    id: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct DlType {
-    code: u8,
-    bits: u8,
-    lanes: u16,
-}
-
-#[repr(C)]
-struct DlTensor {
-    data: *mut c_void,
-    device: DlDevice,
-    ndim: i32,
-    dtype: DlType,
-    shape: *mut i64,
-    strides: *mut i64,
-    byte_offset: u64,
-}
-
-#[repr(C)]
-struct Managed {
-    tensor: DlTensor,
-    context: *mut c_void,
-    deleter: Option<unsafe extern "C" fn(*mut Managed)>,
-}
-
-#[repr(C)]
-struct ManagedVersioned {
-    version: [u32; 2],
-    context: *mut c_void,
-    deleter: Option<unsafe extern "C" fn(*mut ManagedVersioned)>,
-    flags: u64,
-    tensor: DlTensor,
-}
-
-/// Numbers with their extents, row by row.
-#[derive(Clone)]
-pub struct Floats {
-    /// As many as the product of the extents.
-    pub values: Vec<f32>,
-    /// Extents, outermost first.
-    pub shape: Vec<usize>,
-}
 
 /// Reads a tensor of 32-bit floats in the memory of the CPU from anything with `__dlpack__`. `what` is named where it is something else.
 pub fn floats(what: &str, object: &Bound<'_, PyAny>) -> PyResult<Floats> {
@@ -88,11 +32,7 @@ pub fn floats(what: &str, object: &Bound<'_, PyAny>) -> PyResult<Floats> {
         ))
     })?;
     let (kind, _): (i32, i32) = device.extract()?;
-    if !CPU.contains(&kind) {
-        return Err(PyValueError::new_err(format!(
-            "{what} is on another device than the CPU (DLPack's device type {kind}); move it there first"
-        )));
-    }
+    expect_cpu(kind).map_err(|error| refusal(what, &error))?;
     let version = PyDict::new(py);
     version.set_item("max_version", (1, 0))?;
     let capsule = match object.call_method("__dlpack__", (), Some(&version)) {
@@ -103,95 +43,28 @@ pub fn floats(what: &str, object: &Bound<'_, PyAny>) -> PyResult<Floats> {
         other => other?,
     };
     // SAFETY: the names say what the pointers lead to, and the capsule, which owns it, lives until the end.
-    unsafe {
+    let found = unsafe {
         let is = |name: &CStr| ffi::PyCapsule_IsValid(capsule.as_ptr(), name.as_ptr()) == 1;
         let get = |name: &CStr| ffi::PyCapsule_GetPointer(capsule.as_ptr(), name.as_ptr());
         if is(VERSIONED) {
-            let managed = get(VERSIONED).cast::<ManagedVersioned>();
-            if (*managed).version[0] != 1 {
-                let found = (*managed).version[0];
-                let message = format!("{what} comes by version {found} of DLPack, expected 1");
-                return Err(PyBufferError::new_err(message));
-            }
-            read(what, &(*managed).tensor)
+            (*get(VERSIONED).cast::<DLManagedTensorVersioned>()).read()
         } else if is(LEGACY) {
-            read(what, &(*get(LEGACY).cast::<Managed>()).tensor)
+            (*get(LEGACY).cast::<DLManagedTensor>()).dl_tensor.read()
         } else {
             let message = format!("`__dlpack__` of {what} answered no capsule with a tensor");
-            Err(PyBufferError::new_err(message))
+            return Err(PyBufferError::new_err(message));
         }
-    }
+    };
+    found.map_err(|error| refusal(what, &error))
 }
 
-/// Copies a tensor's numbers out, row by row.
-///
-/// # Safety
-/// The tensor is one, in memory of this process.
-unsafe fn read(what: &str, tensor: &DlTensor) -> PyResult<Floats> {
-    let DlType { code, bits, lanes } = tensor.dtype;
-    if (code, bits, lanes) != (FLOAT, 32, 1) {
-        let name = match code {
-            0 => "int",
-            1 => "uint",
-            FLOAT => "float",
-            4 => "bfloat",
-            5 => "complex",
-            6 => "bool",
-            _ => "an unknown type of ",
-        };
-        return Err(PyTypeError::new_err(format!(
-            "{what} holds {name}{bits}, expected float32"
-        )));
+fn refusal(what: &str, error: &DlpackError) -> PyErr {
+    let message = format!("{what} {error}");
+    match error {
+        DlpackError::Version { .. } => PyBufferError::new_err(message),
+        DlpackError::Type { .. } => PyTypeError::new_err(message),
+        _ => PyValueError::new_err(message),
     }
-    let rank = usize::try_from(tensor.ndim).unwrap_or(0);
-    if rank == 0 {
-        let message = format!("{what} is a scalar, expected a tensor with axes");
-        return Err(PyValueError::new_err(message));
-    }
-    // SAFETY: DLPack's promise about shape and strides; the latter are null where rows lie one after the other.
-    let (shape, strides) = unsafe {
-        let list = |pointer: *mut i64| std::slice::from_raw_parts(pointer, rank);
-        let strides = (!tensor.strides.is_null()).then(|| list(tensor.strides));
-        (list(tensor.shape), strides)
-    };
-    let shape: Vec<usize> = shape
-        .iter()
-        .map(|&n| usize::try_from(n).unwrap_or(0))
-        .collect();
-    let elements = shape.iter().product::<usize>();
-    if elements == 0 {
-        let message = format!("{what} has shape {shape:?}, so it is empty");
-        return Err(PyValueError::new_err(message));
-    }
-    let offset = usize::try_from(tensor.byte_offset).unwrap_or(0);
-    let start = tensor.data.cast::<u8>().wrapping_add(offset).cast::<f32>();
-    let mut row_by_row = vec![1i64; rank];
-    for axis in (1..rank).rev() {
-        row_by_row[axis - 1] = row_by_row[axis] * shape[axis] as i64;
-    }
-    let strides = strides.map_or_else(|| row_by_row.clone(), <[i64]>::to_vec);
-    let in_order = (0..rank).all(|axis| shape[axis] == 1 || strides[axis] == row_by_row[axis]);
-    if in_order && start.is_aligned() {
-        // SAFETY: as many numbers lie there, aligned, and nobody changes them while Python's lock is held.
-        let values = unsafe { std::slice::from_raw_parts(start, elements) }.to_vec();
-        return Ok(Floats { values, shape });
-    }
-    let mut values = Vec::with_capacity(elements);
-    let mut place = vec![0usize; rank];
-    for _ in 0..elements {
-        let steps = place.iter().zip(&strides);
-        let at: i64 = steps.map(|(&n, &stride)| n as i64 * stride).sum();
-        // SAFETY: a place within the extents, by the tensor's own strides.
-        values.push(unsafe { start.wrapping_offset(at as isize).read_unaligned() });
-        for axis in (0..rank).rev() {
-            place[axis] += 1;
-            if place[axis] < shape[axis] {
-                break;
-            }
-            place[axis] = 0;
-        }
-    }
-    Ok(Floats { values, shape })
 }
 
 /// A tensor of 32-bit floats that dtta computed: `torch.from_dlpack` and `numpy.from_dlpack` take it without a copy.
@@ -200,9 +73,6 @@ pub struct Tensor {
     values: Values,
     shape: Vec<usize>,
 }
-
-/// Numbers of ours, or those of a tensor that lends them.
-type Values = Arc<dyn Deref<Target = [f32]> + Send + Sync>;
 
 impl Tensor {
     /// Of numbers, row by row.
@@ -255,7 +125,7 @@ impl Tensor {
     }
 
     fn __dlpack_device__(&self) -> (i32, i32) {
-        (CPU[0], 0)
+        (CPU, 0)
     }
 
     #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
@@ -268,39 +138,22 @@ impl Tensor {
         copy: Option<bool>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let _ = stream;
-        if dl_device.is_some_and(|(kind, _)| kind != CPU[0]) {
+        if dl_device.is_some_and(|(kind, _)| kind != CPU) {
             return Err(PyBufferError::new_err("the tensor is on the CPU"));
         }
         let values: Values = match copy {
             Some(true) => Arc::new(self.values.to_vec()),
             _ => self.values.clone(),
         };
-        let lent = Lent::new(values, &self.shape);
         match max_version {
-            Some((major, _)) if major >= 1 => capsule(
-                py,
-                ManagedVersioned {
-                    version: [1, 0],
-                    context: std::ptr::null_mut(),
-                    deleter: Some(delete_versioned),
-                    flags: 0,
-                    tensor: lent.tensor(),
-                },
-                |managed| &mut managed.context,
-                (VERSIONED, drop_versioned),
-                lent,
-            ),
-            _ => capsule(
-                py,
-                Managed {
-                    tensor: lent.tensor(),
-                    context: std::ptr::null_mut(),
-                    deleter: Some(delete_legacy),
-                },
-                |managed| &mut managed.context,
-                (LEGACY, drop_legacy),
-                lent,
-            ),
+            Some((major, _)) if major >= MAJOR => {
+                let managed = dtta_dlpack::lend(values, &self.shape);
+                capsule(py, managed, (VERSIONED, drop_versioned))
+            }
+            _ => {
+                let managed = dtta_dlpack::lend_unversioned(values, &self.shape);
+                capsule(py, managed, (LEGACY, drop_legacy))
+            }
         }
     }
 }
@@ -316,57 +169,13 @@ fn nested<'py>(py: Python<'py>, values: &[f32], shape: &[usize]) -> PyResult<Bou
     }
 }
 
-/// What a capsule of ours owns.
-struct Lent {
-    values: Values,
-    shape: Box<[i64]>,
-    strides: Box<[i64]>,
-}
-
-impl Lent {
-    fn new(values: Values, shape: &[usize]) -> Self {
-        let mut strides = vec![1i64; shape.len()];
-        for axis in (1..shape.len()).rev() {
-            strides[axis - 1] = strides[axis] * shape[axis] as i64;
-        }
-        Self {
-            values,
-            shape: shape.iter().map(|&n| n as i64).collect(),
-            strides: strides.into(),
-        }
-    }
-
-    fn tensor(&self) -> DlTensor {
-        DlTensor {
-            data: self.values.as_ptr().cast_mut().cast(),
-            device: DlDevice {
-                kind: CPU[0],
-                id: 0,
-            },
-            ndim: self.shape.len() as i32,
-            dtype: DlType {
-                code: FLOAT,
-                bits: 32,
-                lanes: 1,
-            },
-            shape: self.shape.as_ptr().cast_mut(),
-            strides: self.strides.as_ptr().cast_mut(),
-            byte_offset: 0,
-        }
-    }
-}
-
 type Destructor = unsafe extern "C" fn(*mut ffi::PyObject);
 
-fn capsule<'py, M>(
-    py: Python<'py>,
-    mut managed: M,
-    context: impl FnOnce(&mut M) -> &mut *mut c_void,
+fn capsule<M>(
+    py: Python<'_>,
+    managed: *mut M,
     (name, destructor): (&'static CStr, Destructor),
-    lent: Lent,
-) -> PyResult<Bound<'py, PyAny>> {
-    *context(&mut managed) = Box::into_raw(Box::new(lent)).cast();
-    let managed = Box::into_raw(Box::new(managed));
+) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: the pointer is no null, and the name lives for ever. Where no capsule is made, what was to be lent leaks: memory is spent.
     unsafe {
         let capsule = ffi::PyCapsule_New(managed.cast(), name.as_ptr(), Some(destructor));
@@ -374,20 +183,14 @@ fn capsule<'py, M>(
     }
 }
 
-unsafe extern "C" fn delete_legacy(managed: *mut Managed) {
-    // SAFETY: made by `capsule`, and deleted once, as DLPack has it.
-    unsafe {
-        let managed = Box::from_raw(managed);
-        drop(Box::from_raw(managed.context.cast::<Lent>()));
-    }
-}
-
-unsafe extern "C" fn delete_versioned(managed: *mut ManagedVersioned) {
-    // SAFETY: as above.
-    unsafe {
-        let managed = Box::from_raw(managed);
-        drop(Box::from_raw(managed.context.cast::<Lent>()));
-    }
+/// Frees a tensor that nobody took over.
+macro_rules! delete {
+    ($managed:expr) => {{
+        let managed = $managed;
+        if let Some(deleter) = (*managed).deleter {
+            deleter(managed);
+        }
+    }};
 }
 
 /// Whoever takes the tensor over renames the capsule; then it is theirs to delete.
@@ -395,7 +198,8 @@ unsafe extern "C" fn drop_legacy(capsule: *mut ffi::PyObject) {
     // SAFETY: Python calls this with a capsule of ours.
     unsafe {
         if ffi::PyCapsule_IsValid(capsule, LEGACY.as_ptr()) == 1 {
-            delete_legacy(ffi::PyCapsule_GetPointer(capsule, LEGACY.as_ptr()).cast());
+            let managed = ffi::PyCapsule_GetPointer(capsule, LEGACY.as_ptr());
+            delete!(managed.cast::<DLManagedTensor>());
         }
     }
 }
@@ -404,7 +208,8 @@ unsafe extern "C" fn drop_versioned(capsule: *mut ffi::PyObject) {
     // SAFETY: as above.
     unsafe {
         if ffi::PyCapsule_IsValid(capsule, VERSIONED.as_ptr()) == 1 {
-            delete_versioned(ffi::PyCapsule_GetPointer(capsule, VERSIONED.as_ptr()).cast());
+            let managed = ffi::PyCapsule_GetPointer(capsule, VERSIONED.as_ptr());
+            delete!(managed.cast::<DLManagedTensorVersioned>());
         }
     }
 }

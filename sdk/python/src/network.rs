@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use dtta_dlpack::Floats;
 use dtta_models::{
     BackboneSpec, BatchNormStatistics, CLASS_EMBEDDING, CLASS_EMBEDDINGS, ClassCondition,
     Declaration, FEATURES, Group, Init, LOGITS, ModelError, NoiseSchedule, ParameterSpec, Slot,
@@ -14,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use serde::Deserialize;
 
-use crate::dlpack::{Floats, Tensor, floats};
+use crate::dlpack::{Tensor, floats};
 use crate::fault::Raised;
 use crate::{denoiser, json};
 
