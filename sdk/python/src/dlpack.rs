@@ -171,11 +171,11 @@ fn nested<'py>(py: Python<'py>, values: &[f32], shape: &[usize]) -> PyResult<Bou
 
 type Destructor = unsafe extern "C" fn(*mut ffi::PyObject);
 
-fn capsule<M>(
-    py: Python<'_>,
+fn capsule<'py, M>(
+    py: Python<'py>,
     managed: *mut M,
     (name, destructor): (&'static CStr, Destructor),
-) -> PyResult<Bound<'_, PyAny>> {
+) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: the pointer is no null, and the name lives for ever. Where no capsule is made, what was to be lent leaks: memory is spent.
     unsafe {
         let capsule = ffi::PyCapsule_New(managed.cast(), name.as_ptr(), Some(destructor));
