@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
-use dtta::{EventFile, Existing, Finished, Rehearsal, RunOptions, Shard, Sink, Start, Summary};
+use dtta::{
+    EventFile, Existing, Finished, Rehearsal, Remedy, RunOptions, Shard, Sink, Start, Summary,
+};
 use dtta_base::{file_name, in_bytes};
 use dtta_plugin::ScoreSpec;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
@@ -220,21 +222,12 @@ pub fn report(summary: &Summary, out: &Path) -> ExitCode {
     }
 }
 
-/// What the user can mend is misuse.
+/// How a command ends that fails so.
 pub fn refused(error: dtta::Error) -> Failure {
-    match error {
-        dtta::Error::Interrupted { .. } | dtta::Error::Base(dtta_base::Error::Locked { .. }) => {
-            Failure::again(error)
-        }
-        // A full disk is nobody's misuse.
-        dtta::Error::Base(dtta_base::Error::Write { .. }) => Failure::failed(error),
-        dtta::Error::OutputExists { .. }
-        | dtta::Error::Resume { .. }
-        | dtta::Error::Shard { .. }
-        | dtta::Error::Merge { .. }
-        | dtta::Error::Compare { .. }
-        | dtta::Error::Base(_) => Failure::misuse(error),
-        error => Failure::failed(error),
+    match error.remedy() {
+        Remedy::Mend => Failure::misuse(error),
+        Remedy::TryAgain => Failure::again(error),
+        Remedy::None => Failure::failed(error),
     }
 }
 

@@ -123,19 +123,33 @@ pub enum Error {
     Tensor(#[from] TensorError),
 }
 
+/// What helps against an [`Error`]; the command's exit codes follow from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Another file, setting or folder: exit code 2.
+    Mend,
+    /// The same once more: exit code 75.
+    TryAgain,
+    /// Nothing that is known: exit code 1.
+    None,
+}
+
 impl Error {
-    /// Whether whoever asked can mend it: by another file, setting or folder. The command's exit code is 2 then.
-    pub fn is_misuse(&self) -> bool {
+    /// What helps.
+    pub fn remedy(&self) -> Remedy {
         match self {
+            Self::Interrupted { .. } | Self::Base(dtta_base::Error::Locked { .. }) => {
+                Remedy::TryAgain
+            }
             // A full disk is nobody's misuse.
-            Self::Base(dtta_base::Error::Write { .. }) => false,
+            Self::Base(dtta_base::Error::Write { .. }) => Remedy::None,
             Self::OutputExists { .. }
             | Self::Resume { .. }
             | Self::Shard { .. }
             | Self::Merge { .. }
             | Self::Compare { .. }
-            | Self::Base(_) => true,
-            _ => false,
+            | Self::Base(_) => Remedy::Mend,
+            _ => Remedy::None,
         }
     }
 

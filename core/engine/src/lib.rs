@@ -45,7 +45,7 @@ pub use dtta_learn::{
     NoiseSharing, OptimizerConfig, Request, SelectionConfig, State, TimestepSampler,
     TimestepsConfig,
 };
-pub use error::{Error, Result};
+pub use error::{Error, Remedy, Result};
 pub use experiment::*;
 pub use merge::merge;
 pub use methods::{

@@ -59,9 +59,9 @@ typedef enum dtta_status {
    */
   DTTA_STATUS_SKIPPED = 3,
   /*
-   The caller asked it to stop; what is finished can be resumed.
+   The caller asked it to stop, or another process works in the folder: the same call goes on, with `resume`.
    */
-  DTTA_STATUS_STOPPED = 75,
+  DTTA_STATUS_TRY_AGAIN = 75,
 } dtta_status;
 
 /*

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use dtta::Remedy;
+
 /// How a call ended. The numbers are the command's exit codes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +18,8 @@ pub enum Status {
     Misuse = 2,
     /// It is done, but samples were skipped.
     Skipped = 3,
-    /// The caller asked it to stop; what is finished can be resumed.
-    Stopped = 75,
+    /// The caller asked it to stop, or another process works in the folder: the same call goes on, with `resume`.
+    TryAgain = 75,
 }
 
 /// What went wrong, in words.
@@ -38,10 +40,10 @@ impl Fault {
 
 impl From<dtta::Error> for Fault {
     fn from(error: dtta::Error) -> Self {
-        let status = match &error {
-            dtta::Error::Interrupted { .. } => Status::Stopped,
-            error if error.is_misuse() => Status::Misuse,
-            _ => Status::Failed,
+        let status = match error.remedy() {
+            Remedy::Mend => Status::Misuse,
+            Remedy::TryAgain => Status::TryAgain,
+            Remedy::None => Status::Failed,
         };
         Self {
             status,
