@@ -428,7 +428,7 @@ fn the_job_of_kubernetes_keeps_to_its_schema_and_runs_every_shard() {
         ]
     );
 
-    // The command, for each index, with `/work` in a folder of the test.
+    // The command, for each index, with `/mnt/dtta` in a folder of the test.
     let (fixture, _) = single_sample();
     let words: Vec<&str> = container["command"]
         .as_array()
@@ -446,7 +446,7 @@ fn the_job_of_kubernetes_keeps_to_its_schema_and_runs_every_shard() {
         let arguments: Vec<String> = words[1..]
             .iter()
             .map(|word| {
-                word.replace("/work", work)
+                word.replace("/mnt/dtta", work)
                     .replace("$(JOB_COMPLETION_INDEX)", &index)
             })
             .collect();

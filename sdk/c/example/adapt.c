@@ -1,6 +1,6 @@
 /* Runs an experiment, then asks a denoiser for feedback on two images of noise.
  *
- *     cc adapt.c -o adapt $(pkg-config --cflags --libs dtta)
+ *     cc sdk/c/example/adapt.c -I sdk/c/include target/release/libdtta_c.so -Wl,-rpath,$PWD/target/release -o adapt
  *     ./adapt examples/fashion/online.json runs/c examples/fashion/models/denoiser.json data.stream.samples=10
  */
 
