@@ -9,7 +9,7 @@ use crate::convolution::{Convolution, Form, Padding};
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, MAX_LEVELS};
 use crate::layers::{Activation, LayerNorm, Linear};
-use crate::transformer::{INIT, attend};
+use crate::transformer::INIT;
 use crate::weights::{Declaration, Weights};
 
 /// Epsilon of every layer normalisation: PyTorch's default, which transformers' classes use whatever their configuration says.
@@ -277,7 +277,7 @@ impl Attention {
         ];
         let mixed = match self.reduced {
             None => Tensor::cat(&[&query, &key, &value], 2)?.self_attention(self.heads)?,
-            Some(_) => attend(&query, &key, &value, self.heads)?,
+            Some(_) => query.attention(&key, &value, self.heads)?,
         };
         self.out.forward(weights, &mixed)
     }

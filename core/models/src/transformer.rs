@@ -22,24 +22,6 @@ pub(crate) fn channels_first(x: &Tensor) -> Result<Tensor> {
     Ok(x.permute(&[0, 3, 1, 2])?)
 }
 
-/// What queries `[B, T, C]` see of values `[B or 1, L, C]` by keys of that shape, in so many heads: `[B, T, C]`.
-pub(crate) fn attend(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> Result<Tensor> {
-    let (batch, channels) = (query.shape()[0], query.shape()[2]);
-    let apart = |x: &Tensor| {
-        let (rows, length) = (x.shape()[0] as i64, x.shape()[1] as i64);
-        x.reshape(&[rows, length, heads as i64, -1])?
-            .permute(&[0, 2, 1, 3])
-    };
-    let scale = 1.0 / ((channels / heads) as f64).sqrt();
-    let query = apart(&query.affine(scale, 0.0)?)?;
-    let (key, value) = (apart(key)?, apart(value)?);
-    let attention = query.matmul(&key.permute(&[0, 1, 3, 2])?)?.softmax(-1)?;
-    Ok(attention
-        .matmul(&value)?
-        .permute(&[0, 2, 1, 3])?
-        .reshape(&[batch as i64, -1, channels as i64])?)
-}
-
 /// A linear layer over the last axis, whose weight is `[out, in]` or that of a convolution with a window of one pixel, `[out, in, 1, 1]`.
 struct Pointwise {
     weight: ParameterId,

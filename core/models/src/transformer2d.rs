@@ -9,7 +9,6 @@ use crate::denoiser::Slot;
 use crate::error::Result;
 use crate::fault::{Faults, MAX_EXTENT, MAX_LAYERS, list};
 use crate::layers::{BiasedConv, GroupNorm, LayerNorm, Linear, LinearProjection};
-use crate::transformer::attend;
 use crate::unet::PerLevel;
 use crate::weights::{Declaration, Weights};
 
@@ -235,7 +234,7 @@ impl Attention {
         let query = self.query.forward(weights, x)?;
         let key = self.key.forward(weights, source)?;
         let value = self.value.forward(weights, source)?;
-        let mixed = attend(&query, &key, &value, self.heads)?;
+        let mixed = query.attention(&key, &value, self.heads)?;
         self.out.forward(weights, &mixed)
     }
 }

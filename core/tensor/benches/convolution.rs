@@ -1,5 +1,5 @@
 //! How long convolutions of stride 1 take on the embedded CPU backend, with the gradients that feedback and training need. Channels,
-//! extents and batches are those of the dense example's denoiser and of ResNets.
+//! extents and batches are those of the dense example's denoiser, of ResNets, and of Stable Diffusion's at 512 x 512.
 
 use divan::{Bencher, counter::ItemsCount};
 use dtta_tensor::{ConvOptions, Device, Gradients, Tensor};
@@ -9,7 +9,7 @@ fn main() {
 }
 
 /// Batch, channels in and out, height, width, extent of the kernel.
-const CASES: [[usize; 6]; 7] = [
+const CASES: [[usize; 6]; 15] = [
     [32, 24, 24, 24, 32, 3],
     [32, 64, 24, 24, 32, 3],
     [32, 40, 40, 12, 16, 3],
@@ -17,6 +17,14 @@ const CASES: [[usize; 6]; 7] = [
     [32, 64, 24, 24, 32, 1],
     [8, 64, 64, 56, 56, 3],
     [8, 256, 256, 14, 14, 3],
+    [1, 128, 128, 512, 512, 3],
+    [1, 256, 256, 256, 256, 3],
+    [1, 320, 320, 64, 64, 3],
+    [1, 960, 320, 64, 64, 3],
+    [1, 960, 320, 64, 64, 1],
+    [1, 640, 640, 32, 32, 3],
+    [1, 1280, 1280, 16, 16, 3],
+    [1, 2560, 1280, 8, 8, 3],
 ];
 
 struct Case {

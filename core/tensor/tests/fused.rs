@@ -43,6 +43,60 @@ fn evaluate(function: Function<'_>, inputs: &[Tensor]) -> Vec<Vec<f32>> {
     all
 }
 
+/// The convolution of an image with a weight, and a bias, place by place: each of the window is a shifted, strided copy of the padded image.
+fn summed_windows(x: &[Tensor], stride: usize, padding: usize) -> Result<Tensor> {
+    let (image, weight) = (x[0].shape(), x[1].shape());
+    let [batch, channels, height, width] = [0, 1, 2, 3].map(|axis| image[axis]);
+    let (outputs, kernel) = (weight[0], weight[2]);
+    let reach = [height, width].map(|side| (side + 2 * padding - kernel) / stride + 1);
+    let zeros = |shape: &[usize]| Tensor::full(shape, 0.0, x[0].device());
+    let mut padded = x[0].clone();
+    if padding > 0 {
+        let rows = zeros(&[batch, channels, padding, width])?;
+        let columns = zeros(&[batch, channels, height + 2 * padding, padding])?;
+        padded = Tensor::cat(&[&rows, &padded, &rows], 2)?;
+        padded = Tensor::cat(&[&columns, &padded, &columns], 3)?;
+    }
+    let places = |start: usize, reach: usize| {
+        let places: Vec<i64> = (0..reach).map(|at| (start + at * stride) as i64).collect();
+        Tensor::from_ints(&places, &[reach], x[0].device())
+    };
+    let mut sum = zeros(&[batch * reach[0] * reach[1], outputs])?;
+    for ky in 0..kernel {
+        for kx in 0..kernel {
+            let lines = padded.index_select(2, &places(ky, reach[0])?)?;
+            let shifted = lines.index_select(3, &places(kx, reach[1])?)?;
+            let flat = shifted
+                .permute(&[0, 2, 3, 1])?
+                .reshape(&[-1, channels as i64])?;
+            let factor = x[1].narrow(2, ky, 1)?.narrow(3, kx, 1)?;
+            let factor = factor.reshape(&[outputs as i64, channels as i64])?;
+            sum = sum.add(&flat.matmul(&factor.permute(&[1, 0])?)?)?;
+        }
+    }
+    let extents = [batch, reach[0], reach[1], outputs].map(|extent| extent as i64);
+    let y = sum.add(&x[2].unsqueeze(0)?)?.reshape(&extents)?;
+    y.permute(&[0, 3, 1, 2])
+}
+
+/// What queries `[B, T, D]` see of values by keys, `[B or 1, L, D]`, head by head.
+fn attended(parts: &[Tensor], heads: usize) -> Result<Tensor> {
+    let (batch, width) = (parts[0].shape()[0], parts[0].shape()[2]);
+    let extent = width / heads;
+    let mut seen = Vec::new();
+    for head in 0..heads {
+        let part = |n: usize| {
+            let part = parts[n].narrow(2, head * extent, extent)?;
+            part.expand(&[batch, part.shape()[1], extent])
+        };
+        let scores = part(0)?.matmul(&part(1)?.permute(&[0, 2, 1])?)?;
+        let powers = scores.affine(1.0 / (extent as f64).sqrt(), 0.0)?.exp()?;
+        let shares = powers.div(&powers.sum(&[-1], true)?)?;
+        seen.push(shares.matmul(&part(2)?)?);
+    }
+    Tensor::cat(&seen.iter().collect::<Vec<_>>(), 2)
+}
+
 fn expect_equal(fused: Function<'_>, composed: Function<'_>, shapes: &[Vec<usize>]) {
     let device = device();
     let inputs: Vec<Tensor> = shapes
@@ -249,15 +303,22 @@ proptest! {
         let tokens = tokens + 120 * many;
         let width = heads * extent;
         let composed = |x: &[Tensor]| {
-            let [b, t, h, d] = [batch, tokens, heads, extent].map(|extent| extent as i64);
-            let parts = x[0].reshape(&[b, t, 3, h, d])?.permute(&[2, 0, 3, 1, 4])?;
-            let part = |n: usize| parts.narrow(0, n, 1)?.squeeze(0);
-            let scores = part(0)?.matmul(&part(1)?.permute(&[0, 1, 3, 2])?)?;
-            let powers = scores.affine(1.0 / (extent as f64).sqrt(), 0.0)?.exp()?;
-            let attention = powers.div(&powers.sum(&[-1], true)?)?;
-            attention.matmul(&part(2)?)?.permute(&[0, 2, 1, 3])?.reshape(&[b, t, h * d])
+            let part = |n: usize| x[0].narrow(2, n * width, width);
+            attended(&[part(0)?, part(1)?, part(2)?], heads)
         };
         expect_equal(&|x| x[0].self_attention(heads), &composed, &[vec![batch, tokens, 3 * width]]);
+    }
+
+    #[test]
+    fn attention_is_its_formula(
+        batch in 1usize..4, queries in 1usize..40, keys in 1usize..40, heads in 1usize..4, extent in 1usize..30, shared in 0usize..2,
+    ) {
+        let (width, rows) = (heads * extent, if shared == 1 { 1 } else { batch });
+        expect_equal(
+            &|x| x[0].attention(&x[1], &x[2], heads),
+            &|x| attended(x, heads),
+            &[vec![batch, queries, width], vec![rows, keys, width], vec![rows, keys, width]],
+        );
     }
 
     #[test]
@@ -266,38 +327,10 @@ proptest! {
         height in 4usize..9, width in 4usize..40, kernel in 1usize..4, stride in 1usize..3, padding in 0usize..2,
     ) {
         let padding = padding.min(kernel / 2);
-        let reach = [height, width].map(|side| (side + 2 * padding - kernel) / stride + 1);
-        // Pixel by pixel: each place of the window is a shifted, strided copy of the padded image.
-        let composed = |x: &[Tensor]| {
-            let rows = Tensor::full(&[batch, channels, padding.max(1), width], 0.0, x[0].device())?;
-            let columns = Tensor::full(&[batch, channels, height + 2 * padding, padding.max(1)], 0.0, x[0].device())?;
-            let mut padded = x[0].clone();
-            if padding > 0 {
-                padded = Tensor::cat(&[&rows, &padded, &rows], 2)?;
-                padded = Tensor::cat(&[&columns, &padded, &columns], 3)?;
-            }
-            let mut sum: Option<Tensor> = None;
-            for ky in 0..kernel {
-                for kx in 0..kernel {
-                    let places = |start: usize, reach: usize| {
-                        let places: Vec<i64> = (0..reach).map(|at| (start + at * stride) as i64).collect();
-                        Tensor::from_ints(&places, &[reach], x[0].device())
-                    };
-                    let shifted = padded.index_select(2, &places(ky, reach[0])?)?.index_select(3, &places(kx, reach[1])?)?;
-                    let flat = shifted.permute(&[0, 2, 3, 1])?.reshape(&[-1, channels as i64])?;
-                    let factor = x[1].narrow(2, ky, 1)?.narrow(3, kx, 1)?.reshape(&[outputs as i64, channels as i64])?;
-                    let term = flat.matmul(&factor.permute(&[1, 0])?)?;
-                    sum = Some(match sum { Some(sum) => sum.add(&term)?, None => term });
-                }
-            }
-            let extents = [batch, reach[0], reach[1], outputs].map(|extent| extent as i64);
-            let y = sum.unwrap().add(&x[2].unsqueeze(0)?)?.reshape(&extents)?;
-            y.permute(&[0, 3, 1, 2])
-        };
         let options = ConvOptions { stride: [stride; 2], padding: [padding; 2], ..ConvOptions::default() };
         expect_equal(
             &|x| x[0].conv2d(&x[1], Some(&x[2]), options),
-            &composed,
+            &|x| summed_windows(x, stride, padding),
             &[vec![batch, channels, height, width], vec![outputs, channels, kernel, kernel], vec![outputs]],
         );
     }
@@ -367,6 +400,43 @@ proptest! {
 }
 
 /// Burn computes in place where nobody else holds a tensor. Here nobody does but the tape.
+#[test]
+fn convolutions_of_many_channels_and_of_many_lines_are_whole() {
+    let options = ConvOptions {
+        padding: [1, 1],
+        ..ConvOptions::default()
+    };
+    // Channels in two parts, lines in four, both in several; outputs of more than one task.
+    for (shape, outputs) in [
+        ([1, 70, 40, 67], 5),
+        ([1, 2, 150, 90], 35),
+        ([2, 40, 130, 70], 3),
+    ] {
+        expect_equal(
+            &|x| x[0].conv2d(&x[1], Some(&x[2]), options),
+            &|x| summed_windows(x, 1, 1),
+            &[shape.to_vec(), vec![outputs, shape[1], 3, 3], vec![outputs]],
+        );
+    }
+}
+
+#[test]
+fn attention_over_many_queries_and_keys_is_its_formula() {
+    // Queries of more than one share, blocks of fewer of them than a share has; keys of each image, and of all.
+    for (queries, keys, rows) in [(2050, 5, 2), (300, 2100, 1), (1030, 700, 2)] {
+        let (batch, heads, width) = (2, 3, 12);
+        expect_equal(
+            &|x| x[0].attention(&x[1], &x[2], heads),
+            &|x| attended(x, heads),
+            &[
+                vec![batch, queries, width],
+                vec![rows, keys, width],
+                vec![rows, keys, width],
+            ],
+        );
+    }
+}
+
 #[test]
 fn what_the_tape_keeps_is_not_computed_over() {
     let chain = |device: &Device| -> Result<Vec<Vec<f32>>> {
@@ -453,6 +523,12 @@ fn fused_operations_refuse_what_does_not_fit() {
         ),
         (tensor(&[2, 3, 12]).self_attention(3), "invalid-argument"),
         (tensor(&[2, 3, 12]).self_attention(0), "invalid-argument"),
+        (tensor(&[2, 3, 13]).self_attention(1), "shape-mismatch"),
+        (x.attention(&x, &x, 3), "invalid-argument"),
+        (x.attention(&tensor(&[3, 3, 4]), &x, 2), "shape-mismatch"),
+        (x.attention(&tensor(&[2, 3, 6]), &x, 2), "shape-mismatch"),
+        (x.attention(&x, &part, 2), "shape-mismatch"),
+        (x.attention(&whole, &whole, 2), "kind-mismatch"),
         (
             x.linear(&tensor(&[5, 3]), Some(&tensor(&[5]))),
             "shape-mismatch",

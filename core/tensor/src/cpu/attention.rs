@@ -1,336 +1,300 @@
-//! Self-attention of all heads, whose queries, keys and values are read where they lie: nothing is gathered or written apart. Of few
-//! tokens, the products are too small for a general matrix product to pay, and a task takes an image; of many, a task takes a head.
+//! Attention of all heads, whose queries, keys and values are read where they lie: nothing is gathered or written apart, and of the
+//! scores only those of some queries are in memory at once, as in FlashAttention (Dao et al. 2022). The backward step computes them again.
+//!
+//! Self-attention of few tokens has [products of its own](super::few).
 
 use gemm::Parallelism;
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::kernels;
-use super::product::{Strides, product_into};
+use super::product::{Strides, add_product, product_into};
 
-/// Tokens up to which products are too small for [`gemm`].
-const FEW: usize = 128;
+/// Queries whose part in the gradient of keys and values one task adds up. Fixed, so that sums have the same bits for any number of threads.
+const SHARE: usize = 1024;
 
-/// Extents of one image's attention.
+/// Scores that a task has in memory at once, about as many as fit into a core's second cache.
+const SCORES: usize = 1 << 18;
+
+/// Extents of attention.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Heads {
-    pub(super) tokens: usize,
+pub(super) struct Attention {
+    pub(super) images: usize,
+    /// Tokens that see, of each image.
+    pub(super) queries: usize,
+    /// Tokens that are seen.
+    pub(super) keys: usize,
+    /// Whether all images see the same ones.
+    pub(super) shared: bool,
     pub(super) heads: usize,
     /// Features of one head.
     pub(super) extent: usize,
 }
 
-/// What one head works in.
-struct Scratch {
-    /// Key or value, `[extent, tokens]`.
-    transposed: Vec<f32>,
-    /// Attention and its gradient, `[tokens, tokens]` each.
-    attention: [Vec<f32>; 2],
+/// Where the features of tokens lie, those of all heads side by side.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tokens<T> {
+    /// The first feature of the first token of the first image.
+    pub(super) first: T,
+    /// Elements from one image to the next; none where all images share the tokens.
+    pub(super) image: usize,
+    /// Elements from one token to the next.
+    pub(super) token: usize,
 }
 
-impl Heads {
-    /// `[B, tokens, 3 heads extent]` to `[B, tokens, heads extent]`: `softmax(q kᵀ / √extent) v` for each head.
-    pub(super) fn forward(self, qkv: &[f32]) -> Vec<f32> {
-        let (image, width) = (self.tokens * self.width(), self.width());
-        let mut out = vec![0.0; qkv.len() / 3];
-        if self.tokens > FEW {
-            let to = Shared(out.as_mut_ptr());
-            self.each_head(qkv.len() / 3 / image, |scratch, n, head| {
-                let qkv = &qkv[n * 3 * image..][..3 * image];
-                self.attend_many(qkv, head, scratch);
-                let value = self.part(qkv, 2, head);
-                let attention = (&scratch.attention[0][..], Strides::rows(self.tokens));
-                // SAFETY: of each image, a head's columns are its own, and each head is visited once.
-                unsafe {
-                    let to = (to.at(n * image + head * self.extent), Strides::rows(width));
-                    self.multiply(to, attention, value, [self.tokens, self.extent]);
-                }
-            });
-            return out;
+/// Queries, keys and values, or their gradients.
+pub(super) type Three<T> = [Tokens<T>; 3];
+
+/// A place that tasks write to, each its own elements.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shared(*mut f32);
+
+// SAFETY: it is only an address; whoever writes there says why nobody else does.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The elements of `values` from `first` on.
+    pub(super) fn from(values: &mut [f32], first: usize) -> Self {
+        Self(values[first..].as_mut_ptr())
+    }
+}
+
+impl<T> Tokens<T> {
+    /// As many tokens, as far apart, elsewhere.
+    pub(super) fn with<U>(&self, first: U) -> Tokens<U> {
+        Tokens {
+            first,
+            image: self.image,
+            token: self.token,
         }
-        out.par_chunks_exact_mut(image)
-            .zip(qkv.par_chunks_exact(3 * image))
+    }
+
+    fn at(&self, image: usize, token: usize) -> usize {
+        image * self.image + token * self.token
+    }
+
+    fn strides(&self) -> Strides {
+        Strides::rows(self.token)
+    }
+}
+
+/// Scores of some queries, and their gradient.
+type Scratch = [Vec<f32>; 2];
+
+/// Some queries of one head of one image.
+#[derive(Clone, Copy)]
+struct Block {
+    image: usize,
+    head: usize,
+    first: usize,
+    rows: usize,
+}
+
+impl Attention {
+    /// `softmax(q kᵀ / √extent) v` for each head: `[images, queries, heads extent]`.
+    pub(super) fn forward(self, from: Three<&[f32]>) -> Vec<f32> {
+        let mut out = vec![0.0; self.images * self.queries * self.width()];
+        let to = self.tokens(Shared::from(&mut out, 0));
+        let shares = self.queries.div_ceil(SHARE);
+        (0..self.images * self.heads * shares)
+            .into_par_iter()
             .for_each_init(
                 || self.scratch(),
-                |scratch, (out, qkv)| {
-                    for head in 0..self.heads {
-                        self.attend_few(qkv, head, scratch);
-                        let [attention, _] = &scratch.attention;
-                        let value = self.part(qkv, 2, head);
-                        let to = (&mut out[head * self.extent..], width);
-                        product(to, (attention, (self.tokens, 1)), value, self.mixing());
-                    }
+                |[scores, _], at| {
+                    let (image, head) = (at / shares / self.heads, at / shares % self.heads);
+                    self.each_block(image, head, at % shares, |block| {
+                        self.attend(&from, block, scores);
+                        let scores = (&scores[..], Strides::rows(self.keys));
+                        let value = self.part(&from[2], image, 0, head);
+                        // SAFETY: the features of a head of some queries are this block's own.
+                        unsafe { self.write(to, block, scores, value) };
+                    });
                 },
             );
         out
     }
 
-    /// The gradient of the result to that of `qkv`.
-    pub(super) fn backward(self, qkv: &[f32], gradient: &[f32]) -> Vec<f32> {
-        let (image, width) = (self.tokens * self.width(), self.width());
-        let mut out = vec![0.0; qkv.len()];
-        if self.tokens > FEW {
-            let to = Shared(out.as_mut_ptr());
-            self.each_head(gradient.len() / image, |scratch, n, head| {
-                let qkv = &qkv[n * 3 * image..][..3 * image];
-                let g = &gradient[n * image + head * self.extent..(n + 1) * image];
-                let part = |part: usize| {
-                    let at = n * 3 * image + part * width + head * self.extent;
-                    (to.at(at), Strides::rows(3 * width))
-                };
-                // SAFETY: of each image, a head's columns in each part are its own, and each head is visited once.
-                unsafe { self.backward_many(qkv, g, head, part, scratch) };
-            });
-            return out;
-        }
-        out.par_chunks_exact_mut(3 * image)
-            .zip(qkv.par_chunks_exact(3 * image))
-            .zip(gradient.par_chunks_exact(image))
-            .for_each_init(
-                || self.scratch(),
-                |scratch, ((out, qkv), g)| {
-                    for head in 0..self.heads {
-                        self.backward_few(qkv, &g[head * self.extent..], head, out, scratch);
-                    }
-                },
-            );
-        out
-    }
-
-    /// Fills the attention of one head.
-    fn attend_few(self, qkv: &[f32], head: usize, scratch: &mut Scratch) {
-        let Self { tokens, extent, .. } = self;
-        let [query, key] = [0, 1].map(|part| self.part(qkv, part, head));
-        transpose(key, [tokens, extent], &mut scratch.transposed);
-        let [attention, _] = &mut scratch.attention;
-        product(
-            (attention, tokens),
-            (query.0, (query.1.rows, 1)),
-            (&scratch.transposed, Strides::rows(tokens)),
-            [tokens, extent, tokens],
-        );
-        self.soften(attention);
-    }
-
-    fn backward_few(
-        self,
-        qkv: &[f32],
-        g: &[f32],
-        head: usize,
-        out: &mut [f32],
-        scratch: &mut Scratch,
-    ) {
-        let Self { tokens, extent, .. } = self;
-        let width = self.width();
-        self.attend_few(qkv, head, scratch);
-        let [query, key, value] = [0, 1, 2].map(|part| self.part(qkv, part, head));
-        transpose(value, [tokens, extent], &mut scratch.transposed);
-        let [attention, d_attention] = &mut scratch.attention;
-        product(
-            (d_attention, tokens),
-            (g, (width, 1)),
-            (&scratch.transposed, Strides::rows(tokens)),
-            [tokens, extent, tokens],
-        );
-        let mut part = |part: usize, a: &[f32], strides, b| {
-            let to = &mut out[part * width + head * extent..];
-            product((to, 3 * width), (a, strides), b, self.mixing());
+    /// The gradient of the result, `[images, queries, heads extent]`, to those of queries, keys and values; what is at `to` is not read.
+    ///
+    /// # Safety
+    /// `to` has room for as many tokens as `from`, which nobody else reads or writes meanwhile.
+    pub(super) unsafe fn backward(self, from: Three<&[f32]>, gradient: &[f32], to: Three<Shared>) {
+        let g = self.tokens(gradient);
+        let shares = self.queries.div_ceil(SHARE);
+        // What is seen together has one gradient.
+        let (apart, together) = match self.shared {
+            true => (1, self.images),
+            false => (self.images, 1),
         };
-        part(2, attention, (1, tokens), (g, Strides::rows(width)));
-        self.soften_backward(attention, d_attention);
-        part(0, d_attention, (tokens, 1), key);
-        part(1, d_attention, (1, tokens), query);
+        let work = |scratch: &mut Scratch, at: usize| {
+            let (seen, head) = (at / self.heads, at % self.heads);
+            let part = |scratch: &mut Scratch, at: usize| {
+                let place = [seen + at / shares, head, at % shares];
+                // SAFETY: the gradient of the queries of an image's head is this share's own.
+                unsafe { self.share((&from, &g), to[0], place, scratch) }
+            };
+            let mut parts = match together * shares {
+                1 => vec![part(scratch, 0)],
+                several => (0..several)
+                    .into_par_iter()
+                    .map_init(|| self.scratch(), part)
+                    .collect(),
+            };
+            let Some((sums, others)) = parts.split_first_mut() else {
+                return;
+            };
+            for (n, (sum, to)) in sums.iter_mut().zip([to[1], to[2]]).enumerate() {
+                for part in &*others {
+                    kernels::sum_rows(&part[n], sum);
+                }
+                for (key, sum) in sum.chunks_exact(self.extent).enumerate() {
+                    let place = to.at(seen, key) + head * self.extent;
+                    // SAFETY: the features of a head of what one image or all of them see are this task's own.
+                    unsafe {
+                        let to = to.first.0.add(place);
+                        std::ptr::copy_nonoverlapping(sum.as_ptr(), to, self.extent);
+                    }
+                }
+            }
+        };
+        (0..apart * self.heads)
+            .into_par_iter()
+            .for_each_init(|| self.scratch(), work);
     }
 
-    fn attend_many(self, qkv: &[f32], head: usize, scratch: &mut Scratch) {
-        let Self { tokens, extent, .. } = self;
-        let (query, (key, strides)) = (self.part(qkv, 0, head), self.part(qkv, 1, head));
+    /// Writes the gradient of some queries of a head, and returns their part in that of its keys and values, `[keys, extent]` each.
+    ///
+    /// # Safety
+    /// As [`backward`](Self::backward), for those queries.
+    unsafe fn share(
+        self,
+        (from, g): (&Three<&[f32]>, &Tokens<&[f32]>),
+        to: Tokens<Shared>,
+        [image, head, share]: [usize; 3],
+        [scores, d_scores]: &mut Scratch,
+    ) -> [Vec<f32>; 2] {
+        let [key, value] = [1, 2].map(|part| self.part(&from[part], image, 0, head));
+        let mut sums = [0, 1].map(|_| vec![0.0; self.keys * self.extent]);
+        self.each_block(image, head, share, |block| {
+            let Block { first, rows, .. } = block;
+            let [query, g] = [&from[0], g].map(|part| self.part(part, image, first, head));
+            self.attend(from, block, scores);
+            let (straight, turned) = (Strides::rows(self.keys), Strides::columns(self.keys));
+            let [d_key, d_value] = &mut sums;
+            let seen = [self.keys, rows, self.extent];
+            let apart = Strides::rows(self.extent);
+            add_product((d_value, apart), (scores, turned), g, seen);
+            // SAFETY: there is room for the scores of a block; the caller vouches for `to`.
+            unsafe {
+                let to_scores = (d_scores.as_mut_ptr(), straight);
+                let value = (value.0, Strides::columns(value.1.rows));
+                let sizes = [rows, self.extent, self.keys];
+                product_into(to_scores, g, value, sizes, Parallelism::None);
+            }
+            let (scores, d_scores) = (
+                &scores[..rows * self.keys],
+                &mut d_scores[..rows * self.keys],
+            );
+            kernels::softmax_backward(scores, d_scores, self.keys);
+            kernels::scale(d_scores, self.scale());
+            add_product((d_key, apart), (d_scores, turned), query, seen);
+            // SAFETY: the caller's.
+            unsafe { self.write(to, block, (d_scores, straight), key) };
+        });
+        sums
+    }
+
+    /// Fills the attention of a block, `[rows, keys]`.
+    fn attend(self, from: &Three<&[f32]>, block: Block, scores: &mut [f32]) {
+        let Block {
+            image,
+            head,
+            first,
+            rows,
+        } = block;
+        let query = self.part(&from[0], image, first, head);
+        let (key, strides) = self.part(&from[1], image, 0, head);
         let key = (key, Strides::columns(strides.rows));
-        let [attention, _] = &mut scratch.attention;
-        // SAFETY: it is `[tokens, tokens]`.
+        let scores = &mut scores[..rows * self.keys];
+        // SAFETY: there is room for the scores of a block.
         unsafe {
-            let to = (attention.as_mut_ptr(), Strides::rows(tokens));
-            self.multiply(to, query, key, [extent, tokens]);
+            let to = (scores.as_mut_ptr(), Strides::rows(self.keys));
+            let sizes = [rows, self.extent, self.keys];
+            product_into(to, query, key, sizes, Parallelism::None);
         }
-        self.soften(attention);
+        kernels::scale(scores, self.scale());
+        kernels::softmax(scores, self.keys);
     }
 
-    /// `part` tells where the gradient of query, key and value goes.
+    /// Writes `[rows, keys]` times `[keys, extent]` to a block's queries.
     ///
     /// # Safety
-    /// Nobody else reads or writes there.
-    unsafe fn backward_many(
+    /// There is room for them at `to`, and nobody else reads or writes there.
+    unsafe fn write(
         self,
-        qkv: &[f32],
-        g: &[f32],
-        head: usize,
-        part: impl Fn(usize) -> (*mut f32, Strides),
-        scratch: &mut Scratch,
+        to: Tokens<Shared>,
+        block: Block,
+        scores: (&[f32], Strides),
+        seen: (&[f32], Strides),
     ) {
-        let Self { tokens, extent, .. } = self;
-        self.attend_many(qkv, head, scratch);
-        let [query, key, (value, strides)] = [0, 1, 2].map(|part| self.part(qkv, part, head));
-        let g = (g, Strides::rows(self.width()));
-        let [attention, d_attention] = &mut scratch.attention;
-        let (turned, straight) = (Strides::columns(tokens), Strides::rows(tokens));
-        // SAFETY: the gradient of the attention is `[tokens, tokens]`; the caller vouches for the rest.
-        unsafe {
-            self.multiply(part(2), (attention, turned), g, [tokens, extent]);
-            let to = (d_attention.as_mut_ptr(), straight);
-            let value = (value, Strides::columns(strides.rows));
-            self.multiply(to, g, value, [extent, tokens]);
-            self.soften_backward(attention, d_attention);
-            self.multiply(part(0), (d_attention, straight), key, [tokens, extent]);
-            self.multiply(part(1), (d_attention, turned), query, [tokens, extent]);
-        }
-    }
-
-    /// `[tokens, k]` times `[k, n]`.
-    ///
-    /// # Safety
-    /// As [`product_into`].
-    unsafe fn multiply(
-        self,
-        out: (*mut f32, Strides),
-        a: (&[f32], Strides),
-        b: (&[f32], Strides),
-        [k, n]: [usize; 2],
-    ) {
+        let place = to.at(block.image, block.first) + block.head * self.extent;
         // SAFETY: the caller's.
-        unsafe { product_into(out, a, b, [self.tokens, k, n], Parallelism::None) };
+        unsafe {
+            let out = (to.first.0.add(place), to.strides());
+            let sizes = [block.rows, self.keys, self.extent];
+            product_into(out, scores, seen, sizes, Parallelism::None);
+        }
     }
 
-    /// Products of queries and keys to attention.
-    fn soften(self, attention: &mut [f32]) {
-        kernels::scale(attention, self.scale());
-        kernels::softmax(attention, self.tokens);
+    fn each_block(self, image: usize, head: usize, share: usize, mut work: impl FnMut(Block)) {
+        let end = self.queries.min((share + 1) * SHARE);
+        for first in (share * SHARE..end).step_by(self.rows()) {
+            work(Block {
+                image,
+                head,
+                first,
+                rows: self.rows().min(end - first),
+            });
+        }
     }
 
-    /// The gradient of the attention to that of the products.
-    fn soften_backward(self, attention: &[f32], gradient: &mut [f32]) {
-        kernels::softmax_backward(attention, gradient, self.tokens);
-        kernels::scale(gradient, self.scale());
+    /// Features of one head from a token on.
+    fn part<'a>(
+        self,
+        from: &Tokens<&'a [f32]>,
+        image: usize,
+        token: usize,
+        head: usize,
+    ) -> (&'a [f32], Strides) {
+        let at = from.at(image, token) + head * self.extent;
+        (&from.first[at..], from.strides())
+    }
+
+    /// Of queries that lie by themselves.
+    fn tokens<T>(self, first: T) -> Tokens<T> {
+        Tokens {
+            first,
+            image: self.queries * self.width(),
+            token: self.width(),
+        }
+    }
+
+    /// Queries of a block.
+    fn rows(self) -> usize {
+        (SCORES / self.keys).clamp(16, SHARE)
+    }
+
+    fn scratch(self) -> Scratch {
+        let rows = self.rows().min(self.queries);
+        [0, 1].map(|_| vec![0.0; rows * self.keys])
     }
 
     fn scale(self) -> f32 {
         1.0 / (self.extent as f32).sqrt()
     }
 
-    /// Query, key or value of one head, `[tokens, extent]`.
-    fn part(self, qkv: &[f32], part: usize, head: usize) -> (&[f32], Strides) {
-        let at = part * self.width() + head * self.extent;
-        (&qkv[at..], Strides::rows(3 * self.width()))
-    }
-
-    /// Extents of attention times values.
-    fn mixing(self) -> [usize; 3] {
-        [self.tokens, self.tokens, self.extent]
-    }
-
     fn width(self) -> usize {
         self.heads * self.extent
-    }
-
-    fn scratch(self) -> Scratch {
-        Scratch {
-            transposed: vec![0.0; self.tokens * self.extent],
-            attention: std::array::from_fn(|_| vec![0.0; self.tokens * self.tokens]),
-        }
-    }
-
-    fn each_head(self, images: usize, work: impl Fn(&mut Scratch, usize, usize) + Sync) {
-        (0..images * self.heads).into_par_iter().for_each_init(
-            || self.scratch(),
-            |scratch, at| work(scratch, at / self.heads, at % self.heads),
-        );
-    }
-}
-
-/// A place that tasks write to, each its own elements.
-struct Shared(*mut f32);
-
-// SAFETY: it is only an address; whoever writes there says why nobody else does.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn at(&self, element: usize) -> *mut f32 {
-        self.0.wrapping_add(element)
-    }
-}
-
-/// `[rows, columns]` to `[columns, rows]`.
-fn transpose((from, strides): (&[f32], Strides), [rows, columns]: [usize; 2], to: &mut [f32]) {
-    for row in 0..rows {
-        let from = &from[row * strides.rows..][..columns];
-        for (column, &value) in from.iter().enumerate() {
-            to[column * rows + row] = value;
-        }
-    }
-}
-
-/// Rows that are kept in registers at once.
-const ROWS: usize = 4;
-
-/// `out[m, n] = a b`: `out` and `b` are rows of given distances, `a[row, p]` lies at `row * strides.0 + p * strides.1`. Products and sums are
-/// written apart, as in [`kernels`].
-#[multiversion(targets(
-    "x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2+fma",
-    "x86_64+avx2+fma"
-))]
-fn product(
-    out: (&mut [f32], usize),
-    a: (&[f32], (usize, usize)),
-    (b, b_strides): (&[f32], Strides),
-    [m, k, n]: [usize; 3],
-) {
-    let (to, distance) = out;
-    let mut row = 0;
-    while row < m {
-        // A row past the end repeats the last one and is not kept.
-        let rows: [usize; ROWS] = std::array::from_fn(|r| (row + r).min(m - 1));
-        let count = ROWS.min(m - row);
-        let to = &mut to[row * distance..];
-        let b = (b, b_strides.rows);
-        let mut column = 0;
-        while column + 16 <= n {
-            tile::<16>((&mut *to, distance), (a, rows, count), b, column, k);
-            column += 16;
-        }
-        if column + 8 <= n {
-            tile::<8>((&mut *to, distance), (a, rows, count), b, column, k);
-            column += 8;
-        }
-        while column < n {
-            tile::<1>((&mut *to, distance), (a, rows, count), b, column, k);
-            column += 1;
-        }
-        row += count;
-    }
-}
-
-/// A factor by its elements, and the distances between rows and between columns.
-type Factor<'a> = (&'a [f32], (usize, usize));
-
-/// `LANES` columns of up to `ROWS` rows.
-#[inline(always)]
-fn tile<const LANES: usize>(
-    (to, distance): (&mut [f32], usize),
-    ((a, strides), rows, count): (Factor<'_>, [usize; ROWS], usize),
-    (b, b_distance): (&[f32], usize),
-    column: usize,
-    k: usize,
-) {
-    let mut sums = [[0.0f32; LANES]; ROWS];
-    for p in 0..k {
-        let b = &b[p * b_distance + column..][..LANES];
-        for (sums, row) in sums.iter_mut().zip(rows) {
-            let factor = a[row * strides.0 + p * strides.1];
-            for (sum, &b) in sums.iter_mut().zip(b) {
-                *sum += factor * b;
-            }
-        }
-    }
-    for (r, sums) in sums.iter().enumerate().take(count) {
-        to[r * distance + column..][..LANES].copy_from_slice(sums);
     }
 }

@@ -1,12 +1,14 @@
 //! The gradients of a convolution of any stride, as matrix products over unfolded windows ("im2col"), one image at a time so that the
 //! windows stay in the cache. Those of stride 1 take [`planes`](super::planes) instead.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use burn::backend::flex::FlexTensor;
 use gemm::{Parallelism, gemm};
+use rayon::prelude::*;
 
-use super::extents;
+use super::product::{Strides, product_into};
+use super::written;
 
 /// Extents of one image's convolution, without groups or dilation.
 #[derive(Debug, Clone, Copy)]
@@ -24,14 +26,13 @@ pub(super) struct Convolution {
 impl Convolution {
     /// Of `[B, C, H, W]` with `[O, C, h, w]`.
     pub(super) fn new(
-        x: &FlexTensor,
-        weight: &FlexTensor,
+        x: &[usize],
+        weight: &[usize],
         stride: [usize; 2],
         padding: [usize; 2],
     ) -> Self {
-        let four = |x: &FlexTensor| -> [usize; 4] { extents(x).try_into().expect("rank 4") };
-        let ([_, channels, height, width], [outputs, _, kh, kw]) = (four(x), four(weight));
-        let (input, kernel) = ([height, width], [kh, kw]);
+        let (channels, outputs) = (x[1], weight[0]);
+        let (input, kernel) = ([x[2], x[3]], [weight[2], weight[3]]);
         let output =
             [0, 1].map(|axis| (input[axis] + 2 * padding[axis] - kernel[axis]) / stride[axis] + 1);
         Self {
@@ -70,6 +71,39 @@ impl Convolution {
     /// Elements of all windows.
     pub(super) fn unfolded(self) -> usize {
         self.window() * self.positions()
+    }
+
+    /// Whether it is a matrix product: a window of one pixel, each pixel once.
+    pub(super) fn is_product(self) -> bool {
+        [self.kernel, self.stride] == [[1, 1]; 2] && self.padding == [0, 0]
+    }
+
+    /// Where [it is a product](Self::is_product), the gradient of the input, `[B, C, H, W]`, from that of the output.
+    pub(super) fn product_gradient(self, g: &[f32], weight: &[f32]) -> Vec<f32> {
+        let images = g.len() / self.output_size();
+        // One image is a product that all threads share; of several, each thread takes its own.
+        let parallelism = match images {
+            1 => Parallelism::Rayon(0),
+            _ => Parallelism::None,
+        };
+        let turned = (weight, Strides::columns(self.channels));
+        let (row, sizes) = (
+            Strides::rows(self.positions()),
+            [self.channels, self.outputs, self.positions()],
+        );
+        let write = |out: &mut [MaybeUninit<f32>]| {
+            out.par_chunks_exact_mut(self.input_size())
+                .zip(g.par_chunks_exact(self.output_size()))
+                .for_each(|(out, g)| {
+                    // SAFETY: an image's input has as many elements as the product.
+                    unsafe {
+                        let to = (out.as_mut_ptr().cast(), row);
+                        product_into(to, turned, (g, row), sizes, parallelism);
+                    }
+                });
+        };
+        // SAFETY: the products of all images cover it.
+        unsafe { written(images * self.input_size(), write) }
     }
 
     /// Adds the weight's gradient from one image to `total`, `[outputs, window]`; `windows` is scratch.

@@ -9,6 +9,7 @@
 mod attention;
 mod convolution;
 mod depthwise;
+mod few;
 mod kernels;
 mod nearest;
 mod planes;
@@ -26,9 +27,10 @@ use rayon::prelude::*;
 
 use crate::optimize::AdamStep;
 use crate::outside::{Link, Slot};
-use attention::Heads;
+use attention::{Attention, Shared, Three, Tokens};
 use convolution::Convolution;
 use depthwise::Depthwise;
+use few::Few;
 use kernels::Moments;
 use nearest::Nearest;
 use planes::Planes;
@@ -86,8 +88,15 @@ pub(crate) trait CpuOps: Backend {
         bias: FloatTensor<Self>,
         epsilon: f32,
     ) -> FloatTensor<Self>;
+    /// What queries `[B, T, D]` see of values by keys, `[B or 1, L, D]`: `[B, T, D]`.
+    fn cpu_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
     /// Self-attention: `[B, T, 3 D]` to `[B, T, D]`.
-    fn cpu_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+    fn cpu_self_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
     /// Convolution of `[B, C, H, W]` with `[O, C, h, w]`.
     fn cpu_conv2d(
         x: FloatTensor<Self>,
@@ -271,16 +280,27 @@ impl CpuOps for Flex {
         tensor(out, shape)
     }
 
-    fn cpu_attention(qkv: FlexTensor, heads: usize) -> FlexTensor {
+    fn cpu_attention(
+        query: FlexTensor,
+        key: FlexTensor,
+        value: FlexTensor,
+        heads: usize,
+    ) -> FlexTensor {
+        let shape = extents(&query);
+        let [query, key, value] = [query, key, value].map(|x| x.to_contiguous());
+        let sizes = attention(&query, &key, heads);
+        let from = [&query, &key, &value].map(tokens);
+        tensor(sizes.forward(from), shape)
+    }
+
+    fn cpu_self_attention(qkv: FlexTensor, heads: usize) -> FlexTensor {
         let qkv = qkv.to_contiguous();
         let [batch, tokens, width] = three(&qkv);
-        let sizes = Heads {
-            tokens,
-            heads,
-            extent: width / 3 / heads,
+        let out = match few(&qkv, heads) {
+            Ok(few) => few.forward(values(&qkv)),
+            Err(sizes) => sizes.forward(packed(&qkv)),
         };
-        let shape = vec![batch, tokens, width / 3];
-        tensor(sizes.forward(values(&qkv)), shape)
+        tensor(out, vec![batch, tokens, width / 3])
     }
 
     fn cpu_conv2d(
@@ -435,6 +455,60 @@ fn group_norm(
     (tensor(out, shape), moments)
 }
 
+/// Of queries `[B, T, D]` and keys `[B or 1, L, D]`.
+fn attention(query: &FlexTensor, key: &FlexTensor, heads: usize) -> Attention {
+    let ([images, queries, width], [seen, keys, _]) = (three(query), three(key));
+    Attention {
+        images,
+        queries,
+        keys,
+        shared: seen < images,
+        heads,
+        extent: width / heads,
+    }
+}
+
+/// Of `[B, T, 3 D]`, for few tokens or for any number of them.
+fn few(qkv: &FlexTensor, heads: usize) -> Result<Few, Attention> {
+    let [images, tokens, width] = three(qkv);
+    let extent = width / 3 / heads;
+    match tokens <= Few::MOST {
+        true => Ok(Few {
+            tokens,
+            heads,
+            extent,
+        }),
+        false => Err(Attention {
+            images,
+            queries: tokens,
+            keys: tokens,
+            shared: false,
+            heads,
+            extent,
+        }),
+    }
+}
+
+/// Of `[B or 1, T, D]`.
+fn tokens(x: &FlexTensor) -> Tokens<&[f32]> {
+    let [images, tokens, width] = three(x);
+    Tokens {
+        first: values(x),
+        image: if images > 1 { tokens * width } else { 0 },
+        token: width,
+    }
+}
+
+/// Queries, keys and values of `[B, T, 3 D]`.
+fn packed(qkv: &FlexTensor) -> Three<&[f32]> {
+    let [_, tokens, width] = three(qkv);
+    [0, 1, 2].map(|part| Tokens {
+        first: &values(qkv)[part * width / 3..],
+        image: tokens * width,
+        token: width,
+    })
+}
+
 fn convolution(
     x: FlexTensor,
     weight: FlexTensor,
@@ -442,9 +516,8 @@ fn convolution(
     stride: [usize; 2],
     padding: [usize; 2],
 ) -> FlexTensor {
-    let sizes = Convolution::new(&x, &weight, stride, padding);
-    // A window of one pixel is a plain matrix product.
-    let planes = Planes::new(sizes).filter(|_| sizes.kernel != [1, 1]);
+    let sizes = Convolution::new(&extents(&x), &extents(&weight), stride, padding);
+    let planes = Planes::new(sizes).filter(|_| !sizes.is_product());
     let Some(planes) = planes else {
         let options = ConvOptions::new(stride, padding, [1, 1], 1);
         let y = Flex::conv2d(x, weight, None, options);

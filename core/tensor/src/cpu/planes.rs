@@ -8,13 +8,19 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::convolution::Convolution;
-use super::{kernels, written};
+use super::{GRAIN, kernels, written};
 
-/// Channels whose results are kept in registers at once.
+/// Outputs that are kept in registers at once.
 const ROWS: usize = 4;
 
-/// Channels that one task computes.
-const TASK: usize = 4 * ROWS;
+/// Outputs that one task computes, where all lines of an image are computed at once and where only some of them are.
+const TASK: [usize; 2] = [4 * ROWS, 8 * ROWS];
+
+/// Elements of the planes whose windows are added up at once: they stay in a core's second cache while each tile of outputs reads them.
+const CACHED: usize = 1 << 17;
+
+/// Channels at least whose windows are added up at once: of large images, some lines at a time.
+const CHANNELS: usize = 32;
 
 /// Vectors of a row that are kept in registers at once, where there are 32 registers and where there are 16.
 const WIDEST: usize = 4;
@@ -22,6 +28,15 @@ const WIDE: usize = 3;
 
 /// Floats of the widest vector: as many may be read past the last plane.
 const LANES: usize = 16;
+
+/// Where the weights of a convolution lie.
+#[derive(Debug, Clone, Copy)]
+enum Weights<'a> {
+    /// `[outputs, channels, h, w]`.
+    Straight(&'a [f32]),
+    /// `[channels, outputs, h, w]`, each window turned by 180 degrees: those of the convolution whose gradient this is.
+    Turned(&'a [f32]),
+}
 
 /// A convolution's input as planes: lines are `width + padding` apart, since the padding before one line also ends the line above.
 #[derive(Debug, Clone, Copy)]
@@ -62,20 +77,23 @@ impl Planes {
 
     /// `[B, C, H, W]` and `[O, C, h, w]` to `[B, O, H', W']`; the bias is `[O]`.
     pub(super) fn forward(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let [kh, kw] = self.sizes.kernel;
-        let window = self.sizes.channels * kh * kw;
-        self.correlate(x, bias, |output, channel, at| {
-            weight[output * window + channel * kh * kw + at]
-        })
+        self.correlate(x, bias, Weights::Straight(weight))
     }
 
     /// The gradient of the input, `[B, C, H, W]`, from that of the output.
     pub(super) fn input_gradient(self, g: &[f32], weight: &[f32]) -> Vec<f32> {
-        let [kh, kw] = self.sizes.kernel;
-        let window = self.sizes.channels * kh * kw;
-        self.transposed().correlate(g, None, |channel, output, at| {
-            weight[output * window + channel * kh * kw + (kh * kw - 1 - at)]
-        })
+        let turned = self.transposed();
+        if g.len() == self.sizes.output_size() {
+            return turned.correlate(g, None, Weights::Turned(weight));
+        }
+        // Turned once for all images.
+        let (window, channels) = (turned.window(), self.sizes.outputs);
+        let mut straight = vec![0.0; turned.sizes.weight_size()];
+        straight
+            .par_chunks_mut(ROWS * window)
+            .enumerate()
+            .for_each(|(n, rows)| turned.turn(weight, n * ROWS, 0..channels, rows));
+        turned.correlate(g, None, Weights::Straight(&straight))
     }
 
     /// The gradient of the weight, `[O, C, h, w]`, from that of the output; `images` are added up by one thread.
@@ -110,15 +128,9 @@ impl Planes {
         total
     }
 
-    /// `weight` tells that of an output, a channel and a place in the window.
-    fn correlate(
-        self,
-        x: &[f32],
-        bias: Option<&[f32]>,
-        weight: impl Fn(usize, usize, usize) -> f32,
-    ) -> Vec<f32> {
-        let (offsets, weights) = (self.offsets(), self.pack(weight));
-        let (image, task) = (self.sizes.output_size(), TASK * self.sizes.positions());
+    fn correlate(self, x: &[f32], bias: Option<&[f32]>, weights: Weights<'_>) -> Vec<f32> {
+        let offsets = self.offsets();
+        let (image, task) = (self.sizes.output_size(), self.task());
         let write = |out: &mut [MaybeUninit<f32>]| {
             out.par_chunks_exact_mut(image)
                 .zip(x.par_chunks_exact(self.sizes.input_size()))
@@ -127,13 +139,11 @@ impl Planes {
                     |planes, (out, x)| {
                         self.pad(x, planes);
                         let planes = &*planes;
-                        out.par_chunks_mut(task)
-                            .zip(weights.par_chunks(TASK * offsets.len()))
-                            .enumerate()
-                            .for_each(|(n, (out, weights))| {
-                                let bias = bias.map(|bias| &bias[n * TASK..]);
-                                self.outputs(planes, &offsets, weights, bias, out);
-                            });
+                        let each = out.par_chunks_mut(task * self.sizes.positions());
+                        each.enumerate().for_each(|(n, out)| {
+                            let bias = bias.map(|bias| &bias[n * task..]);
+                            self.outputs(planes, &offsets, weights, n * task, bias, out);
+                        });
                     },
                 );
         };
@@ -141,45 +151,118 @@ impl Planes {
         unsafe { written(x.len() / self.sizes.input_size() * image, write) }
     }
 
-    /// Some outputs of one image.
+    /// Some outputs of one image from `first` on.
     fn outputs(
         self,
         planes: &[f32],
         offsets: &[usize],
-        weights: &[f32],
+        weights: Weights<'_>,
+        first: usize,
         bias: Option<&[f32]>,
         out: &mut [MaybeUninit<f32>],
     ) {
-        let mut lines = vec![0.0; ROWS * self.extent()];
-        let tiles = weights.chunks_exact(ROWS * offsets.len());
-        let positions = self.sizes.positions();
-        for (n, (out, weights)) in out.chunks_mut(ROWS * positions).zip(tiles).enumerate() {
-            Arch::new().dispatch(Correlate {
-                planes,
-                offsets,
-                weights,
-                bias: bias.map(|bias| &bias[n * ROWS..]),
-                reach: self.reach(),
-                lines: &mut lines,
-                step: self.step(),
-                output: self.sizes.output,
-                out,
-            });
+        let outputs = out.len() / self.sizes.positions();
+        let (window, places) = (self.window(), self.places());
+        let [height, width] = self.sizes.output;
+        let band = height.div_ceil(self.bands());
+        let extent = self.reach(band).next_multiple_of(LANES);
+        let together = (CACHED / self.reach(band + self.sizes.kernel[0] - 1)).max(1);
+        let mut sums = vec![0.0; outputs.next_multiple_of(ROWS) * extent];
+        let mut scratch = Vec::new();
+        for top in (0..height).step_by(band) {
+            let lines = top..(top + band).min(height);
+            sums.fill(0.0);
+            for start in (0..self.sizes.channels).step_by(together) {
+                let channels = start..(start + together).min(self.sizes.channels);
+                let offsets = &offsets[channels.start * places..channels.end * places];
+                let (weights, distance) = match weights {
+                    Weights::Straight(weights) => {
+                        (&weights[first * window + start * places..], window)
+                    }
+                    Weights::Turned(weights) => {
+                        scratch.resize(outputs * offsets.len(), 0.0);
+                        self.turn(weights, first, channels, &mut scratch);
+                        (&scratch[..], offsets.len())
+                    }
+                };
+                Arch::new().dispatch(Correlate {
+                    planes: &planes[top * self.step()..],
+                    offsets,
+                    weights,
+                    distance,
+                    outputs,
+                    reach: self.reach(lines.len()),
+                    sums: &mut sums,
+                    extent,
+                });
+            }
+            // Without what lies between the lines.
+            let each = out.chunks_exact_mut(height * width);
+            for (n, (out, sums)) in each.zip(sums.chunks_exact(extent)).enumerate() {
+                let out = &mut out[lines.start * width..lines.end * width];
+                let sums = sums.chunks(self.step());
+                for (out, sums) in out.chunks_exact_mut(width).zip(sums) {
+                    match bias {
+                        Some(bias) => {
+                            for (out, &sum) in out.iter_mut().zip(sums) {
+                                out.write(sum + bias[n]);
+                            }
+                        }
+                        None => {
+                            out.write_copy_of_slice(&sums[..width]);
+                        }
+                    }
+                }
+            }
         }
     }
 
-    /// Weights in the order in which they are read: ROWS outputs' at each place of all windows; zeros for outputs that there are not.
-    fn pack(self, weight: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
-        let places = self.sizes.kernel[0] * self.sizes.kernel[1];
-        let window = self.sizes.channels * places;
-        let mut packed = vec![0.0; self.sizes.outputs.next_multiple_of(ROWS) * window];
-        for output in 0..self.sizes.outputs {
-            let tile = &mut packed[output / ROWS * window * ROWS..];
-            for at in 0..window {
-                tile[at * ROWS + output % ROWS] = weight(output, at / places, at % places);
+    /// The weights of some outputs from `first` on for those channels, each output's side by side, from `[channels, outputs, h, w]`, turned
+    /// by 180 degrees.
+    fn turn(self, weights: &[f32], first: usize, channels: Range<usize>, rows: &mut [f32]) {
+        let places = self.places();
+        let distance = channels.len() * places;
+        for (n, channel) in channels.enumerate() {
+            let from = &weights[(channel * self.sizes.outputs + first) * places..];
+            for (row, window) in rows
+                .chunks_exact_mut(distance)
+                .zip(from.chunks_exact(places))
+            {
+                let to = &mut row[n * places..][..places];
+                match (to.as_chunks_mut::<9>(), window.as_chunks::<9>()) {
+                    // The usual window: as many moves as fit into registers, without a loop.
+                    ((&mut [ref mut to], []), (&[from], [])) => {
+                        *to = std::array::from_fn(|at| from[8 - at]);
+                    }
+                    _ => {
+                        for (to, &weight) in to.iter_mut().rev().zip(window) {
+                            *to = weight;
+                        }
+                    }
+                }
             }
         }
-        packed
+    }
+
+    /// Of how many groups of lines the outputs are computed one after the other.
+    fn bands(self) -> usize {
+        let height = self.sizes.output[0];
+        (CHANNELS * self.reach(height)).div_ceil(CACHED).min(height)
+    }
+
+    /// Outputs of one task.
+    fn task(self) -> usize {
+        TASK[usize::from(self.bands() > 1)]
+    }
+
+    /// Elements of a kernel of one channel.
+    fn places(self) -> usize {
+        self.sizes.kernel[0] * self.sizes.kernel[1]
+    }
+
+    /// Weights of one output.
+    fn window(self) -> usize {
+        self.sizes.channels * self.places()
     }
 
     /// Elements from one line of a plane to the next.
@@ -198,15 +281,14 @@ impl Planes {
         (height + 2 * above) * self.step() + before
     }
 
-    /// Elements from the first output to behind the last one, in lines as far apart as those of a plane.
-    fn reach(self) -> usize {
-        let [height, width] = self.sizes.output;
-        (height - 1) * self.step() + width
+    /// Elements from the first output of so many lines to behind the last one, in lines as far apart as those of a plane.
+    fn reach(self, lines: usize) -> usize {
+        (lines - 1) * self.step() + self.sizes.output[1]
     }
 
-    /// The same in whole vectors.
+    /// The same of all lines, in whole vectors.
     fn extent(self) -> usize {
-        self.reach().next_multiple_of(LANES)
+        self.reach(self.sizes.output[0]).next_multiple_of(LANES)
     }
 
     /// Where in an image's planes each element of the first window lies.
@@ -227,13 +309,16 @@ impl Planes {
     fn pad(self, x: &[f32], planes: &mut [f32]) {
         let [height, width] = self.sizes.input;
         let [above, before] = self.sizes.padding;
-        let each = planes.chunks_exact_mut(self.plane());
-        for (plane, x) in each.zip(x.chunks_exact(height * width)) {
-            let lines = plane.chunks_mut(self.step()).skip(above);
-            for (line, x) in lines.zip(x.chunks_exact(width)) {
-                line[before..].copy_from_slice(x);
-            }
-        }
+        planes[..self.image()]
+            .par_chunks_exact_mut(self.plane())
+            .zip(x.par_chunks_exact(height * width))
+            .with_min_len(GRAIN.div_ceil(height * width))
+            .for_each(|(plane, x)| {
+                let lines = plane.chunks_mut(self.step()).skip(above);
+                for (line, x) in lines.zip(x.chunks_exact(width)) {
+                    line[before..].copy_from_slice(x);
+                }
+            });
     }
 
     /// An image's gradients in lines as far apart as those of a plane; what lies between stays as it is.
@@ -250,20 +335,18 @@ impl Planes {
     }
 }
 
-/// ROWS outputs of one image, or as many as `out` has room for.
+/// Adds what some channels contribute to some outputs of one image.
 struct Correlate<'a> {
     planes: &'a [f32],
     offsets: &'a [usize],
+    /// One for each offset, those of the outputs `distance` apart.
     weights: &'a [f32],
-    /// What is added to each output.
-    bias: Option<&'a [f32]>,
+    distance: usize,
+    outputs: usize,
     reach: usize,
-    /// Scratch: ROWS outputs, in lines `step` apart.
-    lines: &'a mut [f32],
-    step: usize,
-    /// Height and width.
-    output: [usize; 2],
-    out: &'a mut [MaybeUninit<f32>],
+    /// The outputs, and as many more as fill up ROWS, `extent` elements each.
+    sums: &'a mut [f32],
+    extent: usize,
 }
 
 impl WithSimd for Correlate<'_> {
@@ -273,74 +356,53 @@ impl WithSimd for Correlate<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let lanes = S::F32_LANES;
         let widest = if lanes == LANES { WIDEST } else { WIDE };
-        let mut at = 0;
-        while at < self.reach {
-            let vectors = (self.reach - at).div_ceil(lanes).min(widest);
-            let span = at..at + vectors * lanes;
-            match vectors {
-                1 => self.span::<S, 1>(simd, span.clone()),
-                2 => self.span::<S, 2>(simd, span.clone()),
-                3 => self.span::<S, 3>(simd, span.clone()),
-                _ => self.span::<S, WIDEST>(simd, span.clone()),
+        for output in (0..self.outputs).step_by(ROWS) {
+            let mut at = 0;
+            while at < self.reach {
+                let vectors = (self.reach - at).div_ceil(lanes).min(widest);
+                let span = at..at + vectors * lanes;
+                match vectors {
+                    1 => self.span::<S, 1>(simd, output, span.clone()),
+                    2 => self.span::<S, 2>(simd, output, span.clone()),
+                    3 => self.span::<S, 3>(simd, output, span.clone()),
+                    _ => self.span::<S, WIDEST>(simd, output, span.clone()),
+                }
+                at = span.end;
             }
-            at = span.end;
         }
-        self.finish();
     }
 }
 
 impl Correlate<'_> {
-    /// Writes the outputs without what lies between their lines.
-    #[inline(always)]
-    fn finish(&mut self) {
-        let [height, width] = self.output;
-        let extent = self.lines.len() / ROWS;
-        let rows = self.out.chunks_exact_mut(height * width);
-        for (row, (out, lines)) in rows.zip(self.lines.chunks_exact(extent)).enumerate() {
-            let bias = self.bias.map(|bias| bias[row]);
-            let lines = lines.chunks(self.step);
-            for (out, line) in out.chunks_exact_mut(width).zip(lines) {
-                match bias {
-                    Some(bias) => {
-                        for (out, &value) in out.iter_mut().zip(line) {
-                            out.write(value + bias);
-                        }
-                    }
-                    None => {
-                        for (out, &value) in out.iter_mut().zip(line) {
-                            out.write(value);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
+    /// ROWS outputs, of which those past the end repeat the last one.
     #[expect(
-        clippy::manual_memcpy,
         clippy::needless_range_loop,
-        reason = "a copy of an array would keep it in memory instead of registers"
+        reason = "an index keeps the sums in registers"
     )]
     #[inline(always)]
-    fn span<S: Simd, const V: usize>(&mut self, simd: S, span: Range<usize>) {
+    fn span<S: Simd, const V: usize>(&mut self, simd: S, output: usize, span: Range<usize>) {
+        let places = self.offsets.len();
+        let [first, second, third, fourth]: [&[f32]; ROWS] = std::array::from_fn(|row| {
+            let output = (output + row).min(self.outputs - 1);
+            &self.weights[output * self.distance..][..places]
+        });
+        let weights = first.iter().zip(second).zip(third.iter().zip(fourth));
         let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
-        let (weights, _) = self.weights.as_chunks::<ROWS>();
-        for (&offset, weights) in self.offsets.iter().zip(weights) {
+        for (&offset, ((a, b), (c, d))) in self.offsets.iter().zip(weights) {
             let (x, _) = S::as_simd_f32s(&self.planes[offset + span.start..offset + span.end]);
             let x: [S::f32s; V] = std::array::from_fn(|v| x[v]);
-            for (sums, &weight) in sums.iter_mut().zip(weights) {
+            for (sums, &weight) in sums.iter_mut().zip([a, b, c, d]) {
                 let weight = simd.splat_f32s(weight);
                 for (sum, &x) in sums.iter_mut().zip(&x) {
                     *sum = simd.mul_add_e_f32s(weight, x, *sum);
                 }
             }
         }
-        let extent = self.lines.len() / ROWS;
         for row in 0..ROWS {
-            let line = &mut self.lines[row * extent..][span.clone()];
-            let (line, _) = S::as_mut_simd_f32s(line);
+            let so_far = &mut self.sums[(output + row) * self.extent..][span.clone()];
+            let (so_far, _) = S::as_mut_simd_f32s(so_far);
             for v in 0..V {
-                line[v] = sums[row][v];
+                so_far[v] = simd.add_f32s(so_far[v], sums[row][v]);
             }
         }
     }
@@ -431,35 +493,31 @@ mod tests {
         for reach in [1usize, 8, 20, 61, 130] {
             let extent = reach.next_multiple_of(LANES);
             let planes = ramp(40 + extent);
-            let weights = ramp(offsets.len() * ROWS);
-            let mut lines = vec![0.0; ROWS * extent];
-            // One line, of one output less than fits a tile.
-            let bias = ramp(ROWS - 1);
-            let mut out = vec![MaybeUninit::new(f32::NAN); (ROWS - 1) * reach];
+            // Of one output less than fits a tile, and one more place between their weights; added to what was there.
+            let (outputs, distance) = (ROWS - 1, offsets.len() + 1);
+            let weights = ramp(outputs * distance);
+            let mut sums = vec![0.5; ROWS * extent];
             let correlate = Correlate {
                 planes: &planes,
                 offsets: &offsets,
                 weights: &weights,
-                bias: Some(&bias),
+                distance,
+                outputs,
                 reach,
-                lines: &mut lines,
-                step: reach,
-                output: [1, reach],
-                out: &mut out,
+                sums: &mut sums,
+                extent,
             };
             correlate.with_simd(simd);
-            for (row, line) in out.chunks(reach).enumerate() {
-                // SAFETY: none was without a value.
-                let line: Vec<f32> = line.iter().map(|x| unsafe { x.assume_init() }).collect();
+            for (row, line) in sums.chunks(extent).take(outputs).enumerate() {
                 let expected: Vec<f32> = (0..reach)
                     .map(|at| {
-                        let terms = offsets.iter().enumerate();
-                        let terms =
-                            terms.map(|(n, offset)| weights[n * ROWS + row] * planes[offset + at]);
-                        bias[row] + terms.sum::<f32>()
+                        let terms = offsets.iter().zip(&weights[row * distance..]);
+                        0.5 + terms
+                            .map(|(offset, w)| w * planes[offset + at])
+                            .sum::<f32>()
                     })
                     .collect();
-                close(&line, &expected);
+                close(&line[..reach], &expected);
             }
 
             // One output more than fits a tile.

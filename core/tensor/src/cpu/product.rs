@@ -94,6 +94,42 @@ pub(super) unsafe fn product_into(
     }
 }
 
+/// Adds `[m, k]` times `[k, n]` to `[m, n]`; no extent is 0.
+pub(super) fn add_product(
+    (out, strides): (&mut [f32], Strides),
+    (a, a_strides): (&[f32], Strides),
+    (b, b_strides): (&[f32], Strides),
+    [m, k, n]: [usize; 3],
+) {
+    assert!([m, k, n].iter().all(|&extent| extent > 0));
+    assert!(a_strides.reach(m, k) <= a.len() && b_strides.reach(k, n) <= b.len());
+    assert!(strides.reach(m, n) <= out.len());
+    // SAFETY: the asserts hold every index of the three matrices within its slice.
+    unsafe {
+        gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            strides.columns as isize,
+            strides.rows as isize,
+            true,
+            a.as_ptr(),
+            a_strides.columns as isize,
+            a_strides.rows as isize,
+            b.as_ptr(),
+            b_strides.columns as isize,
+            b_strides.rows as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +149,9 @@ mod tests {
         assert_eq!(out[..3], expected[..3]);
         assert_eq!(out[3..5], [0.0; 2]);
         assert_eq!(out[5..8], expected[3..]);
+        add_product((&mut out, Strides::rows(5)), a, b, [2, 2, 3]);
+        assert_eq!(out[..3], expected.map(|value| 2.0 * value)[..3]);
+        assert_eq!(out[3..5], [0.0; 2]);
+        assert_eq!(out[5..8], expected.map(|value| 2.0 * value)[3..]);
     }
 }

@@ -292,25 +292,61 @@ impl Backward<Flex, 3> for LayerNorm {
 }
 
 #[derive(Debug)]
-struct Attention {
+struct Attended {
     heads: usize,
 }
 
-impl Backward<Flex, 1> for Attention {
+impl Backward<Flex, 3> for Attended {
+    /// Queries, keys and values.
+    type State = Kept<3>;
+
+    fn backward(self, ops: Ops<Kept<3>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let [query, key, value] = &ops.state;
+        let sizes = attention(query, key, self.heads);
+        let from = [query, key, value].map(tokens);
+        let mut out = from.map(|part| vec![0.0; part.first.len()]);
+        let [to_query, to_key, to_value] = &mut out;
+        let to = [(to_query, 0), (to_key, 1), (to_value, 2)]
+            .map(|(out, part)| from[part].with(Shared::from(out, 0)));
+        // SAFETY: each has as many elements as what it is the gradient of.
+        unsafe { sizes.backward(from, values(&g), to) };
+        let shapes = ops.state.each_ref().map(extents);
+        for (parent, (gradient, shape)) in ops.parents.into_iter().zip(out.into_iter().zip(shapes))
+        {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, tensor(gradient, shape));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SelfAttended {
+    heads: usize,
+}
+
+impl Backward<Flex, 1> for SelfAttended {
     type State = Kept<1>;
 
     fn backward(self, ops: Ops<Kept<1>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let g = grads.consume::<Flex>(&ops.node).to_contiguous();
         let ([qkv], [parent]) = (ops.state, ops.parents);
-        let [batch, tokens, width] = three(&qkv);
-        let sizes = Heads {
-            tokens,
-            heads: self.heads,
-            extent: width / 3 / self.heads,
+        let out = match few(&qkv, self.heads) {
+            Ok(few) => few.backward(values(&qkv), values(&g)),
+            Err(sizes) => {
+                let from = packed(&qkv);
+                let mut out = vec![0.0; values(&qkv).len()];
+                let width = last(&qkv) / 3;
+                let to =
+                    [0, 1, 2].map(|part| from[part].with(Shared::from(&mut out, part * width)));
+                // SAFETY: there are as many elements as in what it is the gradient of.
+                unsafe { sizes.backward(from, values(&g), to) };
+                out
+            }
         };
-        let out = sizes.backward(values(&qkv), values(&g));
         if let Some(parent) = parent {
-            grads.register::<Flex>(parent.id, tensor(out, vec![batch, tokens, width]));
+            grads.register::<Flex>(parent.id, tensor(out, extents(&qkv)));
         }
     }
 }
@@ -324,33 +360,57 @@ struct Conv2d {
 /// Images whose weight gradients one thread adds up. Fixed, as [`GRAIN`].
 const IMAGES: usize = 8;
 
+/// What the backward step of a convolution reads.
+#[derive(Debug, Clone)]
+struct Convolved {
+    /// The input's extents.
+    shape: Vec<usize>,
+    /// The input, if the weight is tracked.
+    x: Option<FlexTensor>,
+    weight: FlexTensor,
+}
+
+impl Convolved {
+    fn of(x: &FlexTensor, weight: &FlexTensor, weight_is_tracked: bool) -> Self {
+        Self {
+            shape: extents(x),
+            x: weight_is_tracked.then(|| x.clone()),
+            weight: weight.clone(),
+        }
+    }
+}
+
 impl Conv2d {
     /// The gradients of input and weight.
     fn gradients(
         &self,
-        [x, weight]: Kept<2>,
+        Convolved { shape, x, weight }: Convolved,
         g: &FlexTensor,
         [to_x, to_weight]: [Option<NodeId>; 2],
         grads: &mut Gradients,
     ) {
-        let sizes = Convolution::new(&x, &weight, self.stride, self.padding);
+        let sizes = Convolution::new(&shape, &extents(&weight), self.stride, self.padding);
+        let to_weight = to_weight.zip(x.as_ref());
         if let Some(planes) = Planes::new(sizes) {
-            let (x_values, weight_values, g) = (values(&x), values(&weight), values(g));
-            if let Some(parent) = to_weight {
-                let gradient = planes.weight_gradient(x_values, g, IMAGES);
+            let g = values(g);
+            if let Some((parent, x)) = to_weight {
+                let gradient = planes.weight_gradient(values(x), g, IMAGES);
                 grads.register::<Flex>(parent, tensor(gradient, extents(&weight)));
             }
             if let Some(parent) = to_x {
-                let gradient = planes.input_gradient(g, weight_values);
-                grads.register::<Flex>(parent, tensor(gradient, extents(&x)));
+                let gradient = match sizes.is_product() {
+                    true => sizes.product_gradient(g, values(&weight)),
+                    false => planes.input_gradient(g, values(&weight)),
+                };
+                grads.register::<Flex>(parent, tensor(gradient, shape));
             }
             return;
         }
-        let batch = x.shape()[0];
+        let batch = shape[0];
         let g = values(g);
-        if let Some(parent) = to_weight {
+        if let Some((parent, x)) = to_weight {
             let size = sizes.input_size() * IMAGES;
-            let images = values(&x)
+            let images = values(x)
                 .par_chunks(size)
                 .zip(g.par_chunks(sizes.output_size() * IMAGES));
             let partial: Vec<Vec<f32>> = images
@@ -382,16 +442,15 @@ impl Conv2d {
                 || vec![0.0; sizes.unfolded()],
                 |windows, (out, g)| sizes.add_input_gradient(factor, g, windows, out),
             );
-            grads.register::<Flex>(parent, tensor(out, extents(&x)));
+            grads.register::<Flex>(parent, tensor(out, shape));
         }
     }
 }
 
 impl Backward<Flex, 2> for Conv2d {
-    /// Input and weight.
-    type State = Kept<2>;
+    type State = Convolved;
 
-    fn backward(self, ops: Ops<Kept<2>, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Convolved, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let g = grads.consume::<Flex>(&ops.node).to_contiguous();
         let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
         self.gradients(ops.state, &g, parents, grads);
@@ -402,10 +461,9 @@ impl Backward<Flex, 2> for Conv2d {
 struct BiasedConv2d(Conv2d);
 
 impl Backward<Flex, 3> for BiasedConv2d {
-    /// Input and weight.
-    type State = Kept<2>;
+    type State = Convolved;
 
-    fn backward(self, ops: Ops<Kept<2>, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Convolved, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let g = grads.consume::<Flex>(&ops.node).to_contiguous();
         let [to_x, to_weight, to_bias] = ops.parents;
         if let Some(parent) = to_bias {
@@ -678,13 +736,25 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         )
     }
 
-    fn cpu_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+    fn cpu_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        let kept = [&query, &key, &value].map(|tensor| tensor.primitive().to_contiguous());
+        let [from, by, seen] = kept.clone();
+        let y = Flex::cpu_attention(from, by, seen, heads);
+        record!(Attended { heads }, [query, key, value], kept, y)
+    }
+
+    fn cpu_self_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         let from = qkv.primitive().to_contiguous();
         record!(
-            Attention { heads },
+            SelfAttended { heads },
             [qkv],
             [from.clone()],
-            Flex::cpu_attention(from, heads)
+            Flex::cpu_self_attention(from, heads)
         )
     }
 
@@ -698,7 +768,7 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
             x.primitive().to_contiguous(),
             weight.primitive().to_contiguous(),
         );
-        let state = [from.clone(), by.clone()];
+        let state = Convolved::of(&from, &by, weight.is_tracked());
         record!(
             Conv2d { stride, padding },
             [x, weight],
@@ -719,7 +789,7 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
             weight.primitive().to_contiguous(),
         );
         let plus = bias.primitive().clone();
-        let state = [from.clone(), by.clone()];
+        let state = Convolved::of(&from, &by, weight.is_tracked());
         record!(
             BiasedConv2d(Conv2d { stride, padding }),
             [x, weight, bias],

@@ -21,7 +21,7 @@ pub(super) fn layer_norm([x, weight, bias]: [&Tensor; 3], epsilon: f64) -> Tenso
     x.layer_norm(last(x), Some(weight), Some(bias), epsilon, true)
 }
 
-pub(super) fn attention([qkv]: [&Tensor; 1], heads: usize) -> Tensor {
+pub(super) fn self_attention([qkv]: [&Tensor; 1], heads: usize) -> Tensor {
     let (batch, tokens, width) = qkv.size3().expect("rank 3");
     let (heads, width) = (heads as i64, width / 3);
     // [B, T, 3 D] to three of [B, heads, T, D / heads].
@@ -29,11 +29,27 @@ pub(super) fn attention([qkv]: [&Tensor; 1], heads: usize) -> Tensor {
         .reshape([batch, tokens, 3, heads, width / heads])
         .permute([2, 0, 3, 1, 4])
         .unbind(0);
+    mixed([&parts[0], &parts[1], &parts[2]])
+}
+
+pub(super) fn attention(parts: [&Tensor; 3], heads: usize) -> Tensor {
+    let (batch, _, width) = parts[0].size3().expect("rank 3");
+    let heads = heads as i64;
+    // To [B, heads, T, D / heads].
+    let [query, key, value] = parts.map(|part| {
+        let (_, tokens, _) = part.size3().expect("rank 3");
+        part.expand([batch, tokens, width], false)
+            .reshape([batch, tokens, heads, width / heads])
+            .transpose(1, 2)
+    });
+    mixed([&query, &key, &value])
+}
+
+/// What all heads see, `[B, T, D]`.
+fn mixed([query, key, value]: [&Tensor; 3]) -> Tensor {
     let none = None::<Tensor>;
-    let y = Tensor::scaled_dot_product_attention(
-        &parts[0], &parts[1], &parts[2], none, 0.0, false, None, false,
-    );
-    y.transpose(1, 2).reshape([batch, tokens, width])
+    let y = Tensor::scaled_dot_product_attention(query, key, value, none, 0.0, false, None, false);
+    y.transpose(1, 2).flatten(2, 3)
 }
 
 fn last(x: &Tensor) -> i64 {
@@ -99,7 +115,17 @@ impl TorchOps for LibTorch {
         TchTensor::new(layer_norm(inputs, epsilon))
     }
 
-    fn torch_attention(qkv: TchTensor, heads: usize) -> TchTensor {
-        TchTensor::new(attention([&qkv.tensor], heads))
+    fn torch_attention(
+        query: TchTensor,
+        key: TchTensor,
+        value: TchTensor,
+        heads: usize,
+    ) -> TchTensor {
+        let parts = [&query.tensor, &key.tensor, &value.tensor];
+        TchTensor::new(attention(parts, heads))
+    }
+
+    fn torch_self_attention(qkv: TchTensor, heads: usize) -> TchTensor {
+        TchTensor::new(self_attention([&qkv.tensor], heads))
     }
 }

@@ -78,6 +78,13 @@ pub(crate) trait TorchOps: Backend {
         bias: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self>;
+    /// What queries `[B, T, D]` see of values by keys, `[B or 1, L, D]`: `[B, T, D]`.
+    fn torch_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
     /// Self-attention: `[B, T, 3 D]` to `[B, T, D]`.
-    fn torch_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+    fn torch_self_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
 }

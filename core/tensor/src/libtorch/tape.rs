@@ -298,7 +298,18 @@ impl<C: CheckpointStrategy> TorchOps for Autodiff<LibTorch, C> {
         })
     }
 
-    fn torch_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        differentiated::<C, 1>([qkv], |inputs| kernels::attention(inputs, heads))
+    fn torch_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        differentiated::<C, 3>([query, key, value], |parts| {
+            kernels::attention(parts, heads)
+        })
+    }
+
+    fn torch_self_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        differentiated::<C, 1>([qkv], |inputs| kernels::self_attention(inputs, heads))
     }
 }

@@ -63,6 +63,39 @@ impl Tensor {
         self.add(&gate.mul(y)?)
     }
 
+    /// Multi-head attention: what queries `[B, T, D]` see of values by keys, both `[B, L, D]`, or `[1, L, D]` for all images the same:
+    /// `softmax(q kᵀ / √(D / heads)) v` for each head, as `[B, T, D]`.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] for other shapes, [`TensorError::Argument`] unless `heads` divides `D`.
+    pub fn attention(&self, key: &Tensor, value: &Tensor, heads: usize) -> Result<Tensor> {
+        let op = "attention";
+        self.expect_sequence(op)?;
+        key.expect_kind(op, "key", Kind::Float)?;
+        key.expect_rank(op, "key", 3)?;
+        let (batch, tokens, width) = (self.shape()[0], self.shape()[1], self.shape()[2]);
+        let (seen, length) = (key.shape()[0], key.shape()[1]);
+        let rows = if seen == 1 { 1 } else { batch };
+        key.expect_shape(op, "key", &[rows, length, width])?;
+        value.expect_kind(op, "value", Kind::Float)?;
+        value.expect_shape(op, "value", &key.shape())?;
+        key.expect_precision(op, self)?;
+        value.expect_precision(op, self)?;
+        expect_divisor(op, heads, width)?;
+        if self.has_cpu_ops() || self.has_torch_ops() {
+            tally::products(2 * batch * tokens * length, width);
+            return guard(op, || {
+                let (query, key, value) = (self.raw.clone(), key.raw.clone(), value.raw.clone());
+                self.like(match self.has_torch_ops() {
+                    true => Dispatch::torch_attention(query, key, value, heads),
+                    false => Dispatch::cpu_attention(query, key, value, heads),
+                })
+            });
+        }
+        let [query, key, value] = [self, key, value].map(|x| x.by_heads(heads));
+        attend(&query?, &key?, &value?)
+    }
+
     /// Multi-head self-attention of `[B, T, 3 D]`, query, key and value side by side, to `[B, T, D]`:
     /// `softmax(q kᵀ / √(D / heads)) v` for each head.
     ///
@@ -72,40 +105,28 @@ impl Tensor {
         let op = "self_attention";
         self.expect_sequence(op)?;
         let (batch, tokens, width) = (self.shape()[0], self.shape()[1], self.shape()[2]);
-        if heads == 0 || !width.is_multiple_of(3 * heads) {
-            return Err(TensorError::Argument {
-                op,
-                argument: "heads",
-                value: heads.to_string(),
-                expected: format!("a divisor of a third of {width}"),
-            });
+        if !width.is_multiple_of(3) {
+            return Err(self.shape_error(op, "x", "a last extent of queries, keys and values"));
         }
-        if self.has_cpu_ops() {
+        expect_divisor(op, heads, width / 3)?;
+        if self.has_cpu_ops() || self.has_torch_ops() {
             tally::products(2 * batch * tokens * tokens, width / 3);
             return guard(op, || {
-                self.like(Dispatch::cpu_attention(self.raw.clone(), heads))
+                self.like(match self.has_torch_ops() {
+                    true => Dispatch::torch_self_attention(self.raw.clone(), heads),
+                    false => Dispatch::cpu_self_attention(self.raw.clone(), heads),
+                })
             });
         }
-        if self.has_torch_ops() {
-            tally::products(2 * batch * tokens * tokens, width / 3);
-            return guard(op, || {
-                self.like(Dispatch::torch_attention(self.raw.clone(), heads))
-            });
-        }
-        let extent = width / 3 / heads;
-        // [B, T, 3 D] to three of [B, heads, T, D / heads].
-        let qkv = self
-            .reshape(&[batch, tokens, 3, heads, extent].map(|extent| extent as i64))?
-            .permute(&[2, 0, 3, 1, 4])?;
-        let part = |n: usize| qkv.narrow(0, n, 1)?.squeeze(0);
-        let query = part(0)?.affine(1.0 / (extent as f64).sqrt(), 0.0)?;
-        let attention = query
-            .matmul(&part(1)?.permute(&[0, 1, 3, 2])?)?
-            .softmax(-1)?;
-        attention
-            .matmul(&part(2)?)?
-            .permute(&[0, 2, 1, 3])?
-            .reshape(&[batch as i64, tokens as i64, (width / 3) as i64])
+        let part = |n: usize| self.narrow(2, n * width / 3, width / 3)?.by_heads(heads);
+        attend(&part(0)?, &part(1)?, &part(2)?)
+    }
+
+    /// `[B, T, D]` to `[B, heads, T, D / heads]`.
+    fn by_heads(&self, heads: usize) -> Result<Tensor> {
+        let [batch, tokens] = [0, 1].map(|axis| self.shape()[axis] as i64);
+        self.reshape(&[batch, tokens, heads as i64, -1])?
+            .permute(&[0, 2, 1, 3])
     }
 
     fn expect_sequence(&self, op: &'static str) -> Result<()> {
@@ -118,4 +139,29 @@ impl Tensor {
         x.expect_precision(op, self)?;
         x.expect_shape(op, argument, &[self.shape()[0], 1, self.shape()[2]])
     }
+}
+
+/// Of `[B, heads, T, D / heads]`, composed, to `[B, T, D]`.
+fn attend(query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+    let [batch, heads, tokens, extent] = [0, 1, 2, 3].map(|axis| query.shape()[axis]);
+    let scores = query
+        .affine(1.0 / (extent as f64).sqrt(), 0.0)?
+        .matmul(&key.permute(&[0, 1, 3, 2])?)?;
+    scores
+        .softmax(-1)?
+        .matmul(value)?
+        .permute(&[0, 2, 1, 3])?
+        .reshape(&[batch, tokens, heads * extent].map(|extent| extent as i64))
+}
+
+fn expect_divisor(op: &'static str, heads: usize, width: usize) -> Result<()> {
+    if heads > 0 && width.is_multiple_of(heads) {
+        return Ok(());
+    }
+    Err(TensorError::Argument {
+        op,
+        argument: "heads",
+        value: heads.to_string(),
+        expected: format!("a divisor of {width}"),
+    })
 }
