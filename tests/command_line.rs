@@ -304,7 +304,7 @@ fn help_fits_a_screen() {
 }
 
 #[test]
-fn a_folder_of_latents_takes_a_size_that_is_one() {
+fn a_folder_for_what_encoders_make_takes_a_size_that_is_one() {
     let fixture = Fixture::new();
     fixture.write(&Fixture::experiment());
     let run = |options: &[&str]| {
@@ -312,12 +312,9 @@ fn a_folder_of_latents_takes_a_size_that_is_one() {
         dtta(&arguments, fixture.path())
     };
     for (options, expected) in [
-        (
-            &["--latents", "kept", "--latents-max=-1"][..],
-            "--latents-max is -1",
-        ),
-        (&["--latents-max", "5"], "--latents <DIR>"),
-        (&["--latents", "kept"], "the experiment has none"),
+        (&["--keep", "kept", "--keep-max=-1"][..], "--keep-max is -1"),
+        (&["--keep-max", "5"], "--keep <DIR>"),
+        (&["--keep", "kept"], "the experiment has neither"),
     ] {
         let output = run(options);
         assert_eq!(output.status.code(), Some(2), "{options:?}");
@@ -325,7 +322,7 @@ fn a_folder_of_latents_takes_a_size_that_is_one() {
         assert!(told.contains(expected), "{told}");
     }
     // Nothing to keep without an encoder, and nothing is kept before a run is one.
-    let output = run(&["--latents", "kept", "--dry-run"]);
+    let output = run(&["--keep", "kept", "--dry-run"]);
     assert_eq!(output.status.code(), Some(0));
     assert!(!fixture.path().join("kept").exists());
 }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::Args;
-use dtta::{Devices, Document, Extensions, Plan, Prepared};
+use dtta::{Devices, Document, Extensions, Keep, Plan, Prepared};
 use dtta_tensor::Device;
 
 use crate::Failure;
@@ -87,7 +88,12 @@ impl Opening {
 
     /// Opens everything that the experiment names.
     pub fn prepare(&self) -> Result<Prepared, Failure> {
-        let prepared = self.prepare_with(&[])?;
+        self.prepare_keeping(None)
+    }
+
+    /// The same, with what encoders make kept.
+    pub fn prepare_keeping(&self, keep: Option<&Keep>) -> Result<Prepared, Failure> {
+        let prepared = self.opened(&[], keep)?;
         for dataset in prepared.stream().datasets() {
             tell_left_out(dataset.location(), dataset.left_out());
         }
@@ -96,9 +102,18 @@ impl Opening {
 
     /// The same with further overrides, and nothing said.
     pub fn prepare_with(&self, set: &[&str]) -> Result<Prepared, Failure> {
+        self.opened(set, None)
+    }
+
+    fn opened(&self, set: &[&str], keep: Option<&Keep>) -> Result<Prepared, Failure> {
         let extensions = extensions();
         let document = self.document(&extensions, set)?;
         let devices = self.places.devices()?;
-        Prepared::new(document, &extensions, devices).map_err(Failure::misuse)
+        let models = &document.experiment.models;
+        if keep.is_some() && models.encoder.is_none() && models.prompts.is_none() {
+            let message = "--keep keeps what `models.encoder` and text encoders make, and the experiment has neither";
+            return Err(Failure::Misuse(anyhow!(message)));
+        }
+        Prepared::keeping(document, &extensions, devices, keep).map_err(Failure::misuse)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Args;
 use dtta::{
-    EventFile, Existing, Finished, Rehearsal, Remedy, RunOptions, Shard, Sink, Start, Summary,
+    EventFile, Existing, Finished, Keep, Rehearsal, Remedy, RunOptions, Shard, Sink, Start, Summary,
 };
 use dtta_base::{file_name, in_bytes};
 use dtta_plugin::ScoreSpec;
@@ -54,13 +54,13 @@ pub struct Pace {
     /// Time between two checkpoints.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     checkpoint_every: f64,
-    /// Keeps the latents of `models.encoder` in a folder, and takes those that are there, so that other runs on the same images do not
-    /// encode them again. Results are the same.
+    /// Keeps what `models.encoder` makes of images and text encoders of prompts in a folder, and takes what is there, so that other runs do not
+    /// encode the same again. Results are the same.
     #[arg(long, value_name = "DIR")]
-    latents: Option<PathBuf>,
-    /// What the files in the folder of latents may take in all, about.
-    #[arg(long, value_name = "GB", default_value_t = 20.0, requires = "latents")]
-    latents_max: f64,
+    keep: Option<PathBuf>,
+    /// What the files in that folder may take in all, about.
+    #[arg(long, value_name = "GB", default_value_t = 20.0, requires = "keep")]
+    keep_max: f64,
 }
 
 impl Pace {
@@ -69,24 +69,27 @@ impl Pace {
         Duration::try_from_secs_f64(self.checkpoint_every).map_err(Failure::misuse)
     }
 
-    /// Whether latents are kept.
-    pub fn keeps_latents(&self) -> bool {
-        self.latents.is_some()
+    /// Whether what encoders make is kept.
+    pub fn keeps(&self) -> bool {
+        self.keep.is_some()
     }
 
-    /// The folder of latents, if there is one, and what it may hold in bytes.
-    pub fn latents(&self) -> Result<Option<(PathBuf, u64)>, Failure> {
-        let Some(folder) = &self.latents else {
+    /// Where it is kept.
+    pub fn keep(&self) -> Result<Option<Keep>, Failure> {
+        let Some(folder) = &self.keep else {
             return Ok(None);
         };
-        let most = self.latents_max * 1e9;
+        let most = self.keep_max * 1e9;
         if most.is_nan() || most < 0.0 {
-            let found = self.latents_max;
+            let found = self.keep_max;
             return Err(Failure::Misuse(anyhow!(
-                "--latents-max is {found}, expected a number of at least 0"
+                "--keep-max is {found}, expected a number of at least 0"
             )));
         }
-        Ok(Some((folder.clone(), most as u64)))
+        Ok(Some(Keep {
+            folder: folder.clone(),
+            max_bytes: most as u64,
+        }))
     }
 }
 
@@ -119,7 +122,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let shard = arguments.shard.map_or(Ok(Shard::whole()), Share::shard)?;
     let stop = stops(false)?;
-    let mut prepared = arguments.opening.prepare()?;
+    let keep = match arguments.dry_run {
+        true => None,
+        false => arguments.pace.keep()?,
+    };
+    let mut prepared = arguments.opening.prepare_keeping(keep.as_ref())?;
     let samples = prepared.stream().len();
     let domains = prepared.stream().domains().len();
     let name = prepared.experiment().name.clone();
@@ -135,16 +142,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let found = prepared.rehearse(shard, READING);
         say!("{}", rehearsed(&found.map_err(refused)?));
         return Ok(ExitCode::SUCCESS);
-    }
-    if let Some((folder, most)) = arguments.pace.latents()? {
-        if prepared.experiment().models.encoder.is_none() {
-            let message =
-                "--latents keeps what `models.encoder` makes, and the experiment has none";
-            return Err(Failure::Misuse(anyhow!(message)));
-        }
-        prepared
-            .keep_latents(&folder, most)
-            .map_err(Failure::misuse)?;
     }
     let out = arguments
         .out

@@ -56,7 +56,7 @@ pub use methods::{
 };
 pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights, ViewsConfig};
 pub use plan::{Missing, Plan, Work};
-pub use prepare::{Devices, Extensions, Own, OwnModels, Prepared};
+pub use prepare::{Devices, Extensions, Keep, Own, OwnModels, Prepared};
 pub use prompts::{PromptsConfig, TextSource};
 pub use record::{
     DomainDescription, DomainSummary, Done, Interval, Intervals, Pair, Prediction, Protocol,

@@ -220,7 +220,7 @@ fn missing(document: &Document, models: &Models) -> Vec<Missing> {
 
 fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> Result<Work> {
     let drawn = Values::DrawnIfMissing;
-    let opened = open(document, extensions, devices, &[1], None, drawn)?;
+    let opened = open(document, extensions, devices, &[1], None, (drawn, None))?;
     let Opened { mut adapter, .. } = opened;
     Work::of(&mut adapter, devices)
 }

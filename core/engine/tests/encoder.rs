@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use common::{Fixture, extensions, save, write_samples};
-use dtta::{Adapter, AdapterBuilder, Batch, DiffusionConfig, Image, RunOptions, View};
+use dtta::{Adapter, AdapterBuilder, Batch, DiffusionConfig, Image, Keep, RunOptions, View};
 use dtta_data::{CLASS, Sample, Target, Targets};
 use dtta_models::Models;
 use dtta_tensor::{Device, Tensor};
@@ -175,10 +175,13 @@ fn refuses_encoders_that_do_not_fit() {
 fn latents_that_are_kept_give_the_same_records_and_are_not_computed_again() {
     let fixture = fixture();
     let experiment = experiment();
-    let folder = fixture.path().join("latents");
+    let folder = fixture.path().join("kept");
+    let keep = Keep {
+        folder: folder.clone(),
+        max_bytes: 1 << 20,
+    };
     let run = |out: &str, experiment: &Value| {
-        let mut prepared = fixture.prepare(experiment).unwrap();
-        prepared.keep_latents(&folder, 1 << 20).unwrap();
+        let mut prepared = fixture.prepare_keeping(experiment, Some(&keep)).unwrap();
         let stop = AtomicBool::new(false);
         let options = RunOptions::new(fixture.path().join(out), &stop);
         prepared.run(&options, Vec::new()).unwrap();

@@ -8,11 +8,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 use common::{Fixture, write_samples};
-use dtta::{Adapter, Batch, DiffusionConfig, Document, Mode, Plan, Reset};
+use dtta::{Adapter, Batch, DiffusionConfig, Document, Keep, Mode, Plan, Reset, RunOptions};
 use dtta_data::{CLASS, Image, Sample, Target, Targets};
 use dtta_models::{Models, Tokenizer, Weights, read_tensors};
 use dtta_tensor::{Device, Tensor};
@@ -686,6 +689,47 @@ fn a_run_does_not_go_on_with_another_text_encoder_or_tokenizer() {
         .run_until(&experiment, "run", true, usize::MAX)
         .unwrap();
     assert_eq!(fixture.records("run").len(), 6);
+}
+
+#[test]
+fn what_texts_come_to_is_kept_for_other_runs() {
+    let fixture = fixture();
+    let experiment = experiment("clip", "sd_v");
+    let keep = Keep {
+        folder: fixture.path().join("kept"),
+        max_bytes: 1 << 20,
+    };
+    let run = |out: &str, experiment: &Value| {
+        let mut prepared = fixture.prepare_keeping(experiment, Some(&keep)).unwrap();
+        let stop = AtomicBool::new(false);
+        let options = RunOptions::new(fixture.path().join(out), &stop);
+        prepared.run(&options, Vec::new()).unwrap();
+        let records = fixture.records(out).into_iter();
+        let numbers = records.map(|record| (record.id, record.loss, record.adapted));
+        numbers.collect::<Vec<_>>()
+    };
+    let files = || -> BTreeMap<PathBuf, SystemTime> {
+        let entries = fs::read_dir(&keep.folder).unwrap();
+        let about = entries.map(|entry| entry.unwrap());
+        about
+            .map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap()))
+            .collect()
+    };
+    let first = run("first", &experiment);
+    // Six latents, what the backbone reads and what the denoiser does.
+    let kept = files();
+    assert_eq!(kept.len(), 8);
+    assert_eq!(run("second", &experiment), first);
+    assert_eq!(files(), kept);
+    fixture.run(&experiment, "plain").unwrap();
+    let plain = fixture.records("plain").into_iter();
+    let plain = plain.map(|record| (record.id, record.loss, record.adapted));
+    assert_eq!(plain.collect::<Vec<_>>(), first);
+    // Other sentences for one of them.
+    let mut other = experiment.clone();
+    other["models"]["prompts"] = json!({"denoiser": {"templates": ["a drawing of a {}"]}});
+    assert_ne!(run("other", &other), first);
+    assert_eq!(files().len(), 9);
 }
 
 #[test]

@@ -214,7 +214,7 @@ impl Arguments {
             || self.tune
             || self.force
             || self.dry_run
-            || self.pace.keeps_latents()
+            || self.pace.keeps()
             || !(self.set.is_empty() && self.sweep.is_empty())
     }
 
@@ -228,7 +228,7 @@ impl Arguments {
             shard: self.shard.map_or(Ok(Shard::whole()), Share::shard)?,
             force: self.force,
             checkpoint_every: self.pace.checkpoint_every()?,
-            latents: self.pace.latents()?,
+            keep: self.pace.keep()?,
             ..CompareOptions::new(out, stops(true)?)
         })
     }

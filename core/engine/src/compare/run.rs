@@ -19,7 +19,7 @@ use super::table::{FolderRun, MethodRuns, Runs};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::merge::merge_into;
-use crate::prepare::{Devices, Extensions, Prepared};
+use crate::prepare::{Devices, Extensions, Keep, Prepared};
 use crate::record::{Status, Summary};
 use crate::report;
 use crate::run::{
@@ -39,8 +39,8 @@ pub struct CompareOptions<'a> {
     pub stop: &'a AtomicBool,
     /// Time between two checkpoints of a run.
     pub checkpoint_every: Duration,
-    /// A folder for the latents of the experiments' encoder, and what it may hold in bytes.
-    pub latents: Option<(PathBuf, u64)>,
+    /// Where what encoders make of images and texts is kept.
+    pub keep: Option<Keep>,
 }
 
 impl<'a> CompareOptions<'a> {
@@ -52,7 +52,7 @@ impl<'a> CompareOptions<'a> {
             force: false,
             stop,
             checkpoint_every: Duration::from_secs(30),
-            latents: None,
+            keep: None,
         }
     }
 }
@@ -317,8 +317,9 @@ impl ComparisonPlan {
             let finished = finished.collect::<Result<Vec<bool>>>()?;
             let document = method.documents.first();
             if let Some(document) = document.filter(|_| finished.contains(&false)) {
-                let prepared = Prepared::new(document.clone(), extensions, devices.clone());
-                prepared.map_err(|error| refuse(format!("`{}`", method.name), told(&error)))?;
+                let keep = options.keep.as_ref();
+                Prepared::keeping(document.clone(), extensions, devices.clone(), keep)
+                    .map_err(|error| refuse(format!("`{}`", method.name), told(&error)))?;
             }
         }
         Ok(())
@@ -343,11 +344,12 @@ impl OneRun<'_> {
         if shard.is_whole() && !is_finished(&self.folder)? {
             self.put_together()?;
         }
-        let mut prepared =
-            Prepared::new(self.document.clone(), self.extensions, self.devices.clone())?;
-        if let Some((folder, most)) = &self.options.latents {
-            prepared.keep_latents(folder, *most)?;
-        }
+        let mut prepared = Prepared::keeping(
+            self.document.clone(),
+            self.extensions,
+            self.devices.clone(),
+            self.options.keep.as_ref(),
+        )?;
         if !shard.is_whole() {
             let name = format!("{}-of-{}", shard.index(), shard.count());
             let part = shards_folder(&self.folder).join(name);

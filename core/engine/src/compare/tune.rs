@@ -117,7 +117,7 @@ impl TuningPlan {
     ) -> Result<Tuning> {
         let of_settings = CompareOptions {
             out: options.out.join(TUNING),
-            latents: options.latents.clone(),
+            keep: options.keep.clone(),
             ..*options
         };
         let comparison = self

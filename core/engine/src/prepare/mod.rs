@@ -1,12 +1,14 @@
 //! From a document to something that runs: opens data, models and plugins, and checks that they fit each other. `--dry-run` ends here.
 //!
 //! - `open.rs` opens what an experiment names, and writes down its digests; `assemble.rs` makes an adapter of it.
-//! - `prompts.rs` has text encoders read what the classes are called.
+//! - `class_names.rs` finds what the classes are called, and `prompts.rs` has text encoders read it.
+//! - `kept.rs` keeps what encoders make for other runs.
 //! - `fit.rs` looks at the first sample, to see that the parts fit one another.
 
 mod assemble;
+mod class_names;
 mod fit;
-mod latents;
+mod kept;
 mod lora;
 mod open;
 mod own;
@@ -15,9 +17,8 @@ mod published;
 mod views;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::Arc;
 
-use dtta_base::Digest;
 use dtta_data::{Dataset, Image, Stream, StreamItem};
 use dtta_models::Models;
 use dtta_plugin::{Predicts, Registry};
@@ -25,7 +26,8 @@ use dtta_tensor::{Device, Named};
 use serde_json::Value;
 
 pub(crate) use self::assemble::{Part, Parts, assemble};
-use self::latents::Latents;
+pub use self::kept::Keep;
+use self::kept::{Kept, Latents};
 pub(crate) use self::open::{Opened, Values, open, open_scorer};
 pub use self::own::{Own, OwnModels};
 pub(crate) use self::prompts::needed as prompts_need;
@@ -97,6 +99,23 @@ impl Devices {
     }
 }
 
+/// Has the denoiser's view keep its latents, if it has an encoder, whose digests these are among.
+fn keep_latents(
+    adapter: &mut Adapter,
+    kept: Arc<Kept>,
+    digests: &BTreeMap<String, String>,
+    devices: &Devices,
+) {
+    let views = adapter.views_mut();
+    let Some(view) = views.and_then(|views| views.denoiser.as_mut()) else {
+        return;
+    };
+    if view.encoder.is_some() {
+        let digest = kept::digest_of("encoder/", digests, &devices.denoiser).finish();
+        view.latents = Some(Latents::new(kept, digest));
+    }
+}
+
 /// An experiment that is ready to run.
 pub struct Prepared {
     document: Document,
@@ -116,11 +135,26 @@ impl Prepared {
     /// # Errors
     /// Whatever a file, a model or a plugin refuses; [`Error::Base`](crate::Error::Base) by pointer for parts that do not fit each other.
     pub fn new(
-        mut document: Document,
+        document: Document,
         extensions: &Extensions,
         devices: impl Into<Devices>,
     ) -> Result<Self> {
+        Self::keeping(document, extensions, devices, None)
+    }
+
+    /// The same, with what encoders make of images and texts kept in a folder, and taken from there where it is there already. Results are the
+    /// same.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Error::Base`](crate::Error::Base) for a folder that cannot be made or read.
+    pub fn keeping(
+        mut document: Document,
+        extensions: &Extensions,
+        devices: impl Into<Devices>,
+        keep: Option<&Keep>,
+    ) -> Result<Self> {
         let devices = devices.into();
+        let kept = keep.map(Kept::open).transpose()?.map(Arc::new);
         extensions.own.write_into(&mut document);
         let experiment = &document.experiment;
         let base = document.base();
@@ -147,8 +181,11 @@ impl Prepared {
             &devices,
             &segments,
             Some(stream.class_names()),
-            Values::Loaded,
+            (Values::Loaded, kept.as_deref()),
         )?;
+        if let Some(kept) = kept {
+            keep_latents(&mut adapter, kept, &digests, &devices);
+        }
         let predicts = fit::check(&document, &stream, &mut adapter)?;
         let scorer = match scorer {
             Some(scorer) => scorer,
@@ -165,33 +202,6 @@ impl Prepared {
             predicts,
             in_words,
         })
-    }
-
-    /// Keeps the latents that the encoder makes in a folder, and takes those that are there already, up to so many bytes in all. Results are
-    /// the same. Without an encoder it does nothing.
-    ///
-    /// # Errors
-    /// [`Error::Base`](crate::Error::Base) for a folder that cannot be made or read.
-    pub fn keep_latents(&mut self, folder: &Path, max_bytes: u64) -> Result<()> {
-        let encoder = self
-            .digests
-            .iter()
-            .filter(|(name, _)| name.starts_with("encoder/"));
-        let mut digest = Digest::new();
-        for (name, value) in encoder {
-            digest.field(name);
-            digest.field(value);
-        }
-        digest.field(self.devices.denoiser.name());
-        digest.field(env!("CARGO_PKG_VERSION"));
-        digest.field(dtta_tensor::BURN_VERSION);
-        let views = self.adapter.views_mut();
-        if let Some(view) = views.and_then(|views| views.denoiser.as_mut())
-            && view.encoder.is_some()
-        {
-            view.latents = Some(Latents::open(folder, max_bytes, digest.finish())?);
-        }
-        Ok(())
     }
 
     /// Where the task model will run.

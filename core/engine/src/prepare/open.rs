@@ -14,7 +14,9 @@ use dtta_tensor::{Device, Named};
 use serde_json::{Value, json};
 
 use super::assemble::{Part, Parts, assemble};
-use super::prompts::{Known, Prompts, TEXT_EMBEDDINGS, TEXT_FEATURES};
+use super::class_names::Known;
+use super::kept::Kept;
+use super::prompts::{Prompts, TEXT_EMBEDDINGS, TEXT_FEATURES};
 use super::{Devices, Extensions, Own, published};
 use crate::adapter::Adapter;
 use crate::document::{Document, within};
@@ -45,14 +47,14 @@ pub(crate) enum Values {
 }
 
 /// Opens models, plugins and method, for segments of so many samples of classes with these names; without them, for an experiment whose
-/// data may be missing.
+/// data may be missing. What text encoders make is taken from where it is kept.
 pub(crate) fn open(
     document: &Document,
     extensions: &Extensions,
     devices: &Devices,
     segments: &[usize],
     class_names: Option<&[String]>,
-    values: Values,
+    (values, kept): (Values, Option<&Kept>),
 ) -> Result<Opened> {
     let experiment = &document.experiment;
     let sources = &experiment.plugins;
@@ -103,7 +105,13 @@ pub(crate) fn open(
         backbone: text_space.is_none().then_some(backbone.0.spec().outputs),
     };
     let mut prompts = match &experiment.models.prompts {
-        Some(config) => Some(Prompts::new(config, document.base(), &known, &refuse)?),
+        Some(config) => Some(Prompts::new(
+            config,
+            document.base(),
+            &known,
+            &refuse,
+            kept,
+        )?),
         None if text_space.is_some() => {
             let message = "is missing: the backbone answers with features alone, and texts say what its classes are";
             return Err(document.refusal("/models/prompts", message));

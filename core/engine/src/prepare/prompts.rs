@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 
 use dtta_base::{Issue, expect_memory, sha256, sha256_file};
 use dtta_models::{
-    Denoiser, ModelError, ModelFiles, Models, TOKENS, TextEncoder, Tokenizer, Weights, locate,
+    Denoiser, ModelError, ModelFiles, Models, TOKENS, TextEncoder, Tokenizer, locate,
 };
 use dtta_tensor::{Device, Tensor};
 use serde_json::json;
 
 use super::Values;
+use super::class_names::{Known, class_names};
+use super::kept::{Kept, digest_of};
 use crate::error::{Error, Result};
-use crate::experiment::{LabelSpace, ModelsConfig};
+use crate::experiment::ModelsConfig;
 use crate::prompts::{PromptsConfig, Template, TextSource};
 
 /// The constant with a vector for each class in the space of the backbone's features.
@@ -39,23 +41,18 @@ pub(crate) struct Prompts<'a> {
     /// For each class of the samples, what it is called; several where it is several classes of the models.
     names: Vec<Vec<String>>,
     digests: BTreeMap<String, String>,
-}
-
-/// What is known of the classes before their names are.
-pub(crate) struct Known<'a> {
-    /// The names of the dataset's; none where there is no dataset yet.
-    pub dataset: Option<&'a [String]>,
-    /// The part of the models' that the samples may have.
-    pub space: Option<&'a LabelSpace>,
-    /// How many the backbone has, the part left out; none for one that reads what they are.
-    pub backbone: Option<usize>,
+    kept: Option<&'a Kept>,
 }
 
 /// A text encoder with what it needs.
 struct Reader {
-    pointer: String,
+    /// The model that it reads for.
+    model: &'static str,
     encoder: Box<dyn TextEncoder>,
-    weights: Option<Weights>,
+    /// Its configuration, and its weights where they do not lie beside it.
+    files: (PathBuf, Option<PathBuf>),
+    values: Values,
+    device: Device,
     tokenizer: Tokenizer,
     templates: Vec<Template>,
 }
@@ -70,25 +67,16 @@ impl<'a> Prompts<'a> {
         base: &'a Path,
         known: &Known<'_>,
         refuse: Refuse<'a>,
+        kept: Option<&'a Kept>,
     ) -> Result<Self> {
         let mut prompts = Self {
             config,
             base,
             refuse,
-            names: Vec::new(),
+            names: class_names(config, base, known, refuse)?,
             digests: BTreeMap::new(),
+            kept,
         };
-        prompts.names = prompts.find_names(known)?;
-        let mut seen = BTreeMap::new();
-        for (class, names) in prompts.names.iter().enumerate() {
-            if let Some(other) = seen.insert(names, class) {
-                let (pointer, _) = prompts.origin_of_names();
-                log::warn!(
-                    "{pointer}: classes {other} and {class} are both called `{}`, so that nothing tells them apart",
-                    names.join("`, `")
-                );
-            }
-        }
         let names = json!([prompts.names, prompts.config.templates]).to_string();
         let digest = sha256(names.as_bytes());
         prompts.digests.insert("prompts/names".into(), digest);
@@ -108,111 +96,6 @@ impl<'a> Prompts<'a> {
     fn refusal(&self, pointer: &str, message: impl Into<String>) -> Error {
         (self.refuse)(vec![Issue::new(format!("{POINTER}{pointer}"), message)])
     }
-
-    /// What names the classes, and the names, if the experiment says them.
-    fn origin_of_names(&self) -> (&'static str, bool) {
-        match (&self.config.classes, &self.config.classes_file) {
-            (Some(_), _) => ("/models/prompts/classes", true),
-            (None, Some(_)) => ("/models/prompts/classes_file", true),
-            (None, None) => ("/models/prompts", false),
-        }
-    }
-
-    fn find_names(&mut self, known: &Known<'_>) -> Result<Vec<Vec<String>>> {
-        let own = match (&self.config.classes, &self.config.classes_file) {
-            (Some(classes), _) => Some(classes.clone()),
-            (None, Some(file)) => Some(self.names_in(&file.clone())?),
-            (None, None) => None,
-        };
-        let groups = known.space.map(|space| space.classes(self.base));
-        let groups = groups.transpose()?;
-        let single = |names: &[String]| names.iter().map(|name| vec![name.clone()]).collect();
-        let (pointer, _) = self.origin_of_names();
-        let refuse = |message: String| Err((self.refuse)(vec![Issue::new(pointer, message)]));
-        let Some(own) = own else {
-            let count = groups.as_ref().map(Vec::len).or(known.backbone);
-            let Some(dataset) = known.dataset else {
-                // Only how many there are counts where nothing is read.
-                let names = (0..count.unwrap_or(1)).map(|n| vec![n.to_string()]);
-                return Ok(names.collect());
-            };
-            let say = "say what they are called in `classes` or `classes_file`";
-            let number =
-                |name: &String| !name.is_empty() && name.chars().all(|c| c.is_ascii_digit());
-            let synset = |name: &String| {
-                name.strip_prefix('n')
-                    .is_some_and(|id| id.len() == 8 && id.chars().all(|c| c.is_ascii_digit()))
-            };
-            if dataset.is_empty() {
-                return refuse(format!("the dataset's classes have no names; {say}"));
-            }
-            if dataset.iter().all(number) || dataset.iter().all(synset) {
-                let message = format!(
-                    "the dataset's classes are called `{}` and the like, which no text encoder understands; {say}",
-                    dataset[0]
-                );
-                return refuse(message);
-            }
-            if let Some(count) = count.filter(|&count| count != dataset.len()) {
-                let message = format!(
-                    "the dataset has {} classes, the backbone {count}",
-                    dataset.len()
-                );
-                return refuse(message);
-            }
-            let names: Vec<String> = dataset.iter().map(|name| name.replace('_', " ")).collect();
-            return Ok(single(&names));
-        };
-        let Some(groups) = groups else {
-            if let Some(count) = known.backbone.filter(|&count| count != own.len()) {
-                let message = format!("are {} names, the backbone has {count} classes", own.len());
-                return refuse(message);
-            }
-            return Ok(single(&own));
-        };
-        let all = known.space.and_then(LabelSpace::of_models_with);
-        let all = all.or(known.backbone);
-        if let Some(all) = all.filter(|&all| all != own.len()) {
-            let message = format!(
-                "are {} names, expected {all}: those of all classes of the models, of which `/models/label_space` takes some",
-                own.len()
-            );
-            return refuse(message);
-        }
-        let name = |class: &usize| own.get(*class).cloned();
-        let named: Option<Vec<Vec<String>>> = groups
-            .iter()
-            .map(|group| group.iter().map(name).collect())
-            .collect();
-        match named {
-            Some(named) => Ok(named),
-            None => refuse(format!(
-                "are {} names, fewer than the labels of `/models/label_space` count up to",
-                own.len()
-            )),
-        }
-    }
-
-    /// The names in a text file, one on each line.
-    fn names_in(&mut self, file: &Path) -> Result<Vec<String>> {
-        let path = self.base.join(file);
-        let text = std::fs::read_to_string(&path).map_err(|source| dtta_base::Error::Read {
-            path: path.clone(),
-            source,
-        })?;
-        let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
-        if let Some(line) = names.iter().position(String::is_empty) {
-            let message = format!("line {} of `{}` is empty", line + 1, path.display());
-            return Err(self.refusal("/classes_file", message));
-        }
-        if names.is_empty() {
-            let message = format!("`{}` has no names", path.display());
-            return Err(self.refusal("/classes_file", message));
-        }
-        Ok(names)
-    }
-
-    // --- What models read -------------------------------------------------------------------------------------------------------------
 
     /// [`TEXT_FEATURES`] on `device`, for a backbone whose features have that width. `own` is its folder or configuration, and its weights.
     ///
@@ -246,7 +129,7 @@ impl<'a> Prompts<'a> {
             return Err(self.refusal("/backbone", message));
         }
         let shape = [self.classes(), width];
-        let sums = self.means(&reader, spec.length, width, |encoded| {
+        let sums = self.means(&reader, models, spec.length, width, |encoded| {
             let mut rows = encoded.1.to_floats()?;
             rows.chunks_mut(width).for_each(normalise);
             Ok(rows)
@@ -320,7 +203,7 @@ impl<'a> Prompts<'a> {
             "the texts that the denoiser attends to",
             shape.into_iter().chain([size_of::<f32>()]),
         )?;
-        let means = self.means(&reader, length, length * width, |encoded| {
+        let means = self.means(&reader, models, length, length * width, |encoded| {
             Ok(encoded.0.to_floats()?)
         })?;
         Ok(Some(match means {
@@ -338,14 +221,13 @@ impl<'a> Prompts<'a> {
 
     fn open(
         &mut self,
-        model: &str,
+        model: &'static str,
         source: Option<&TextSource>,
         (config, weights): (PathBuf, Option<&Path>),
         models: &Models,
         device: &Device,
         values: Values,
     ) -> Result<Reader> {
-        let pointer = format!("{POINTER}/{model}");
         let folder = match source.and_then(|source| source.tokenizer.as_ref()) {
             Some(folder) => self.located(folder)?,
             None => tokenizer_of(&config),
@@ -365,22 +247,17 @@ impl<'a> Prompts<'a> {
         let own = own.map(|path| self.base.join(path));
         let weights = own.as_deref().or(weights);
         let encoder = models.text_encoder(&config)?;
-        let loaded = match values {
-            Values::DrawnIfMissing => None,
-            Values::Loaded => {
-                let files = ModelFiles::find(&config, weights)?;
-                for (n, path) in files.all().enumerate() {
-                    let name = match n {
-                        0 => format!("prompts/{model}/configuration"),
-                        1 => format!("prompts/{model}/weights"),
-                        n => format!("prompts/{model}/weights/{}", n - 2),
-                    };
-                    self.digests.insert(name, sha256_file(path)?);
-                }
-                let (_, weights) = models.load_text_encoder(&config, weights, device)?;
-                Some(weights)
+        if values == Values::Loaded {
+            let files = ModelFiles::find(&config, weights)?;
+            for (n, path) in files.all().enumerate() {
+                let name = match n {
+                    0 => format!("prompts/{model}/configuration"),
+                    1 => format!("prompts/{model}/weights"),
+                    n => format!("prompts/{model}/weights/{}", n - 2),
+                };
+                self.digests.insert(name, sha256_file(path)?);
             }
-        };
+        }
         let (words, known) = (tokenizer.vocabulary(), encoder.spec().vocabulary);
         if words > known {
             let message = format!("has {words} tokens, the text encoder knows {known}");
@@ -397,28 +274,31 @@ impl<'a> Prompts<'a> {
         let length = encoder.spec().length;
         if let Some(most) = tokenizer.most().filter(|&most| most < length) {
             log::warn!(
-                "{pointer}/tokenizer: it is for texts of {most} tokens, the text encoder takes {length}; is it another model's?"
+                "{POINTER}/{model}/tokenizer: it is for texts of {most} tokens, the text encoder takes {length}; is it another model's?"
             );
         }
         if words < known {
             log::warn!(
-                "{pointer}/tokenizer: it has {words} tokens, the text encoder knows {known}; is it another model's?"
+                "{POINTER}/{model}/tokenizer: it has {words} tokens, the text encoder knows {known}; is it another model's?"
             );
         }
         Ok(Reader {
-            pointer,
+            model,
             encoder,
-            weights: loaded,
+            files: (config, weights.map(Path::to_owned)),
+            values,
+            device: device.clone(),
             tokenizer,
             templates: self.config.templates(source),
         })
     }
 
     /// The mean over its sentences for each class, of `numbers` that `of` takes from what the text encoder makes of some of them (tokens and
-    /// vectors); nothing where the text encoder has no values.
+    /// vectors); nothing where the text encoder has no values. Its weights are read only where no run has kept the means.
     fn means(
         &mut self,
         reader: &Reader,
+        models: &Models,
         length: usize,
         numbers: usize,
         of: impl Fn((&Tensor, &Tensor)) -> Result<Vec<f32>>,
@@ -448,35 +328,50 @@ impl<'a> Prompts<'a> {
                 sentences.len(),
                 cut
             );
+            let model = reader.model;
             if !self.config.truncate {
-                let pointer = reader.pointer.trim_start_matches(POINTER);
                 let advice = "shorten them, or have the last tokens left out with `truncate`";
-                return Err(self.refusal(pointer, format!("{message}; {advice}")));
+                return Err(self.refusal(&format!("/{model}"), format!("{message}; {advice}")));
             }
-            log::warn!("{}: {message}; the last are left out", reader.pointer);
+            log::warn!("{POINTER}/{model}: {message}; the last are left out");
         }
         let written = json!(tokens).to_string();
-        let part = reader.pointer.rsplit('/').next().unwrap_or_default();
+        let prefix = format!("prompts/{}/", reader.model);
         let digest = sha256(written.as_bytes());
-        self.digests
-            .insert(format!("prompts/{part}/tokens"), digest);
-        let Some(weights) = &reader.weights else {
+        self.digests.insert(format!("{prefix}tokens"), digest);
+        if reader.values != Values::Loaded {
             return Ok(None);
-        };
-        let mut means = vec![0.0f32; self.names.len() * numbers];
-        let each = sentences.chunks(BATCH).zip(tokens.chunks(BATCH));
-        for (sentences, tokens) in each {
-            let encoded = reader.encoder.encode(weights, tokens)?;
-            let rows = of((&encoded.tokens, &encoded.pooled))?;
-            for ((class, _), row) in sentences.iter().zip(rows.chunks(numbers)) {
-                let share = 1.0 / (self.names[*class].len() * reader.templates.len()) as f32;
-                let mean = &mut means[class * numbers..(class + 1) * numbers];
-                mean.iter_mut()
-                    .zip(row)
-                    .for_each(|(mean, x)| *mean += share * x);
-            }
         }
-        Ok(Some(means))
+        let compute = || {
+            let (config, weights) = &reader.files;
+            let (_, weights) =
+                models.load_text_encoder(config, weights.as_deref(), &reader.device)?;
+            let mut means = vec![0.0f32; self.names.len() * numbers];
+            let each = sentences.chunks(BATCH).zip(tokens.chunks(BATCH));
+            for (sentences, tokens) in each {
+                let encoded = reader.encoder.encode(&weights, tokens)?;
+                let rows = of((&encoded.tokens, &encoded.pooled))?;
+                for ((class, _), row) in sentences.iter().zip(rows.chunks(numbers)) {
+                    let share = 1.0 / (self.names[*class].len() * reader.templates.len()) as f32;
+                    let mean = &mut means[class * numbers..(class + 1) * numbers];
+                    mean.iter_mut()
+                        .zip(row)
+                        .for_each(|(mean, x)| *mean += share * x);
+                }
+            }
+            Ok(means)
+        };
+        let Some(kept) = self.kept else {
+            return compute().map(Some);
+        };
+        let mut key = digest_of(&prefix, &self.digests, &reader.device);
+        for (class, sentence) in &sentences {
+            key.field((*class as u64).to_le_bytes());
+            key.field(sentence);
+        }
+        key.field((numbers as u64).to_le_bytes());
+        let all = self.names.len() * numbers;
+        kept.get(&key.finish(), all, compute).map(Some)
     }
 }
 

@@ -5,7 +5,7 @@ use dtta_data::Image;
 use dtta_models::{Encoder, Weights};
 use dtta_tensor::{Device, Tensor};
 
-use super::latents::Latents;
+use super::kept::Latents;
 use crate::document::Document;
 use crate::error::{Error, Result};
 

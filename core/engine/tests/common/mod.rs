@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dtta::{
-    Document, Existing, Extensions, Finished, Prepared, Record, RunOptions, Shard, Sink, Summary,
+    Document, Existing, Extensions, Finished, Keep, Prepared, Record, RunOptions, Shard, Sink,
+    Summary,
 };
 use dtta_data::{
     CLASS, Dataset, Image, LabelMap, NumberMap, Provenance, Sample, Target, Targets, pack,
@@ -206,9 +207,18 @@ impl Fixture {
     }
 
     pub fn prepare(&self, experiment: &Value) -> dtta::Result<Prepared> {
+        self.prepare_keeping(experiment, None)
+    }
+
+    /// The same, with what encoders make kept.
+    pub fn prepare_keeping(
+        &self,
+        experiment: &Value,
+        keep: Option<&Keep>,
+    ) -> dtta::Result<Prepared> {
         let extensions = extensions();
         let document = Document::load(&self.write(experiment), &[], &extensions.methods)?;
-        Prepared::new(document, &extensions, Device::cpu())
+        Prepared::keeping(document, &extensions, Device::cpu(), keep)
     }
 
     /// Runs into a folder of that name.

@@ -1,59 +1,52 @@
-//! Latents that are kept in a folder, so that runs which show an encoder the same pixels compute them once: other methods, settings, seeds
-//! of draws, shards, and runs that are resumed. A file's name is the digest of all that its latent depends on, so nothing has to be told
-//! apart or cleared when an experiment changes; a file that is damaged is computed again.
+//! What encoders make of images and of texts, kept in a folder, so that runs which show them the same compute it once: other methods,
+//! settings, seeds of draws, shards, and runs that are resumed. A file's name is the digest of all that its numbers depend on, so nothing
+//! has to be told apart or cleared when an experiment changes; a file that is damaged is computed again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dtta_base::{Digest, write_whole};
+use dtta_tensor::Device;
 
 use crate::error::Result;
 
-/// What files with latents end in.
-const ENDING: &str = "latent";
+/// What files of kept numbers end in.
+const ENDING: &str = "kept";
 /// Characters of the digest that a file begins with.
 const DIGEST: usize = 64;
 
-/// A folder of latents.
-pub(crate) struct Latents {
+/// A folder for what encoders make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// Made if it is not there.
+    pub folder: PathBuf,
+    /// Files are added until all there are have so many bytes, about: of several processes, none sees what the others write.
+    pub max_bytes: u64,
+}
+
+/// The folder, open.
+#[derive(Debug)]
+pub(crate) struct Kept {
     folder: PathBuf,
-    /// The digest of encoder, device and versions.
-    encoder: String,
     /// Bytes that may still be written; none once that was told.
     room: Mutex<Option<u64>>,
 }
 
+/// The latents of one encoder.
+pub(crate) struct Latents {
+    kept: Arc<Kept>,
+    /// The digest of encoder, device and versions.
+    encoder: String,
+}
+
 impl Latents {
-    /// Those of an encoder, in a folder that is made if it is not there. Files are added until all there are have `max_bytes`, about: of
-    /// several processes, none sees what the others write.
-    ///
-    /// # Errors
-    /// [`dtta_base::Error`] for a folder that cannot be made or read.
-    pub fn open(folder: &Path, max_bytes: u64, encoder: String) -> Result<Self> {
-        let failed = |source| dtta_base::Error::Read {
-            path: folder.into(),
-            source,
-        };
-        fs::create_dir_all(folder).map_err(failed)?;
-        let mut taken = 0;
-        for entry in fs::read_dir(folder).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if entry.path().extension().is_some_and(|end| end == ENDING) {
-                // One that another process replaces in this moment counts nothing.
-                taken += entry.metadata().map_or(0, |about| about.len());
-            }
-        }
-        Ok(Self {
-            folder: folder.into(),
-            encoder,
-            room: Mutex::new(Some(max_bytes.saturating_sub(taken))),
-        })
+    pub fn new(kept: Arc<Kept>, encoder: String) -> Self {
+        Self { kept, encoder }
     }
 
-    /// The latent of an image of that shape: the one that is kept, or the one that `compute` gives, which is kept from then on. What cannot
-    /// be written is a warning, since the result is the same.
+    /// The latent of an image of that shape, as [`Kept::get`] has it.
     pub fn get(
         &self,
         shape: [usize; 3],
@@ -61,16 +54,7 @@ impl Latents {
         numbers: usize,
         compute: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<Vec<f32>> {
-        let key = self.key(shape, pixels);
-        let path = self.folder.join(&key).with_extension(ENDING);
-        match read(&path, &key, numbers) {
-            Ok(Some(latent)) => return Ok(latent),
-            Ok(None) => {}
-            Err(reason) => log::warn!("`{}` {reason}: it is computed again", path.display()),
-        }
-        let latent = compute()?;
-        self.write(&path, &key, &latent);
-        Ok(latent)
+        self.kept.get(&self.key(shape, pixels), numbers, compute)
     }
 
     /// The digest of all that a latent depends on.
@@ -83,9 +67,53 @@ impl Latents {
         digest.field(bytes(pixels));
         digest.finish()
     }
+}
 
-    fn write(&self, path: &Path, key: &str, latent: &[f32]) {
-        let body = bytes(latent);
+impl Kept {
+    /// # Errors
+    /// [`dtta_base::Error`] for a folder that cannot be made or read.
+    pub fn open(keep: &Keep) -> Result<Self> {
+        let folder = &keep.folder;
+        let failed = |source| dtta_base::Error::Read {
+            path: folder.clone(),
+            source,
+        };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let mut taken = 0;
+        for entry in fs::read_dir(folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.path().extension().is_some_and(|end| end == ENDING) {
+                // One that another process replaces in this moment counts nothing.
+                taken += entry.metadata().map_or(0, |about| about.len());
+            }
+        }
+        Ok(Self {
+            folder: folder.clone(),
+            room: Mutex::new(Some(keep.max_bytes.saturating_sub(taken))),
+        })
+    }
+
+    /// So many numbers: those that are kept under a digest of all that they depend on, or those that `compute` gives, which are kept from then
+    /// on. What cannot be written is a warning, since the result is the same.
+    pub fn get(
+        &self,
+        key: &str,
+        numbers: usize,
+        compute: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let path = self.folder.join(key).with_extension(ENDING);
+        match read(&path, key, numbers) {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {}
+            Err(reason) => log::warn!("`{}` {reason}: it is computed again", path.display()),
+        }
+        let computed = compute()?;
+        self.write(&path, key, &computed);
+        Ok(computed)
+    }
+
+    fn write(&self, path: &Path, key: &str, numbers: &[f32]) {
+        let body = bytes(numbers);
         let size = (DIGEST + body.len()) as u64;
         {
             let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +121,7 @@ impl Latents {
                 Some(left) if left >= size => *room = Some(left - size),
                 Some(_) => {
                     log::warn!(
-                        "`{}` is full: further latents are not kept",
+                        "`{}` is full: what encoders make is no longer kept",
                         self.folder.display()
                     );
                     *room = None;
@@ -104,12 +132,29 @@ impl Latents {
         }
         let whole = [checksum(key, &body).as_bytes(), &body].concat();
         if let Err(error) = write_whole(path, &whole) {
-            log::warn!("a latent is not kept: {error}");
+            log::warn!("what an encoder made is not kept: {error}");
         }
     }
 }
 
-/// What a file begins with: of its numbers, and of what they are the latent of, so that a file under another's name is none of it.
+/// Of the files whose names begin so, of where an encoder computes, and of what computes.
+pub(crate) fn digest_of(
+    prefix: &str,
+    digests: &BTreeMap<String, String>,
+    device: &Device,
+) -> Digest {
+    let mut digest = Digest::new();
+    for (name, value) in digests.iter().filter(|(name, _)| name.starts_with(prefix)) {
+        digest.field(name);
+        digest.field(value);
+    }
+    digest.field(device.name());
+    digest.field(env!("CARGO_PKG_VERSION"));
+    digest.field(dtta_tensor::BURN_VERSION);
+    digest
+}
+
+/// What a file begins with: of its numbers, and of what they depend on, so that a file under another's name is none of it.
 fn checksum(key: &str, body: &[u8]) -> String {
     let mut digest = Digest::new();
     digest.field(key);
@@ -136,8 +181,8 @@ fn read(path: &Path, key: &str, numbers: usize) -> Result<Option<Vec<f32>>, Stri
         .filter(|(digest, body)| checksum(key, body).as_bytes() == *digest)
         .ok_or("is damaged")?;
     let chunks = body.chunks_exact(size_of::<f32>());
-    let latent = chunks.map(|chunk| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
-    Ok(Some(latent.collect()))
+    let numbers = chunks.map(|chunk| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
+    Ok(Some(numbers.collect()))
 }
 
 fn bytes(values: &[f32]) -> Vec<u8> {
@@ -152,6 +197,12 @@ mod tests {
     use super::*;
 
     const SHAPE: [usize; 3] = [1, 1, 2];
+
+    fn open(folder: &Path, max_bytes: u64, encoder: &str) -> Latents {
+        let folder = folder.to_owned();
+        let kept = Kept::open(&Keep { folder, max_bytes }).unwrap();
+        Latents::new(Arc::new(kept), encoder.into())
+    }
 
     fn files(folder: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).unwrap();
@@ -173,27 +224,27 @@ mod tests {
     #[test]
     fn a_latent_is_computed_once_for_the_same_pixels_and_encoder() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |encoder: &str| Latents::open(folder.path(), 1 << 20, encoder.into()).unwrap();
-        let latents = open("a");
+        let of = |encoder: &str| open(folder.path(), 1 << 20, encoder);
+        let latents = of("a");
         assert_eq!(
             get(&latents, SHAPE, &[1.0, 0.5]),
             (vec![1.0, 2.0, 0.0], true)
         );
         // Another process.
         assert_eq!(
-            get(&open("a"), SHAPE, &[1.0, 0.5]),
+            get(&of("a"), SHAPE, &[1.0, 0.5]),
             (vec![1.0, 2.0, 0.0], false)
         );
         assert!(get(&latents, SHAPE, &[1.0, 0.25]).1);
         assert!(get(&latents, [1, 2, 1], &[1.0, 0.5]).1);
-        assert!(get(&open("b"), SHAPE, &[1.0, 0.5]).1);
+        assert!(get(&of("b"), SHAPE, &[1.0, 0.5]).1);
         assert_eq!(files(folder.path()).len(), 4);
     }
 
     #[test]
     fn a_file_that_is_damaged_is_computed_again_and_mended() {
         let folder = tempfile::tempdir().unwrap();
-        let latents = Latents::open(folder.path(), 1 << 20, "a".into()).unwrap();
+        let latents = open(folder.path(), 1 << 20, "a");
         get(&latents, SHAPE, &[1.0, 0.5]);
         let [path] = &files(folder.path())[..] else {
             panic!("one file")
@@ -215,7 +266,7 @@ mod tests {
     #[test]
     fn a_file_under_the_name_of_another_is_computed_again() {
         let folder = tempfile::tempdir().unwrap();
-        let latents = Latents::open(folder.path(), 1 << 20, "a".into()).unwrap();
+        let latents = open(folder.path(), 1 << 20, "a");
         get(&latents, SHAPE, &[1.0, 0.5]);
         get(&latents, SHAPE, &[3.0, 0.5]);
         let [one, other] = &files(folder.path())[..] else {
@@ -234,7 +285,7 @@ mod tests {
     #[test]
     fn what_is_no_file_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let latents = Latents::open(folder.path(), 1 << 20, "a".into()).unwrap();
+        let latents = open(folder.path(), 1 << 20, "a");
         let path = folder.path().join(latents.key(SHAPE, &[1.0, 0.5]));
         let path = path.with_extension(ENDING);
         let made = std::process::Command::new("mkfifo").arg(&path).status();
@@ -250,14 +301,14 @@ mod tests {
     fn a_folder_takes_no_more_than_it_may() {
         let folder = tempfile::tempdir().unwrap();
         let size = (DIGEST + 12) as u64;
-        let latents = Latents::open(folder.path(), 2 * size, "a".into()).unwrap();
+        let latents = open(folder.path(), 2 * size, "a");
         for n in 0..4u8 {
             get(&latents, SHAPE, &[f32::from(n), 0.0]);
         }
         assert_eq!(files(folder.path()).len(), 2);
         assert!(!get(&latents, SHAPE, &[1.0, 0.0]).1);
         assert!(get(&latents, SHAPE, &[3.0, 0.0]).1);
-        let later = Latents::open(folder.path(), 3 * size, "a".into()).unwrap();
+        let later = open(folder.path(), 3 * size, "a");
         get(&later, SHAPE, &[3.0, 0.0]);
         get(&later, SHAPE, &[4.0, 0.0]);
         assert_eq!(files(folder.path()).len(), 3);
