@@ -143,6 +143,7 @@ impl Error {
             }
             // A full disk is nobody's misuse.
             Self::Base(dtta_base::Error::Write { .. }) => Remedy::None,
+            Self::Learn(error) if error.is_of_the_caller() => Remedy::Mend,
             Self::OutputExists { .. }
             | Self::Resume { .. }
             | Self::Shard { .. }

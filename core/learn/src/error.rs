@@ -1,7 +1,7 @@
 //! What can go wrong while something learns.
 
 use dtta_models::ModelError;
-use dtta_tensor::TensorError;
+use dtta_tensor::{Shape, TensorError};
 
 /// Shorthand used throughout.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -36,6 +36,36 @@ pub enum Error {
         /// What it holds.
         name: String,
     },
+    /// A setting of feedback that cannot be.
+    #[error("`{name}` {problem}")]
+    Setting {
+        /// Which.
+        name: &'static str,
+        /// What it is, and what it may be.
+        problem: String,
+    },
+    /// Images that are none of the denoiser's, or not as many as there are ids.
+    #[error(
+        "images have shape {found}, expected {expected:?}: one or more ids, and an image for each"
+    )]
+    Images {
+        /// Their shape.
+        found: Shape,
+        /// That of as many of the denoiser's as there are ids.
+        expected: [usize; 4],
+    },
+    /// A condition with more rows than images, or fewer.
+    #[error(
+        "the condition for slot `{slot}` has shape {found}, expected {images} rows, one for each image"
+    )]
+    Rows {
+        /// The slot.
+        slot: String,
+        /// The condition's shape.
+        found: Shape,
+        /// How many images there are.
+        images: usize,
+    },
     /// More memory than there is.
     #[error(transparent)]
     Base(#[from] dtta_base::Error),
@@ -45,4 +75,14 @@ pub enum Error {
     /// Something about a tensor.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+}
+
+impl Error {
+    /// Whether a caller asked for feedback that there cannot be: another argument helps.
+    pub fn is_of_the_caller(&self) -> bool {
+        matches!(
+            self,
+            Self::Setting { .. } | Self::Images { .. } | Self::Rows { .. }
+        )
+    }
 }

@@ -45,6 +45,7 @@ pub struct Feedback {
 }
 
 /// Images that ask for feedback.
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// Their ids, which key the draws.
     pub ids: &'a [&'a str],
@@ -112,7 +113,7 @@ impl Feedback {
     /// Computes losses and gradients. `adapted` names the denoiser's parameters whose gradient is wanted too.
     ///
     /// # Errors
-    /// Whatever the denoiser refuses, such as a slot of another shape.
+    /// [`Error::Images`] and [`Error::Rows`]; whatever the denoiser refuses, such as a slot of another shape.
     pub fn evaluate(
         &self,
         denoiser: &dyn Denoiser,
@@ -133,6 +134,7 @@ impl Feedback {
         request: &Request<'_>,
     ) -> Result<Evaluation> {
         let device = request.images.device();
+        request.expect(denoiser)?;
         self.expect_memory(request)?;
         let calls: Vec<Range<usize>> = self.micro_batches(request).collect();
         let elements = adapted.iter().map(|&id| weights.get(id).shape().elements());
@@ -192,6 +194,7 @@ impl Feedback {
         request: &Request<'_>,
     ) -> Result<Vec<f32>> {
         let device = request.images.device();
+        request.expect(denoiser)?;
         self.expect_memory(request)?;
         let conditioning = request
             .conditioning

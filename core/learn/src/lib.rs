@@ -1,6 +1,7 @@
 //! What adaptation and training share: draws of timestep and noise, the diffusion feedback with its cut, the choice of parameters,
 //! and the optimizers that move them. It knows no data, no plugin and no experiment.
 
+mod config;
 mod cut;
 mod draws;
 mod error;
@@ -14,6 +15,7 @@ mod optimizer;
 mod selection;
 mod state;
 
+pub use config::FeedbackConfig;
 pub use cut::surrogate;
 pub use draws::{
     Draws, MAX_BATCH, MAX_DRAWS, NoiseSharing, TimestepSampler, TimestepsConfig, range_problem,

@@ -5,7 +5,10 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
-use dtta_learn::{Draws, Feedback, LossKind, NoiseSharing, Request, TimestepSampler};
+use dtta_learn::{
+    Draws, Feedback, FeedbackConfig, LossKind, NoiseSharing, Request,
+    TimestepSampler,
+};
 use dtta_models::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, Denoiser, Dit, DitConfig, Space, TimeRange, Weights,
 };
@@ -385,4 +388,78 @@ fn the_closed_form_of_mixtures_is_the_gradient_of_the_whole_graph() {
             }
         }
     }
+}
+
+#[test]
+fn what_is_no_request_is_refused_by_name() {
+    let (denoiser, weights) = denoiser();
+    let conditioning = Named::one(CLASS_EMBEDDING, mix(&logits(), &*denoiser, &weights));
+    let images = images();
+    let request = Request {
+        ids: &IDS,
+        images: &images,
+        conditioning: &conditioning,
+        step: 0,
+    };
+    let fewer = conditioning.try_map(|slot| slot.narrow(0, 0, 2)).unwrap();
+    for (request, words) in [
+        (
+            Request {
+                ids: &[],
+                ..request
+            },
+            "one or more ids",
+        ),
+        (
+            Request {
+                ids: &IDS[..2],
+                ..request
+            },
+            "images have shape [3, 1, 8, 8], expected [2, 1, 8, 8]",
+        ),
+        (
+            Request {
+                conditioning: &fewer,
+                ..request
+            },
+            "`class-embedding` has shape [2, 16], expected 3 rows",
+        ),
+    ] {
+        let feedback = feedback(8, LossKind::Mse);
+        let error = feedback
+            .evaluate(&*denoiser, &weights, &[], &request)
+            .err()
+            .unwrap();
+        assert!(
+            error.is_of_the_caller() && error.to_string().contains(words),
+            "{error}"
+        );
+    }
+    let config = |value| serde_json::from_value::<FeedbackConfig>(value);
+    let schedule = denoiser.schedule();
+    let given = config(
+        serde_json::json!({"draws": 7, "seed": 5, "micro_batch": 8, "timesteps": {"range": [50, 900]}}),
+    );
+    assert_eq!(
+        given.unwrap().feedback(schedule).unwrap(),
+        feedback(8, LossKind::Mse)
+    );
+    for (given, words) in [
+        (
+            serde_json::json!({"draws": 0}),
+            "`draws` is 0, expected 1 to",
+        ),
+        (serde_json::json!({"micro_batch": 0}), "`micro_batch` is 0"),
+        (
+            serde_json::json!({"timesteps": {"range": [5, 5000]}}),
+            "`timesteps` do not fit",
+        ),
+    ] {
+        let error = config(given).unwrap().feedback(schedule).unwrap_err();
+        assert!(
+            error.is_of_the_caller() && error.to_string().contains(words),
+            "{error}"
+        );
+    }
+    assert!(config(serde_json::json!({"drws": 1})).is_err());
 }

@@ -4,11 +4,10 @@ use std::ffi::c_char;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dtta::{Draws, LossKind, NoiseSharing, Request, TimestepsConfig};
+use dtta::{FeedbackConfig, Request};
 use dtta_dlpack::DLManagedTensorVersioned;
 use dtta_models::Weights;
 use dtta_tensor::{Device, Named, Tensor};
-use serde::Deserialize;
 
 use crate::status::{Fault, Status, answer, call, list, object, optional, text};
 
@@ -24,31 +23,6 @@ struct Ready {
 pub struct Feedback {
     denoiser: Arc<Ready>,
     settings: dtta::Feedback,
-}
-
-/// What can be said of feedback, as `method` of an experiment has it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Settings {
-    draws: usize,
-    micro_batch: usize,
-    timesteps: TimestepsConfig,
-    seed: u64,
-    loss: LossKind,
-    noise: NoiseSharing,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            draws: 8,
-            micro_batch: 32,
-            timesteps: TimestepsConfig::default(),
-            seed: 0,
-            loss: LossKind::default(),
-            noise: NoiseSharing::default(),
-        }
-    }
 }
 
 /// Loads a denoiser: its configuration (one of dtta's, or a folder of diffusers), and its weights; null for those beside it.
@@ -105,36 +79,12 @@ pub unsafe extern "C" fn dtta_feedback_open(
                 optional("settings", settings)?,
             )
         };
-        let settings: Settings = serde_json::from_str(settings.unwrap_or("{}"))
+        let settings: FeedbackConfig = serde_json::from_str(settings.unwrap_or("{}"))
             .map_err(|error| Fault::misuse(format!("settings: {error}")))?;
-        let most = dtta::MAX_DRAWS;
-        if !(1..=most).contains(&settings.draws) {
-            let draws = settings.draws;
-            let message = format!("settings: `draws` is {draws}, expected 1 to {most}");
-            return Err(Fault::misuse(message));
-        }
-        if settings.micro_batch == 0 {
-            let message = "settings: `micro_batch` is 0, expected 1 or more";
-            return Err(Fault::misuse(message));
-        }
-        let schedule = denoiser.0.model.schedule();
-        let range = schedule
-            .range(settings.timesteps.range)
-            .map_err(|problem| Fault::misuse(format!("settings: timesteps: {problem}")))?;
+        let settings = settings.feedback(denoiser.0.model.schedule());
         let opened = Box::new(Feedback {
             denoiser: denoiser.0.clone(),
-            settings: dtta::Feedback {
-                draws: Draws {
-                    seed: settings.seed,
-                    count: settings.draws,
-                    sampler: settings.timesteps.sampler,
-                    range,
-                    noise: settings.noise,
-                },
-                micro_batch: settings.micro_batch,
-                loss: settings.loss,
-                space: None,
-            },
+            settings: settings.map_err(dtta::Error::from)?,
         });
         // SAFETY: the caller's promise.
         unsafe { give("feedback", feedback, opened) }
@@ -185,12 +135,6 @@ pub unsafe extern "C" fn dtta_feedback_evaluate(
             for (&slot, &tensor) in slots.iter().zip(condition) {
                 let slot = text("slots", slot)?;
                 let value = read(&format!("the condition for slot `{slot}`"), tensor)?;
-                if value.shape()[0] != batch {
-                    return Err(Fault::misuse(format!(
-                        "the condition for slot `{slot}` has shape {}, expected {batch} rows, one for each image",
-                        value.shape()
-                    )));
-                }
                 if named.get(slot).is_some() {
                     return Err(Fault::misuse(format!("`slots` names `{slot}` twice")));
                 }
@@ -207,14 +151,6 @@ pub unsafe extern "C" fn dtta_feedback_evaluate(
             return Err(Fault::misuse("`losses` or `gradients` is null"));
         }
         let Ready { model, weights } = &*feedback.denoiser;
-        let [channels, height, width] = model.image_shape();
-        let expected = [batch, channels, height, width];
-        if batch == 0 || *images.shape() != expected {
-            return Err(Fault::misuse(format!(
-                "images have shape {}, expected {expected:?}: one or more ids, and an image for each",
-                images.shape()
-            )));
-        }
         let request = Request {
             ids: &ids,
             images: &images,

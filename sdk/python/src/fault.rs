@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dtta_models::{Issue, ModelError};
 use dtta_tensor::TensorError;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 /// The exception that a network of Python raised, kept whole while the error of it passes through Rust.
@@ -38,8 +38,13 @@ struct Fault<'a> {
     issues: &'a [Issue],
 }
 
-/// `dtta.ExperimentError` for what a user can mend, `dtta.RunError` for the rest.
+/// `dtta.ExperimentError` for what a user can mend, `ValueError` for arguments of feedback, `dtta.RunError` for the rest.
 pub fn of(py: Python<'_>, error: &dtta::Error) -> PyErr {
+    if let dtta::Error::Learn(error) = error
+        && error.is_of_the_caller()
+    {
+        return PyValueError::new_err(error.to_string());
+    }
     let fault = match error {
         dtta::Error::Base(error) => of_base(error),
         dtta::Error::Model(error) => of_model(error),

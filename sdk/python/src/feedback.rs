@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use dtta::{Draws, LossKind, NoiseSharing, Request, TimestepsConfig};
+use dtta::{Evaluation, FeedbackConfig, Request};
+use dtta_models::Weights;
 use dtta_tensor::Device;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use serde::de::DeserializeOwned;
 
 use crate::denoiser::{self, Ready};
 use crate::dlpack::Tensor;
@@ -33,45 +34,23 @@ impl Feedback {
         loss: Option<&Bound<'_, PyAny>>,
         noise: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        let py = denoiser.py();
         let denoiser = denoiser::ready(denoiser)?;
-        let refuse = |message: String| Err(PyValueError::new_err(message));
-        if !(1..=dtta::MAX_DRAWS).contains(&draws) {
-            let most = dtta::MAX_DRAWS;
-            return refuse(format!("draws is {draws}, expected 1 to {most}"));
-        }
-        if micro_batch == 0 {
-            return refuse("micro_batch is 0, expected 1 or more".into());
-        }
-        let timesteps = match timesteps {
-            Some(timesteps) => json::typed("timesteps", timesteps)?,
-            None => TimestepsConfig::default(),
+        let defaults = FeedbackConfig::default();
+        let config = FeedbackConfig {
+            draws,
+            micro_batch,
+            timesteps: or("timesteps", timesteps, defaults.timesteps)?,
+            seed,
+            loss: or("loss", loss, defaults.loss)?,
+            noise: or("noise", noise, defaults.noise)?,
         };
-        let range = denoiser.model.schedule().range(timesteps.range);
-        let range =
-            range.map_err(|problem| PyValueError::new_err(format!("timesteps: {problem}")))?;
-        let loss = match loss {
-            Some(loss) => json::typed("loss", loss)?,
-            None => LossKind::default(),
-        };
-        let noise = match noise {
-            Some(noise) => json::typed("noise", noise)?,
-            None => NoiseSharing::default(),
-        };
-        Ok(Self {
-            denoiser,
-            settings: dtta::Feedback {
-                draws: Draws {
-                    seed,
-                    count: draws,
-                    sampler: timesteps.sampler,
-                    range,
-                    noise,
-                },
-                micro_batch,
-                loss,
-                space: None,
-            },
-        })
+        let settings = config.feedback(denoiser.model.schedule());
+        let settings = settings.map_err(|error| {
+            let raised = &denoiser.raised;
+            raised.or(py, &error.into())
+        })?;
+        Ok(Self { denoiser, settings })
     }
 
     /// The loss of each image `[B]`, averaged over draws and elements, and the gradient of their sum with respect to each slot of the
@@ -83,7 +62,30 @@ impl Feedback {
         condition: &Bound<'py, PyAny>,
         ids: Vec<String>,
         step: usize,
-    ) -> PyResult<(Tensor, Bound<'py, PyDict>)> {
+    ) -> PyResult<Found<'py>> {
+        let py = images.py();
+        let found = self.asked(images, condition, &ids, step, |model, weights, request| {
+            self.settings.evaluate(model, weights, &[], request)
+        });
+        answer(py, found?)
+    }
+}
+
+impl Feedback {
+    /// Asks the denoiser, without Python's lock.
+    fn asked<T: Send>(
+        &self,
+        images: &Bound<'_, PyAny>,
+        condition: &Bound<'_, PyAny>,
+        ids: &[String],
+        step: usize,
+        ask: impl FnOnce(
+            &dyn dtta_models::Denoiser,
+            &Weights,
+            &Request<'_>,
+        ) -> Result<T, dtta_learn::Error>
+        + Send,
+    ) -> PyResult<T> {
         let py = images.py();
         let Ready {
             model,
@@ -91,28 +93,31 @@ impl Feedback {
             raised,
         } = &*self.denoiser;
         let images = network::tensor("images", images, &Device::cpu())?;
-        let [channels, height, width] = model.image_shape();
-        let expected = [ids.len(), channels, height, width];
-        if ids.is_empty() || *images.shape() != expected {
-            let found = images.shape();
-            return Err(PyValueError::new_err(format!(
-                "images have shape {found}, expected {expected:?}: one or more ids, and an image for each"
-            )));
-        }
         let condition = network::condition(condition, &**model)?;
-        let rows = network::rows(&condition, ids.len())?;
-        let evaluated = py.detach(|| {
+        let found = py.detach(|| {
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             let request = Request {
                 ids: &ids,
                 images: &images,
-                conditioning: &rows,
+                conditioning: &condition,
                 step,
             };
-            self.settings.evaluate(&**model, weights, &[], &request)
+            ask(&**model, weights, &request).map_err(dtta::Error::from)
         });
-        let evaluation = evaluated.map_err(|error| raised.or(py, &error.into()))?;
-        let losses = Tensor::new(evaluation.losses, &[ids.len()]);
-        Ok((losses, denoiser::tensors(py, &evaluation.gradients)?))
+        found.map_err(|error| raised.or(py, &error))
     }
+}
+
+/// Losses and gradients.
+type Found<'py> = (Tensor, Bound<'py, PyDict>);
+
+fn answer(py: Python<'_>, found: Evaluation) -> PyResult<Found<'_>> {
+    let gradients = denoiser::tensors(py, &found.gradients)?;
+    let images = found.losses.len();
+    Ok((Tensor::new(found.losses, &[images]), gradients))
+}
+
+/// What is said of a setting, or what it is where nothing is.
+fn or<T: DeserializeOwned>(name: &str, said: Option<&Bound<'_, PyAny>>, default: T) -> PyResult<T> {
+    said.map_or(Ok(default), |said| json::typed(name, said))
 }

@@ -58,19 +58,6 @@ pub fn condition(object: &Bound<'_, PyAny>, model: &dyn dtta_models::Denoiser) -
     Ok(named)
 }
 
-/// That a condition has one row for each of so many images.
-pub fn rows(condition: &Named, batch: usize) -> PyResult<Named> {
-    for (name, value) in condition.iter() {
-        if value.shape()[0] != batch {
-            return Err(PyValueError::new_err(format!(
-                "the condition for slot `{name}` has shape {}, expected {batch} rows, one for each image",
-                value.shape()
-            )));
-        }
-    }
-    Ok(condition.clone())
-}
-
 /// An object of Python that computes.
 struct Network {
     object: Py<PyAny>,

@@ -71,7 +71,7 @@ def test_settings_are_those_of_experiments(denoiser):
     # Of an image without noise, noise is hard to tell.
     assert array(early(images, condition, ids)[0]).mean() > array(late(images, condition, ids)[0]).mean()
     for wrong, message in [
-        ({"draws": 0}, "draws is 0"),
+        ({"draws": 0}, "`draws` is 0"),
         ({"timesteps": {"range": [500, 5000]}}, "timesteps"),
         ({"timesteps": {"sampler": "sobol"}}, "sobol"),
         ({"micro_batch": 0}, "micro_batch"),
