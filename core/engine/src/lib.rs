@@ -41,7 +41,7 @@ pub use document::{Document, schema};
 pub use dtta_base::told;
 pub use dtta_data::{ColourMode, Image, View};
 pub use dtta_learn::{
-    AdamConfig, Draws, Evaluation, Feedback, FeedbackConfig, Footprint, Learner, LossKind, MAX_DRAWS, Movement,
+    AdamConfig, Draws, Evaluation, Feedback, FeedbackConfig, FeedbackPart, Footprint, Learner, LossKind, MAX_DRAWS, Movement,
     NoiseSharing, OptimizerConfig, Request, SelectionConfig, State, TimestepSampler,
     TimestepsConfig,
 };

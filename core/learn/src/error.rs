@@ -1,5 +1,7 @@
 //! What can go wrong while something learns.
 
+use std::ops::Range;
+
 use dtta_models::ModelError;
 use dtta_tensor::{Shape, TensorError};
 
@@ -66,6 +68,24 @@ pub enum Error {
         /// How many images there are.
         images: usize,
     },
+    /// Draws that are no part of the feedback.
+    #[error(
+        "draws {found:?} are no part of the feedback: expected some of 0..{draws}, from and to a multiple of {block}, or to the end"
+    )]
+    Draws {
+        /// Which were asked for.
+        found: Range<usize>,
+        /// How many there are.
+        draws: usize,
+        /// How many of them are computed together, whoever computes them.
+        block: usize,
+    },
+    /// Parts of feedback that are none of one whole.
+    #[error("the parts do not add up: {reason}")]
+    Parts {
+        /// Why not.
+        reason: String,
+    },
     /// More memory than there is.
     #[error(transparent)]
     Base(#[from] dtta_base::Error),
@@ -82,7 +102,11 @@ impl Error {
     pub fn is_of_the_caller(&self) -> bool {
         matches!(
             self,
-            Self::Setting { .. } | Self::Images { .. } | Self::Rows { .. }
+            Self::Setting { .. }
+                | Self::Images { .. }
+                | Self::Rows { .. }
+                | Self::Draws { .. }
+                | Self::Parts { .. }
         )
     }
 }

@@ -100,12 +100,12 @@ impl Question {
 }
 
 /// What one micro-batch adds.
-struct Part {
+pub(crate) struct Added {
     rows: Range<usize>,
     /// The loss of each row.
-    losses: Vec<f32>,
+    pub losses: Vec<f32>,
     /// The gradient with respect to each slot, and to each of the denoiser's chosen parameters, with what was there before.
-    slots: Vec<Option<Tensor>>,
+    pub slots: Vec<Option<Tensor>>,
     denoiser: Vec<Option<Tensor>>,
 }
 
@@ -151,7 +151,7 @@ impl Feedback {
             if let ([rows], 1) = (calls, together) {
                 let before = std::mem::take(&mut denoiser_gradients);
                 let chosen = (adapted, before);
-                let part = self.part(denoiser, weights, chosen, request, rows.clone())?;
+                let part = self.added(denoiser, weights, chosen, request, rows.clone())?;
                 self.share_out(&mut losses, part.rows, part.losses);
                 accumulate(&mut slots, part.slots)?;
                 denoiser_gradients = part.denoiser;
@@ -159,7 +159,7 @@ impl Feedback {
             }
             let parts = device.each(calls.iter().cloned(), |rows| {
                 let chosen = (adapted, vec![None; adapted.len()]);
-                self.part(denoiser, weights, chosen, request, rows)
+                self.added(denoiser, weights, chosen, request, rows)
             });
             for part in parts {
                 let part = part?;
@@ -242,14 +242,14 @@ impl Feedback {
     }
 
     /// One micro-batch, with a tape of its own. Its gradients of the chosen parameters are added to those before.
-    fn part(
+    pub(crate) fn added(
         &self,
         denoiser: &dyn Denoiser,
         weights: &Weights,
         (adapted, before): (&[ParameterId], Vec<Option<Tensor>>),
         request: &Request<'_>,
         rows: Range<usize>,
-    ) -> Result<Part> {
+    ) -> Result<Added> {
         let weights = if adapted.is_empty() {
             weights.clone()
         } else {
@@ -279,7 +279,7 @@ impl Feedback {
             let gradient = gradient.map(|gradient| scaled(gradient, 1.0 / scale));
             Ok(gradient.transpose()?)
         };
-        Ok(Part {
+        Ok(Added {
             rows,
             losses,
             slots: leaves

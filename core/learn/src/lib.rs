@@ -14,6 +14,7 @@ mod mixture;
 mod optimizer;
 mod selection;
 mod state;
+mod tree;
 
 pub use config::FeedbackConfig;
 pub use cut::surrogate;
@@ -31,3 +32,4 @@ pub use mixture::MixtureEvaluation;
 pub use optimizer::{AdamConfig, Optimizer, OptimizerConfig};
 pub use selection::{Selected, SelectionConfig};
 pub use state::State;
+pub use tree::FeedbackPart;

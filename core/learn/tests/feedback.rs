@@ -6,13 +6,14 @@
 )]
 
 use dtta_learn::{
-    Draws, Feedback, FeedbackConfig, LossKind, NoiseSharing, Request,
+    Draws, Evaluation, Feedback, FeedbackConfig, FeedbackPart, LossKind, NoiseSharing, Request,
     TimestepSampler,
 };
 use dtta_models::{
     CLASS_EMBEDDING, CLASS_EMBEDDINGS, Denoiser, Dit, DitConfig, Space, TimeRange, Weights,
 };
 use dtta_tensor::{Device, Named, Tensor};
+use proptest::prelude::*;
 
 const IDS: [&str; 3] = ["test/00000", "test/00001", "test/00002"];
 
@@ -387,6 +388,136 @@ fn the_closed_form_of_mixtures_is_the_gradient_of_the_whole_graph() {
                 assert!(away < 1e-5, "{found} {expected}");
             }
         }
+    }
+}
+
+/// Feedback of draws that are split at these blocks, with the parts in another order and sent as bytes.
+fn split_at(feedback: &Feedback, request: &Request<'_>, cuts: &[usize]) -> Evaluation {
+    let (denoiser, weights) = denoiser();
+    let (count, block) = (feedback.draws.count, feedback.micro_batch);
+    let mut ends: Vec<usize> = cuts.iter().map(|cut| (cut * block).min(count)).collect();
+    ends.extend([0, count]);
+    ends.sort_unstable();
+    ends.dedup();
+    let mut parts: Vec<FeedbackPart> = ends
+        .windows(2)
+        .map(|ends| {
+            let part = feedback.part(&*denoiser, &weights, request, ends[0]..ends[1]);
+            let sent = part.unwrap().to_bytes();
+            FeedbackPart::from_bytes(&sent).unwrap()
+        })
+        .collect();
+    parts.reverse();
+    FeedbackPart::sum(&parts, &Device::cpu()).unwrap()
+}
+
+fn bits(found: &Evaluation) -> Vec<u32> {
+    let gradient = found.gradients.get(CLASS_EMBEDDING).unwrap();
+    let gradient = gradient.to_floats().unwrap();
+    let all = found.losses.iter().chain(&gradient);
+    all.map(|number| number.to_bits()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn however_draws_are_split_the_sum_has_the_same_bits(
+        cuts in proptest::collection::vec(0usize..11, 0..6),
+        count in 1usize..11,
+        micro_batch in 1usize..4,
+        images in 1usize..3,
+    ) {
+        let (denoiser, weights) = denoiser();
+        let condition = mix(&logits(), &*denoiser, &weights).narrow(0, 0, images).unwrap();
+        let request = Request {
+            ids: &IDS[..images],
+            images: &self::images().narrow(0, 0, images).unwrap(),
+            conditioning: &Named::one(CLASS_EMBEDDING, condition),
+            step: 4,
+        };
+        let mut feedback = feedback(micro_batch, LossKind::Mse);
+        feedback.draws.count = count;
+        let whole = split_at(&feedback, &request, &[]);
+        prop_assert_eq!(bits(&split_at(&feedback, &request, &cuts)), bits(&whole));
+        // And it is what `evaluate` finds, whose order of adding is another.
+        let found = feedback.evaluate(&*denoiser, &weights, &[], &request).unwrap();
+        let floats = |found: &Evaluation| found.gradients.get(CLASS_EMBEDDING).unwrap().to_floats().unwrap();
+        prop_assert!(relative_error(&floats(&whole), &floats(&found)) <= 1e-5);
+        prop_assert!(relative_error(&whole.losses, &found.losses) <= 1e-6);
+    }
+
+    #[test]
+    fn draws_are_split_whole_and_in_micro_batches(count in 1usize..70, micro_batch in 1usize..9, workers in 0usize..12) {
+        let mut feedback = feedback(micro_batch, LossKind::Mse);
+        feedback.draws.count = count;
+        let parts = feedback.split(workers);
+        let blocks = count.div_ceil(micro_batch);
+        prop_assert_eq!(parts.len(), workers.clamp(1, blocks));
+        prop_assert_eq!((parts[0].start, parts[parts.len() - 1].end), (0, count));
+        prop_assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].end % micro_batch == 0));
+        let sizes = parts.iter().map(|part| part.len().div_ceil(micro_batch));
+        prop_assert!(sizes.clone().max().unwrap() - sizes.min().unwrap() <= 1);
+    }
+}
+
+#[test]
+fn parts_of_no_whole_are_refused() {
+    let (denoiser, weights) = denoiser();
+    let conditioning = Named::one(CLASS_EMBEDDING, mix(&logits(), &*denoiser, &weights));
+    let images = images();
+    let request = Request {
+        ids: &IDS,
+        images: &images,
+        conditioning: &conditioning,
+        step: 0,
+    };
+    let feedback = feedback(2, LossKind::Mse);
+    let part = |draws| {
+        feedback
+            .part(&*denoiser, &weights, &request, draws)
+            .unwrap()
+    };
+    for draws in [1..4, 0..3, 4..4, 6..8] {
+        let error = feedback.part(&*denoiser, &weights, &request, draws.clone());
+        let message = error.unwrap_err().to_string();
+        assert!(message.contains("a multiple of 2"), "{draws:?}: {message}");
+    }
+    let other = Request { step: 1, ..request };
+    let other = feedback.part(&*denoiser, &weights, &other, 4..7).unwrap();
+    let sum = |parts: &[FeedbackPart]| {
+        let sum = FeedbackPart::sum(parts, &Device::cpu());
+        sum.map(drop).map_err(|error| error.to_string())
+    };
+    let (first, last) = (part(0..4), part(4..7));
+    sum(&[first.clone(), last.clone()]).unwrap();
+    for (parts, words) in [
+        (vec![], "there are none"),
+        (vec![first.clone()], "draws 4..7 are missing"),
+        (vec![last.clone()], "draws 0..4 are missing"),
+        (
+            vec![first.clone(), part(2..7)],
+            "draws 2..4 are there twice",
+        ),
+        (vec![first.clone(), other], "draws 4..7 are of other images"),
+    ] {
+        let message = sum(&parts).unwrap_err();
+        assert!(message.contains(words), "{message}");
+    }
+    let bytes = first.to_bytes();
+    let mut wrong = vec![
+        bytes[1..].to_vec(),
+        bytes[..bytes.len() - 1].to_vec(),
+        Vec::new(),
+    ];
+    let text = String::from_utf8_lossy(&bytes).replace("\"to\":4", "\"to\":6");
+    wrong.push(text.into_bytes());
+    for bytes in wrong {
+        let error = FeedbackPart::from_bytes(&bytes).unwrap_err();
+        assert!(
+            error.to_string().contains("do not add up: bytes"),
+            "{error}"
+        );
     }
 }
 

@@ -1,17 +1,19 @@
 //! The diffusion loss of images under a condition, and its gradient with respect to the condition.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use dtta::{Evaluation, FeedbackConfig, Request};
+use dtta::{Evaluation, FeedbackConfig, FeedbackPart, Request};
 use dtta_models::Weights;
 use dtta_tensor::Device;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 use serde::de::DeserializeOwned;
 
 use crate::denoiser::{self, Ready};
 use crate::dlpack::Tensor;
-use crate::{json, network};
+use crate::{fault, json, network};
 
 /// Draws of timestep and noise through a denoiser. They are a function of seed, id and step: the same for the same three, whatever else
 /// is asked for beside them.
@@ -51,6 +53,38 @@ impl Feedback {
             raised.or(py, &error.into())
         })?;
         Ok(Self { denoiser, settings })
+    }
+
+    /// The draws of each image for so many workers, as ranges that `part` takes: as equal as they can be, and fewer where there are fewer
+    /// micro-batches.
+    fn split<'py>(&self, py: Python<'py>, workers: usize) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let parts = self.settings.split(workers).into_iter();
+        parts.map(|draws| python_range(py, draws)).collect()
+    }
+
+    /// What some of the draws of each image come to: a range with the step 1 that begins and ends at multiples of `micro_batch`, or at the
+    /// end. `sum_parts` makes of parts with all draws what a call answers with.
+    #[pyo3(signature = (images, condition, ids, step=0, *, draws))]
+    fn part(
+        &self,
+        images: &Bound<'_, PyAny>,
+        condition: &Bound<'_, PyAny>,
+        ids: Vec<String>,
+        step: usize,
+        draws: &Bound<'_, PyAny>,
+    ) -> PyResult<Part> {
+        let member = |name: &str| draws.getattr(name)?.extract::<usize>();
+        let draws = match (member("start"), member("stop"), member("step")) {
+            (Ok(start), Ok(stop), Ok(1)) => start..stop,
+            _ => {
+                let message = format!("draws is {draws}, expected a range such as `range(0, 8)`");
+                return Err(PyValueError::new_err(message));
+            }
+        };
+        let part = self.asked(images, condition, &ids, step, |model, weights, request| {
+            self.settings.part(model, weights, request, draws)
+        });
+        part.map(Part)
     }
 
     /// The loss of each image `[B]`, averaged over draws and elements, and the gradient of their sum with respect to each slot of the
@@ -115,6 +149,57 @@ fn answer(py: Python<'_>, found: Evaluation) -> PyResult<Found<'_>> {
     let gradients = denoiser::tensors(py, &found.gradients)?;
     let images = found.losses.len();
     Ok((Tensor::new(found.losses, &[images]), gradients))
+}
+
+fn python_range(py: Python<'_>, draws: Range<usize>) -> PyResult<Bound<'_, PyAny>> {
+    let range = py.import("builtins")?.getattr("range")?;
+    range.call1((draws.start, draws.end))
+}
+
+/// Losses and gradients of some of the draws, to be sent to where they are summed: it can be pickled.
+#[pyclass(frozen, module = "dtta")]
+pub struct Part(FeedbackPart);
+
+#[pymethods]
+impl Part {
+    /// From what `to_bytes` answered.
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, bytes: &[u8]) -> PyResult<Self> {
+        let part = FeedbackPart::from_bytes(bytes).map_err(|error| fault::of(py, &error.into()))?;
+        Ok(Self(part))
+    }
+
+    /// It as bytes: a line of JSON, and 32-bit floats.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.to_bytes())
+    }
+
+    /// The draws of each image that it has.
+    #[getter]
+    fn draws<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        python_range(py, self.0.draws())
+    }
+
+    fn __reduce__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        let made = py.get_type::<Self>().getattr("from_bytes")?;
+        Ok((made, PyTuple::new(py, [self.to_bytes(py)])?))
+    }
+
+    fn __repr__(&self) -> String {
+        let draws = self.0.draws();
+        format!("dtta.Part(draws=range({}, {}))", draws.start, draws.end)
+    }
+}
+
+/// The losses and gradients of parts that have all draws, in any order: to the bit the same however the draws were split.
+#[pyfunction]
+pub fn sum_parts<'py>(py: Python<'py>, parts: Vec<PyRef<'py, Part>>) -> PyResult<Found<'py>> {
+    let parts: Vec<FeedbackPart> = parts.iter().map(|part| part.0.clone()).collect();
+    let found = FeedbackPart::sum(&parts, &Device::cpu());
+    answer(py, found.map_err(|error| fault::of(py, &error.into()))?)
 }
 
 /// What is said of a setting, or what it is where nothing is.

@@ -22,7 +22,7 @@ mod _dtta {
     #[pymodule_export]
     use crate::dlpack::Tensor;
     #[pymodule_export]
-    use crate::feedback::Feedback;
+    use crate::feedback::{Feedback, Part, sum_parts};
     #[pymodule_export]
     use crate::run::{run, validate};
     use pyo3::prelude::*;

@@ -1,5 +1,6 @@
 import gc
 import os
+import pickle
 
 import pytest
 from conftest import resident
@@ -79,6 +80,43 @@ def test_settings_are_those_of_experiments(denoiser):
     ]:
         with pytest.raises(ValueError, match=message):
             dtta.Feedback(denoiser, **wrong)
+
+
+def test_however_draws_are_split_their_sum_has_the_same_bits(denoiser):
+    images, condition, ids = problem(denoiser, 2)
+    feedback = dtta.Feedback(denoiser, draws=10, micro_batch=2, seed=1)
+    assert feedback.split(1) == [range(0, 10)] and feedback.split(99) == [range(n, n + 2) for n in range(0, 10, 2)]
+
+    def found(answer):
+        losses, gradients = answer
+        return losses.tolist(), gradients["class-embedding"].tolist()
+
+    def part(draws, step=3):
+        made = feedback.part(images, condition, ids, step, draws=draws)
+        assert made.draws == draws
+        # As it comes from another process.
+        return pickle.loads(pickle.dumps(made))
+
+    whole = found(dtta.sum_parts([part(range(10))]))
+    for workers in (2, 3, 4, 5):
+        parts = [part(draws) for draws in reversed(feedback.split(workers))]
+        assert len(parts) == workers and found(dtta.sum_parts(parts)) == whole
+    losses, gradients = feedback(images, condition, ids, 3)
+    assert whole[0] == pytest.approx(array(losses).tolist(), rel=1e-6)
+    assert numpy.array(whole[1]) == pytest.approx(array(gradients["class-embedding"]), rel=1e-4, abs=1e-7)
+    for parts, message in [
+        ([], "there are none"),
+        ([part(range(0, 4))], "draws 4..10 are missing"),
+        ([part(range(0, 6)), part(range(4, 10))], "draws 4..6 are there twice"),
+        ([part(range(0, 6)), part(range(6, 10), step=4)], "are of other images"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            dtta.sum_parts(parts)
+    for draws, message in [(range(0, 3), "a multiple of 2"), (range(0, 10, 2), "expected a range"), ([0, 1], "expected a range"), (range(4, 4), "no part")]:
+        with pytest.raises(ValueError, match=message):
+            feedback.part(images, condition, ids, draws=draws)
+    with pytest.raises(ValueError, match="bytes are"):
+        dtta.Part.from_bytes(part(range(0, 4)).to_bytes()[:-1])
 
 
 def test_tensors_are_read_as_they_lie(denoiser):

@@ -1,5 +1,7 @@
 """What people write, for `mypy --strict`: it is checked, and not run."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -30,6 +32,20 @@ def denoiser(network: nn.Module) -> dtta.TorchDenoiser:
         return found
 
     return dtta.TorchDenoiser(answer, {"kind": "discrete"}, image=(1, 28, 28), slots={"class-embedding": [96]}, module=network)
+
+
+class Workers:
+    def __init__(self, feedback: dtta.Feedback) -> None:
+        self.feedback = feedback
+
+    def __call__(self, images: torch.Tensor, condition: torch.Tensor, ids: Sequence[str], step: int = 0) -> tuple[dtta.Tensor, dict[str, dtta.Tensor]]:
+        parts = [self.feedback.part(images, condition, ids, step, draws=draws) for draws in self.feedback.split(3)]
+        return dtta.sum_parts(parts)
+
+
+def over_workers(images: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    workers = Workers(dtta.Feedback(dtta.Denoiser("denoiser.json"), draws=8, micro_batch=2))
+    return dtta.torch.feedback(workers, images, condition, ["a"]).mean()
 
 
 def faults(path: str) -> list[dtta.Issue]:

@@ -1,13 +1,13 @@
 """Test-time adaptation of vision models with diffusion feedback.
 
 - `run`, `validate` and `load`: experiments, as the command `dtta` runs them, and what they leave behind.
-- `Denoiser` and `Feedback`: the diffusion loss of images under a condition, and its gradient.
+- `Denoiser` and `Feedback`: the diffusion loss of images under a condition, and its gradient; `Part` and `sum_parts`: over workers.
 - `dtta.torch`: the same inside PyTorch's graph, and networks of PyTorch in dtta's loop. `TorchDenoiser` and `TorchBackbone` are there as well.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from ._dtta import Denoiser, Feedback, Tensor, __version__
+from ._dtta import Denoiser, Feedback, Part, Tensor, __version__, sum_parts
 from ._errors import ExperimentError, Issue, RunError
 from ._records import Records
 from ._run import Domain, Run, Summary, load, run, validate
@@ -21,6 +21,7 @@ __all__ = [
     "ExperimentError",
     "Feedback",
     "Issue",
+    "Part",
     "Records",
     "Run",
     "RunError",
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "load",
     "run",
+    "sum_parts",
     "validate",
 ]
 

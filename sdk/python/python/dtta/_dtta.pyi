@@ -7,10 +7,12 @@ from typing_extensions import CapsuleType
 __all__ = [
     "Denoiser",
     "Feedback",
+    "Part",
     "Tensor",
     "__version__",
     "command",
     "run",
+    "sum_parts",
     "validate",
 ]
 
@@ -80,6 +82,34 @@ class Feedback:
         self, images: Any, condition: Any, ids: Sequence[str], step: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each image `[B]`, averaged over draws and elements, and the gradient of their sum with respect to each slot."""
+
+    def split(self, workers: int) -> list[range]:
+        """The draws of each image for so many workers, as ranges that `part` takes: as equal as they can be, and fewer where there are fewer
+        micro-batches."""
+
+    def part(self, images: Any, condition: Any, ids: Sequence[str], step: int = 0, *, draws: range) -> Part:
+        """What some of the draws of each image come to: a range with the step 1 that begins and ends at multiples of `micro_batch`, or at the
+        end. `sum_parts` makes of parts with all draws what a call answers with."""
+
+@final
+class Part:
+    """Losses and gradients of some of the draws, to be sent to where they are summed: it can be pickled."""
+
+    @staticmethod
+    def from_bytes(bytes: bytes) -> Part:
+        """From what `to_bytes` answered."""
+
+    def to_bytes(self) -> bytes:
+        """It as bytes: a line of JSON, and 32-bit floats."""
+
+    @property
+    def draws(self) -> range:
+        """The draws of each image that it has."""
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]: ...
+
+def sum_parts(parts: Sequence[Part]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The losses and gradients of parts that have all draws, in any order: to the bit the same however the draws were split."""
 
 def command(arguments: Sequence[str]) -> int:
     """Runs the command with these arguments, the first of which is its name, and answers its exit code."""

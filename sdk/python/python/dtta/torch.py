@@ -7,14 +7,12 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Optional, Union, cast
+from typing import Any, Literal, Optional, Protocol, Union, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.utils.dlpack import from_dlpack
-
-from . import _dtta
 
 __all__ = ["TorchBackbone", "TorchDenoiser", "feedback"]
 
@@ -32,8 +30,14 @@ TOKENS = "tokens"
 # --- Feedback in the graph ------------------------------------------------------------------------------------------------------------
 
 
+class Asked(Protocol):
+    """What answers as `dtta.Feedback` does: losses, and the gradient of their sum for each slot."""
+
+    def __call__(self, images: Any, condition: Any, ids: Sequence[str], step: int = 0) -> tuple[Any, dict[str, Any]]: ...
+
+
 def feedback(
-    feedback: _dtta.Feedback,
+    feedback: Asked,
     images: Tensor,
     condition: Condition,
     ids: Sequence[str],
@@ -42,7 +46,8 @@ def feedback(
     """The diffusion loss of each image under its condition, `[B]`, through which `backward` reaches whatever made the condition.
 
     `images` are as the denoiser sees them, `[B, C, H, W]`; `condition` is a tensor for each slot, `[B, …]`, or one for the only slot. `ids`
-    and `step` key the draws. Images get no gradient. It can be differentiated once.
+    and `step` key the draws. Images get no gradient. It can be differentiated once. `feedback` is a `dtta.Feedback`, or whatever is called as
+    one, such as what asks workers for parts of it.
     """
     slots = dict(condition) if isinstance(condition, Mapping) else {"": condition}
     apply = cast(Callable[..., Tensor], _Feedback.apply)
@@ -53,7 +58,7 @@ class _Feedback(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx,
-        feedback: _dtta.Feedback,
+        feedback: Asked,
         images: Tensor,
         names: tuple[str, ...],
         ids: list[str],
