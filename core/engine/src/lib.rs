@@ -41,9 +41,9 @@ pub use document::{Document, schema};
 pub use dtta_base::told;
 pub use dtta_data::{ColourMode, Image, View};
 pub use dtta_learn::{
-    AdamConfig, Draws, Evaluation, Feedback, FeedbackConfig, FeedbackPart, Footprint, Learner, LossKind, MAX_DRAWS, Movement,
-    NoiseSharing, OptimizerConfig, Request, SelectionConfig, State, TimestepSampler,
-    TimestepsConfig,
+    AdamConfig, Draws, Evaluation, Feedback, FeedbackConfig, FeedbackPart, Footprint, Learner,
+    LossKind, MAX_DRAWS, Movement, NoiseSharing, OptimizerConfig, Request, SelectionConfig, State,
+    TimestepSampler, TimestepsConfig,
 };
 pub use error::{Error, Remedy, Result};
 pub use experiment::*;
@@ -56,7 +56,7 @@ pub use methods::{
 };
 pub use parts::{Carry, Centre, Common, Control, Gate, SlowWeights, ViewsConfig};
 pub use plan::{Missing, Plan, Work};
-pub use prepare::{Devices, Extensions, Keep, Own, OwnModels, Prepared};
+pub use prepare::{Devices, Extensions, Keep, Own, OwnParts, Prepared};
 pub use prompts::{PromptsConfig, TextSource};
 pub use record::{
     DomainDescription, DomainSummary, Done, Interval, Intervals, Pair, Prediction, Protocol,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use dtta_plugin::Plugin;
 use dtta_tensor::Device;
 
 use crate::document::Document;
@@ -60,6 +61,21 @@ pub(crate) fn merge_into(
             let reason = format!("{difference} (`{}`)", first.path.display());
             return Err(refuse(&piece.path, reason));
         }
+    }
+    // Another function of the program's would score what this one did.
+    let metric = extensions.own.metric.as_ref();
+    let needed = first.run.identity.digests.get("metric/program");
+    if needed.map(String::as_str) != metric.map(Plugin::digest)
+        && let Some(name) = first.run.experiment.plugins.metric.as_ref()
+    {
+        let reason = match needed {
+            Some(_) => format!(
+                "its metric, `{}`, is a function of the program that ran it, and no plugin; what is to be merged elsewhere has a plugin",
+                name.plugin
+            ),
+            None => "its metric is a plugin, and the program has one of its own".into(),
+        };
+        return Err(refuse(&first.path, reason));
     }
     let existing = match (existing, described(out)?) {
         // What is merged there holds all that this run, or an interrupted merge, had there.

@@ -43,6 +43,7 @@ mod error;
 mod logs;
 mod manifest;
 mod native;
+mod own;
 mod plugin;
 mod registry;
 mod roles;

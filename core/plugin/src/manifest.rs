@@ -170,7 +170,7 @@ impl Manifest {
     }
 
     /// What contradicts itself in what it says of a task, if anything does.
-    fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let is_without = |role| !self.roles.contains(&role);
         if self.predicts.is_some() && is_without(Role::Head) {
             return Some("it says what it predicts, and is not a head".into());

@@ -1,18 +1,23 @@
 //! A loaded plugin: what it says of itself, and configured roles made from it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dtta_base::{Issue, sha256};
+use dtta_tensor::Named;
 use serde_json::{Value, json};
 
 use crate::artifact;
 use crate::checked::{CheckedHead, CheckedMapper, CheckedObjective, SlotSpec};
 use crate::environment::{Environment, Loading};
 use crate::error::{PluginError, Result};
-use crate::manifest::{Manifest, Role, digest_of, join};
+use crate::manifest::{
+    INTERFACE_VERSION, MANIFEST_SCHEMA_VERSION, Manifest, Needs, Role, digest_of, join,
+};
 use crate::native::{self, NativeHead, NativeMapper, NativeMetric, NativeObjective, NativePlugin};
+use crate::own::{Means, Own};
 use crate::roles::{Head, Mapper, Metric, Objective};
 use crate::saved::Saved;
 use crate::task::{Predicts, ScoreSpec};
@@ -27,6 +32,8 @@ pub enum LoaderKind {
     Linked,
     /// A shared library with the rights of this program.
     Native,
+    /// A function of this program in the place of a plugin.
+    Program,
 }
 
 impl LoaderKind {
@@ -45,6 +52,7 @@ impl fmt::Display for LoaderKind {
             Self::Wasm => "wasm",
             Self::Linked => "linked",
             Self::Native => "native",
+            Self::Program => "program",
         })
     }
 }
@@ -64,16 +72,18 @@ enum Loaded {
     Wasm(Arc<WasmPlugin>),
     Linked(Arc<NativePlugin>),
     Native(Arc<NativePlugin>),
+    Own(Own),
 }
 
 /// Makes a role with whichever loader holds the plugin.
 macro_rules! make {
-    ($plugin:expr, $wasm:ident, $native:ident ( $($argument:expr),* )) => {
+    ($plugin:expr, $role:expr, $wasm:ident, $native:ident ( $($argument:expr),* )) => {
         match &$plugin.0.loaded {
             Loaded::Wasm(component) => Box::new($wasm::new(component.clone(), $($argument),*)?),
             Loaded::Linked(native) | Loaded::Native(native) => {
                 Box::new($native::new(native, $($argument),*)?)
             }
+            Loaded::Own(_) => return Err($plugin.lacks($role)),
         }
     };
 }
@@ -216,6 +226,70 @@ impl Plugin {
         Self::new(manifest, origin, digest, &roles, loaded)
     }
 
+    /// A mapper of the program's own, in the place of a plugin's, that descriptions of runs call `name`. `make` makes one for a denoiser with
+    /// these slots, to which its answers are held. `digest` says what it computes: two runs with different digests are different runs, and
+    /// what it leaves out nobody sees.
+    ///
+    /// # Errors
+    /// [`PluginError::Manifest`] for a name that is empty.
+    pub fn own_mapper(
+        name: &str,
+        digest: &str,
+        make: impl Fn(&[SlotSpec], &Environment) -> Result<Box<dyn Mapper>> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::own(name, digest, Vec::new(), Own::Mapper(Arc::new(make)))
+    }
+
+    /// A metric of the program's own, likewise: `score` gives the scores of one sample by name, from predictions and targets of one row, and
+    /// their means over samples are reported. Each sample has the same scores, and `scores` says how they are to be read.
+    ///
+    /// # Errors
+    /// [`PluginError::Manifest`] for a name that is empty, or scores that contradict themselves.
+    pub fn own_metric(
+        name: &str,
+        digest: &str,
+        scores: Vec<ScoreSpec>,
+        score: impl Fn(&Named, &Named) -> Result<BTreeMap<String, f64>> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::own(name, digest, scores, Own::Metric(Arc::new(score)))
+    }
+
+    fn own(name: &str, digest: &str, scores: Vec<ScoreSpec>, own: Own) -> Result<Self> {
+        let role = own.role();
+        let manifest = Manifest {
+            schema_version: MANIFEST_SCHEMA_VERSION,
+            name: name.into(),
+            version: "unversioned".into(),
+            description: String::new(),
+            interface: INTERFACE_VERSION.into(),
+            roles: vec![role],
+            artifact: None,
+            sha256: None,
+            config_schema: BTreeMap::new(),
+            needs: Needs::default(),
+            predicts: None,
+            additive: role == Role::Metric,
+            scores,
+            built_with: None,
+            source_digest: None,
+        };
+        let problem = match name.is_empty() {
+            true => Some("it has no name".into()),
+            false => manifest.problem(),
+        };
+        if let Some(message) = problem {
+            let path = PathBuf::from(name);
+            return Err(PluginError::Manifest { path, message });
+        }
+        Self::new(
+            manifest,
+            name.into(),
+            digest.into(),
+            &[role],
+            Loaded::Own(own),
+        )
+    }
+
     fn new(
         manifest: Manifest,
         origin: PathBuf,
@@ -279,10 +353,12 @@ impl Plugin {
             Loaded::Wasm(_) => LoaderKind::Wasm,
             Loaded::Linked(_) => LoaderKind::Linked,
             Loaded::Native(_) => LoaderKind::Native,
+            Loaded::Own(_) => LoaderKind::Program,
         }
     }
 
-    /// sha256 of the artifact, in lower-case hexadecimal; of a linked plugin, what [`linked`](Self::linked) says.
+    /// sha256 of the artifact, in lower-case hexadecimal; of a linked plugin, what [`linked`](Self::linked) says; of the program's own, what the
+    /// program says.
     pub fn digest(&self) -> &str {
         &self.0.digest
     }
@@ -302,7 +378,7 @@ impl Plugin {
     pub fn operations(&self) -> &[String] {
         match &self.0.loaded {
             Loaded::Wasm(component) => &component.ops,
-            Loaded::Linked(_) | Loaded::Native(_) => &self.0.manifest.needs.ops,
+            Loaded::Linked(_) | Loaded::Native(_) | Loaded::Own(_) => &self.0.manifest.needs.ops,
         }
     }
 
@@ -351,6 +427,7 @@ impl Plugin {
         let environment = environment.clone();
         let head: Box<dyn Head> = make!(
             self,
+            Role::Head,
             WasmHead,
             NativeHead(config, String::new(), environment)
         );
@@ -371,11 +448,15 @@ impl Plugin {
     ) -> Result<Box<dyn Mapper>> {
         let config = self.configure(Role::Mapper, config)?;
         let (document, environment) = (json!(slots).to_string(), environment.clone());
-        let mapper: Box<dyn Mapper> = make!(
-            self,
-            WasmMapper,
-            NativeMapper(config, document, environment)
-        );
+        let mapper: Box<dyn Mapper> = match &self.0.loaded {
+            Loaded::Own(Own::Mapper(make)) => make(slots, &environment)?,
+            _ => make!(
+                self,
+                Role::Mapper,
+                WasmMapper,
+                NativeMapper(config, document, environment)
+            ),
+        };
         Ok(Box::new(CheckedMapper::new(mapper, slots, self.name())))
     }
 
@@ -392,6 +473,7 @@ impl Plugin {
         let environment = environment.clone();
         let objective: Box<dyn Objective> = make!(
             self,
+            Role::Objective,
             WasmObjective,
             NativeObjective(config, String::new(), environment)
         );
@@ -415,6 +497,8 @@ impl Plugin {
             Loaded::Linked(native) | Loaded::Native(native) => Box::new(Saved::new(
                 NativeMetric::new(native, config, slots, environment)?,
             )?),
+            Loaded::Own(Own::Metric(score)) => Box::new(Means::new(self.name(), score.clone())),
+            Loaded::Own(_) => return Err(self.lacks(Role::Metric)),
         })
     }
 
@@ -424,14 +508,18 @@ impl Plugin {
         Ok(self)
     }
 
+    fn lacks(&self, role: Role) -> PluginError {
+        PluginError::MissingRole {
+            plugin: self.name().into(),
+            role,
+            offered: join(self.roles()),
+        }
+    }
+
     /// The config as the plugin gets it, if it offers the role and its schema agrees.
     fn configure(&self, role: Role, config: &Value) -> Result<String> {
         if !self.roles().contains(&role) {
-            return Err(PluginError::MissingRole {
-                plugin: self.name().into(),
-                role,
-                offered: join(self.roles()),
-            });
+            return Err(self.lacks(role));
         }
         let none = Value::Object(serde_json::Map::new());
         let config = if config.is_null() { &none } else { config };

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dtta_models::{Issue, ModelError};
 use dtta_tensor::TensorError;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-/// The exception that a network of Python raised, kept whole while the error of it passes through Rust.
+/// The last exception that Python raised where Rust called it, and there, kept whole while the error of it passes through Rust.
 #[derive(Clone, Default)]
-pub struct Raised(Arc<Mutex<Option<PyErr>>>);
+pub struct Raised(Arc<Mutex<Option<(&'static str, PyErr)>>>);
 
 impl Raised {
     /// Keeps an exception; the error that stands for it.
@@ -17,18 +17,29 @@ impl Raised {
         let message = error.value(py).to_string();
         let message = format!("Python raised {}: {message}", error.get_type(py));
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get_or_insert(error);
+        *kept = Some((op, error));
         TensorError::Backend { op, message }
     }
 
-    /// The exception that was kept, if there is one.
-    pub fn or_none(&self) -> Option<PyErr> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The exception that was kept, if it is of this place.
+    pub fn of(&self, place: &str) -> Option<PyErr> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, error) = kept.take_if(|(op, _)| *op == place)?;
+        Some(error)
+    }
+
+    /// Whether the exception that was kept ends a program, as Ctrl-C's does.
+    pub fn is_a_stop(&self, py: Python<'_>) -> bool {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = kept.as_ref();
+        kept.is_some_and(|(_, error)| !error.is_instance_of::<PyException>(py))
     }
 
     /// The exception that was kept, or one of this error.
     pub fn or(&self, py: Python<'_>, error: &dtta::Error) -> PyErr {
-        self.or_none().unwrap_or_else(|| of(py, error))
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.take()
+            .map_or_else(|| of(py, error), |(_, error)| error)
     }
 }
 

@@ -8,6 +8,7 @@ mod denoiser;
 mod dlpack;
 mod fault;
 mod feedback;
+mod function;
 mod json;
 mod network;
 mod run;

@@ -59,14 +59,17 @@ pub fn condition(object: &Bound<'_, PyAny>, model: &dyn dtta_models::Denoiser) -
 }
 
 /// An object of Python that computes.
-struct Network {
-    object: Py<PyAny>,
-    raised: Raised,
+pub struct Network {
+    pub object: Py<PyAny>,
+    pub raised: Raised,
 }
 
 impl Network {
     /// What it says of itself.
-    fn said<T: serde::de::DeserializeOwned>(object: &Bound<'_, PyAny>, what: &str) -> PyResult<T> {
+    pub fn said<T: serde::de::DeserializeOwned>(
+        object: &Bound<'_, PyAny>,
+        what: &str,
+    ) -> PyResult<T> {
         let said = object.call_method0("_specification").map_err(|error| {
             match object.hasattr("_specification") {
                 Ok(true) => error,
@@ -78,7 +81,7 @@ impl Network {
 
     /// Asks it for outputs. Where inputs are tracked, the tape asks it for their gradients later. The first `own` inputs are its own to
     /// change; the others it reads where they lie.
-    fn forward(
+    pub fn forward(
         &self,
         inputs: &[&dtta_tensor::Tensor],
         own: usize,

@@ -12,7 +12,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::fault::{self, Raised};
-use crate::{json, network};
+use crate::{function, json, network};
 
 /// An experiment: a file, or an object of JSON with paths that start in the working folder.
 fn document(
@@ -46,7 +46,7 @@ pub fn validate(experiment: &Bound<'_, PyAny>, overrides: Vec<String>) -> PyResu
 
 /// Runs an experiment into a folder; answers the folder, and its summary as JSON.
 #[pyfunction]
-#[pyo3(signature = (experiment, overrides, *, out, existing, shard, checkpoint_every, device, denoiser_device, backbone, denoiser, progress))]
+#[pyo3(signature = (experiment, overrides, *, out, existing, shard, checkpoint_every, device, denoiser_device, backbone, denoiser, mapper, metric, progress))]
 #[expect(clippy::too_many_arguments, reason = "the options of a run, by name")]
 pub fn run(
     experiment: &Bound<'_, PyAny>,
@@ -59,6 +59,8 @@ pub fn run(
     denoiser_device: Option<&str>,
     backbone: Option<&Bound<'_, PyAny>>,
     denoiser: Option<&Bound<'_, PyAny>>,
+    mapper: Option<&Bound<'_, PyAny>>,
+    metric: Option<&Bound<'_, PyAny>>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(PathBuf, String)> {
     let py = experiment.py();
@@ -72,6 +74,12 @@ pub fn run(
     if let Some(denoiser) = denoiser {
         let own = network::Denoiser::new(denoiser, raised.clone())?.own();
         extensions.own.denoiser = Some(own);
+    }
+    if let Some(mapper) = mapper {
+        extensions.own.mapper = Some(function::mapper(mapper, &raised)?);
+    }
+    if let Some(metric) = metric {
+        extensions.own.metric = Some(function::metric(metric, &raised)?);
     }
     let document = document(experiment, &overrides, &extensions)?;
     let parse = |name: &str| {
@@ -117,7 +125,8 @@ pub fn run(
         prepared.run(&options, vec![Box::new(watch)])
     });
     let summary = outcome.map_err(|error| raised.or(py, &error))?;
-    if let Some(error) = raised.or_none() {
+    // A mapper or a metric may have raised, and its batch have been skipped.
+    if let Some(error) = raised.of(PROGRESS) {
         return Err(error);
     }
     Ok((out, serde_json::json!(summary).to_string()))
@@ -131,6 +140,9 @@ fn default_out(name: &str, shard: Shard) -> PathBuf {
     }
     PathBuf::from("runs").join(folder)
 }
+
+/// Where exceptions of progress and of signals are raised.
+const PROGRESS: &str = "progress";
 
 /// Time between two words of progress.
 const EVERY: Duration = Duration::from_millis(100);
@@ -159,7 +171,7 @@ impl Watch<'_> {
             self.told = Some(Instant::now());
         }
         if let Err(error) = heard {
-            Python::attach(|py| self.raised.keep(py, "progress", error));
+            Python::attach(|py| self.raised.keep(py, PROGRESS, error));
             self.stop.store(true, Ordering::Relaxed);
         }
     }

@@ -34,6 +34,17 @@ def denoiser(network: nn.Module) -> dtta.TorchDenoiser:
     return dtta.TorchDenoiser(answer, {"kind": "discrete"}, image=(1, 28, 28), slots={"class-embedding": [96]}, module=network)
 
 
+def tried_out(path: str, table: torch.Tensor) -> dtta.Run:
+    def mapper(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return outputs["logits"].softmax(-1) @ table
+
+    def error(predictions: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, float]:
+        return {"error": float((predictions["depth"] - targets["depth"]).abs().mean())}
+
+    metric = dtta.Metric(error, {"error": dtta.Score(higher_is_better=False, unit="m")})
+    return dtta.run(path, mapper=mapper, metric=metric)
+
+
 class Workers:
     def __init__(self, feedback: dtta.Feedback) -> None:
         self.feedback = feedback

@@ -29,7 +29,7 @@ pub(crate) use self::assemble::{Part, Parts, assemble};
 pub use self::kept::Keep;
 use self::kept::{Kept, Latents};
 pub(crate) use self::open::{Opened, Values, open, open_scorer};
-pub use self::own::{Own, OwnModels};
+pub use self::own::{Own, OwnParts};
 pub(crate) use self::prompts::needed as prompts_need;
 pub(crate) use self::views::{ModelView, Views};
 use crate::adapter::Adapter;
@@ -51,8 +51,8 @@ pub struct Extensions {
     pub models: Models,
     /// The methods that experiments may name.
     pub methods: Methods,
-    /// Models of the program's own, which take the place of those that experiments name.
-    pub own: OwnModels,
+    /// Models and roles of the program's own, which take the place of those that experiments name.
+    pub own: OwnParts,
 }
 
 impl Default for Extensions {
@@ -62,7 +62,7 @@ impl Default for Extensions {
             plugins: Registry::from_environment(),
             models: Models::standard(),
             methods: Methods::standard(),
-            own: OwnModels::default(),
+            own: OwnParts::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use dtta_models::{
     Backbone, Denoiser, Lora, ModelError, ModelFiles, Preprocessing, SomeClasses, SomeEmbeddings,
     TextClasses, Weights,
 };
-use dtta_plugin::{Loading, Plugin, PluginError, Role};
+use dtta_plugin::{LoaderKind, Loading, Plugin, PluginError, Role};
 use dtta_tensor::{Device, Named};
 use serde_json::{Value, json};
 
@@ -426,7 +426,10 @@ impl<'a> Opener<'a> {
             sha256: source.sha256.clone(),
             compiling: self.document.experiment.plugins.limits.compiling(),
         };
-        let loaded = self.extensions.plugins.load(&source.plugin, base, &loading);
+        let loaded = match self.extensions.own.plugin(role) {
+            Some(own) => Ok(own.clone()),
+            None => self.extensions.plugins.load(&source.plugin, base, &loading),
+        };
         let plugin = loaded.map_err(|error| match error {
             PluginError::Pin { found, .. } => {
                 let message = format!("the plugin's digest is {found}");
@@ -462,7 +465,11 @@ impl<'a> Opener<'a> {
             let digest = sha256_file(&base.join(path))?;
             self.digests.insert(format!("{key}/weights"), digest);
         }
-        self.digests.insert(key.clone(), plugin.digest().into());
+        let what = match plugin.loader() {
+            LoaderKind::Program => format!("{key}/program"),
+            _ => key.clone(),
+        };
+        self.digests.insert(what, plugin.digest().into());
         // A component's descriptor stands beside it, not in it.
         let (predicts, scores) = (plugin.predicts(), plugin.scores());
         let said = json!({"predicts": predicts, "scores": scores, "additive": plugin.additive()});

@@ -1,14 +1,18 @@
-//! Models of a program's own in the place of those that an experiment names: networks that no file describes.
+//! Models and roles of a program's own in the place of those that an experiment names: networks that no file describes, functions that are no
+//! plugin yet.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dtta_models::{Backbone, Denoiser, Weights};
+use dtta_plugin::{Plugin, Role};
 use dtta_tensor::Device;
+use serde_json::json;
 
 use crate::document::Document;
 use crate::error::Result;
+use crate::experiment::PluginSource;
 
 /// A model of a program's own, for experiments.
 pub struct Own<M: ?Sized> {
@@ -60,17 +64,30 @@ impl<M: ?Sized> fmt::Debug for Own<M> {
     }
 }
 
-/// Models that take the place of those that an experiment names. How they see an image, the experiment says (`preprocess`).
+/// What takes the place of what an experiment names. How models see an image, the experiment says (`preprocess`).
 #[derive(Debug, Clone, Default)]
-pub struct OwnModels {
+pub struct OwnParts {
     /// In the place of `models.backbone`.
     pub backbone: Option<Own<dyn Backbone>>,
     /// In the place of `models.denoiser`.
     pub denoiser: Option<Own<dyn Denoiser>>,
+    /// In the place of `plugins.mapper`: a function of the program's, by [`Plugin::own_mapper`].
+    pub mapper: Option<Plugin>,
+    /// In the place of `plugins.metric`: a function of the program's, by [`Plugin::own_metric`].
+    pub metric: Option<Plugin>,
 }
 
-impl OwnModels {
-    /// Writes the names of these models into the experiment, in the place of those that it had, so that what a run says of itself is what it
+impl OwnParts {
+    /// What takes the place of the plugin in a role.
+    pub(super) fn plugin(&self, role: Role) -> Option<&Plugin> {
+        match role {
+            Role::Mapper => self.mapper.as_ref(),
+            Role::Metric => self.metric.as_ref(),
+            Role::Head | Role::Objective => None,
+        }
+    }
+
+    /// Writes the names of these parts into the experiment, in the place of those that it had, so that what a run says of itself is what it
     /// ran with.
     pub(crate) fn write_into(&self, document: &mut Document) {
         let models = &mut document.experiment.models;
@@ -81,6 +98,19 @@ impl OwnModels {
         if let (Some(own), Some(denoiser)) = (&self.denoiser, &mut models.denoiser) {
             denoiser.config = PathBuf::from(&own.name);
             (denoiser.weights, denoiser.origin) = (None, None);
+        }
+        let plugins = &mut document.experiment.plugins;
+        let source = |own: &Plugin| PluginSource {
+            plugin: own.name().into(),
+            config: json!({}),
+            sha256: None,
+            weights: None,
+        };
+        if let Some(own) = &self.mapper {
+            plugins.mapper = Some(source(own));
+        }
+        if let Some(own) = &self.metric {
+            plugins.metric = Some(source(own));
         }
     }
 }

@@ -1,6 +1,7 @@
 """Test-time adaptation of vision models with diffusion feedback.
 
 - `run`, `validate` and `load`: experiments, as the command `dtta` runs them, and what they leave behind.
+- `Metric` and `Score`: a metric that is a function.
 - `Denoiser` and `Feedback`: the diffusion loss of images under a condition, and its gradient; `Part` and `sum_parts`: over workers.
 - `dtta.torch`: the same inside PyTorch's graph, and networks of PyTorch in dtta's loop. `TorchDenoiser` and `TorchBackbone` are there as well.
 """
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._dtta import Denoiser, Feedback, Part, Tensor, __version__, sum_parts
 from ._errors import ExperimentError, Issue, RunError
+from ._functions import Metric, Score
 from ._records import Records
 from ._run import Domain, Run, Summary, load, run, validate
 
@@ -21,10 +23,12 @@ __all__ = [
     "ExperimentError",
     "Feedback",
     "Issue",
+    "Metric",
     "Part",
     "Records",
     "Run",
     "RunError",
+    "Score",
     "Summary",
     "Tensor",
     "TorchBackbone",

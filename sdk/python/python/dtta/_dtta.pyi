@@ -129,6 +129,8 @@ def run(
     denoiser_device: str | None,
     backbone: Any | None,
     denoiser: Any | None,
+    mapper: Any | None,
+    metric: Any | None,
     progress: Callable[[int, int, str], None] | None,
 ) -> tuple[PathLike[str], str]:
     """Runs an experiment into a folder; answers the folder, and its summary as JSON."""

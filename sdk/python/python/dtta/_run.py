@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from . import _dtta
 from ._errors import ExperimentError
+from ._functions import Mapper, MapperFunction, Metric, MetricFunction, Score_of
 from ._records import Records
 
 if TYPE_CHECKING:
@@ -126,15 +127,18 @@ def run(
     denoiser_device: Optional[str] = None,
     backbone: Optional["TorchBackbone"] = None,
     denoiser: Optional["TorchDenoiser"] = None,
+    mapper: Optional[Mapper] = None,
+    metric: Union[Metric, Score_of, None] = None,
     progress: Union[bool, Progress] = True,
 ) -> Run:
     """Runs an experiment into a folder (`runs/NAME` if absent), and loads what it left there.
 
     `overrides` are values by their place: `{"method.steps": 3}`. `backbone` and `denoiser` take the place of those that the experiment
-    names; how they see an image, the experiment still says (`preprocess`). Ctrl-C stops the run after its batch, with a checkpoint that
+    names; how they see an image, the experiment still says (`preprocess`). `mapper` and `metric` are functions in the place of the
+    experiment's plugins, to try out. Ctrl-C stops the run after its batch, with a checkpoint that
     `resume=True` continues.
 
-    Raises `ExperimentError` for what a user can mend, `RunError` for what fails, and whatever a network of Python raised.
+    Raises `ExperimentError` for what a user can mend, `RunError` for what fails, and whatever a network or a function of Python raised.
     """
     if resume and force:
         raise ValueError("`resume` continues a run and `force` replaces it; choose one")
@@ -151,6 +155,8 @@ def run(
             denoiser_device=denoiser_device,
             backbone=backbone,
             denoiser=denoiser,
+            mapper=None if mapper is None else MapperFunction(mapper),
+            metric=None if metric is None else MetricFunction(metric),
             progress=shown,
         )
     finally:
