@@ -25,12 +25,18 @@ const PACKAGES: [&str; 5] = [
 ];
 
 /// What those of networks of PyTorch need beside it.
-const TORCH: [&str; 4] = ["torch>=2.6", "torchvision", "diffusers", "timm"];
+const TORCH: [&str; 5] = [
+    "torch>=2.6",
+    "torchvision",
+    "diffusers",
+    "timm",
+    "transformers",
+];
 
 /// How to test.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Also installs PyTorch, torchvision, diffusers and timm, and runs the tests that need them: gigabytes, unless pip is told of an index
+    /// Also installs PyTorch, torchvision, diffusers, timm and transformers, and runs the tests that need them: gigabytes, unless pip is told of an index
     /// with PyTorch for the CPU alone.
     #[arg(long)]
     torch: bool,

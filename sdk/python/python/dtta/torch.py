@@ -25,6 +25,8 @@ CLASS_EMBEDDING = "class-embedding"
 """The slot that takes a row of a table of classes, or a mixture of them."""
 TOKENS = "tokens"
 """The slot that takes the tokens of a text."""
+SPATIAL = "spatial"
+"""The slot that takes an image."""
 
 
 # --- Feedback in the graph ------------------------------------------------------------------------------------------------------------
@@ -169,6 +171,7 @@ class TorchDenoiser:
         self.device = torch.device(device or (first.device if first is not None else "cpu"))
         self.dtype = dtype or (first.dtype if first is not None else torch.float32)
         self._module = module
+        self._said: list[Any] = []
         if not self.slots:
             raise ValueError("the denoiser has no slot, so nothing can be told to it")
         if null_label is not None and class_embeddings is None:
@@ -190,9 +193,17 @@ class TorchDenoiser:
         *,
         image: Optional[Shape] = None,
         tokens: int = 77,
+        prompt: Optional[Tensor] = None,
+        controlnet: Optional[nn.Module] = None,
+        conditioning_scale: float = 1.0,
         unconditional: Optional[Mapping[str, Tensor]] = None,
     ) -> "TorchDenoiser":
-        """A `UNet2DModel` of classes, a `DiTTransformer2DModel`, or a `UNet2DConditionModel` that attends to `tokens` tokens of a text."""
+        """A `UNet2DModel` of classes, a `DiTTransformer2DModel`, or a `UNet2DConditionModel` that attends to `tokens` tokens of a text.
+
+        With a `ControlNetModel` beside a `UNet2DConditionModel`, the slot `spatial` is the hint, an image of numbers from 0 to 1, and
+        `conditioning_scale` what the ControlNet's answer is multiplied with. `prompt`, `[L, D]`, is the tokens for all images; without, they are
+        the slot `tokens`.
+        """
         wrap = _DIFFUSERS.get(type(model).__name__)
         if wrap is None:
             known = ", ".join(f"`{name}`" for name in _DIFFUSERS)
@@ -203,8 +214,17 @@ class TorchDenoiser:
             if size is None:
                 raise ValueError("the model has no `sample_size`; say `image=[C, H, W]`")
             image = [config.in_channels, *(size if isinstance(size, (list, tuple)) else [size, size])]
-        network, slots, table, null_label = wrap(_copy(model), tokens)
-        return cls(
+        own = _copy(model)
+        network, slots, table, null_label = wrap(own, tokens)
+        module = model
+        if controlnet is not None:
+            network, hint = _steered(own, model, controlnet, conditioning_scale, image)
+            slots = {**slots, SPATIAL: hint}
+            module = nn.ModuleList([model, controlnet])
+        if prompt is not None:
+            network = _prompted(network, slots.pop(TOKENS, None), prompt)
+        told = None if prompt is None else prompt.tolist()
+        denoiser = cls(
             network,
             scheduler,
             image=image,
@@ -212,13 +232,16 @@ class TorchDenoiser:
             class_embeddings=table,
             null_label=null_label,
             unconditional=unconditional,
-            module=model,
+            module=module,
+            name=_name(model),
         )
+        denoiser._said = [conditioning_scale, told]
+        return denoiser
 
     def _specification(self) -> dict[str, Any]:
         table, null = self.class_embeddings, self.null_label
         classes = None if table is None else table.shape[0] - (null is not None)
-        said = [self.schedule, self.slots, self.image, str(self.dtype)]
+        said = [self.schedule, self.slots, self.image, str(self.dtype), *self._said]
         return {
             "name": f"python:{self.name}",
             "digest": _digest(self._module, said),
@@ -264,13 +287,17 @@ class TorchBackbone:
         image: Shape,
         head: Optional[str] = None,
         name: Optional[str] = None,
+        resize: bool = False,
     ) -> None:
         """`image` is `[C, H, W]`. `head` names the last layer, whose input are the features: the last `Linear` if absent.
 
         The module answers with logits `[B, classes]`, or of each pixel `[B, classes, H, W]`: a tensor, or something with `logits` or `out`.
+        `resize` brings those of pixels to the image's extents, bilinearly.
         """
         self.image = [int(extent) for extent in image]
         self.name = name or _name(module)
+        self.preprocess: Optional[list[dict[str, Any]]] = None
+        self._resize = resize
         self._own = module
         self._module = _copy(module)
         self._lock = threading.Lock()
@@ -312,10 +339,38 @@ class TorchBackbone:
             image[0] = channels
         return cls(model, image=image, head=classifier if isinstance(classifier, str) else None)
 
+    @classmethod
+    def transformers(
+        cls, model: nn.Module, processor: Any = None, *, image: Optional[Shape] = None
+    ) -> "TorchBackbone":
+        """A `…ForImageClassification` or a `…ForSemanticSegmentation` of transformers, whose logits are brought to the image's extents.
+
+        `processor`, an image processor of the same model, says the size of images; what else it does to them is `preprocess`, in the terms of
+        experiments: `dtta.run(path, {"models.backbone.preprocess": backbone.preprocess}, backbone=backbone)`. Without, `image` is
+        `[C, H, W]`, or what the model's configuration says.
+        """
+        kind = type(model).__name__
+        config: Any = getattr(model, "config", None)
+        segments = kind.endswith("ForSemanticSegmentation")
+        if config is None or not (segments or kind.endswith("ForImageClassification")):
+            raise TypeError(f"{kind} is none of transformers' `…ForImageClassification` and `…ForSemanticSegmentation`; `TorchBackbone` takes a module that answers with logits")
+        steps = None if processor is None else _preprocess(processor)
+        if image is None:
+            channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", None)
+            if steps is not None:
+                size = [steps[-2]["height"], steps[-2]["width"]]
+            if size is None:
+                raise ValueError("the model's configuration has no `image_size`; give its image processor, or say `image=[C, H, W]`")
+            image = [channels, *(size if isinstance(size, (list, tuple)) else [size, size])]
+        layers = [at for at, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+        backbone = cls(model, image=image, head=layers[-1] if segments else None, resize=segments)
+        backbone.preprocess = steps
+        return backbone
+
     def _specification(self) -> dict[str, Any]:
         return {
             "name": f"python:{self.name}",
-            "digest": _digest(self._own, [self.image, self.head]),
+            "digest": _digest(self._own, [self.image, self.head, self._resize]),
             "image": self.image,
             "outputs": self._classes,
             "per_pixel": self._per_pixel,
@@ -363,6 +418,8 @@ class TorchBackbone:
             if handle is not None:
                 handle.remove()
         logits = _logits(answer)
+        if self._resize:
+            logits = nn.functional.interpolate(logits, size=self.image[1:], mode="bilinear", align_corners=False)
         if len(found) == 1 and found[0].ndim == logits.ndim:
             return found[0], logits
         return logits, logits
@@ -398,6 +455,47 @@ def _groups(module: nn.Module, head: Optional[str], buffers: set[str]) -> dict[s
                 group = "weight"
             groups.setdefault(name, group)
     return groups
+
+
+_FILTERS = {2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers."""
+
+
+def _preprocess(processor: Any) -> list[dict[str, Any]]:
+    """What an image processor of transformers does to an image in [0, 1], in the terms of experiments; the extents are last but one."""
+
+    def of(name: str, default: Any = None) -> Any:
+        return getattr(processor, name, default)
+
+    if of("do_pad"):
+        raise ValueError("the processor pads images (`do_pad`), which is not known here; say the experiment's `preprocess`, and `image`")
+    size, crop = dict(of("size") or {}), dict(of("crop_size") or {}) if of("do_center_crop") else {}
+    size = {name: extent for name, extent in size.items() if extent is not None}
+    crop = {name: extent for name, extent in crop.items() if extent is not None}
+    if not of("do_resize", True) or of("crop_pct") is not None:
+        raise ValueError("the processor does not resize images to a size of its own; say the experiment's `preprocess`, and `image`")
+    filter = _FILTERS.get(int(of("resample", 2)))
+    if filter is None:
+        raise ValueError(f"the processor resizes by Pillow's filter {of('resample')}, expected {sorted(_FILTERS)}")
+    if set(size) == {"shortest_edge"}:
+        if not crop:
+            raise ValueError("the processor's images have extents of their own (`shortest_edge` without a crop); say the experiment's `preprocess`, and `image`")
+        resized = {"kind": "resize_short", "side": size["shortest_edge"], "filter": filter, "as_bytes": True}
+    elif set(size) == {"height", "width"}:
+        resized = {"kind": "resize", **size, "filter": filter, "as_bytes": True}
+        crop = crop or size
+    else:
+        raise ValueError(f"the processor's `size` is {size}, expected `height` and `width`, or `shortest_edge`")
+    mean, deviation = [0.0], [1.0]
+    if of("do_normalize", True):
+        mean, deviation = list(of("image_mean")), list(of("image_std"))
+    if not of("do_rescale", True):
+        raise ValueError("the processor leaves pixels from 0 to 255 (`do_rescale`); dtta's go from 0 to 1")
+    scale = float(of("rescale_factor", 1 / 255)) * 255
+    # A pixel p in [0, 1] becomes (p · scale - mean) / deviation.
+    normalised = {"kind": "normalise", "mean": [m / scale for m in mean], "std": [d / scale for d in deviation]}
+    cropped = {"kind": "centre_crop", "height": crop["height"], "width": crop["width"]}
+    return [{"kind": "rgb"}, resized, cropped, normalised]
 
 
 def _name(network: Any) -> str:
@@ -534,6 +632,53 @@ def _unet_condition(unet: Any, tokens: int) -> Wrapped:
         return cast(Tensor, answer[:, : noisy.shape[1]])
 
     return network, slots, table, None
+
+
+def _steered(
+    unet: Any, given: nn.Module, controlnet: Any, scale: float, image: Shape
+) -> tuple[Network, list[int]]:
+    """A U-Net that a ControlNet steers, and the extents of its hint."""
+    if type(given).__name__ != "UNet2DConditionModel" or type(controlnet).__name__ != "ControlNetModel":
+        kinds = f"{type(controlnet).__name__} beside a {type(given).__name__}"
+        raise TypeError(f"a {kinds} is not known here, a ControlNetModel beside a UNet2DConditionModel is; wrap them by a function")
+    steers, config = _copy(controlnet), controlnet.config
+    if unet.class_embedding is not None or getattr(steers, "class_embedding", None) is not None:
+        raise ValueError("a ControlNet beside classes is not known here; wrap it by a function")
+    if config.addition_embed_type is not None or config.encoder_hid_dim_type is not None:
+        raise ValueError("the ControlNetModel takes more than a hint and tokens (`addition_embed_type`, `encoder_hid_dim_type`); wrap it by a function")
+    # Every level of the hint's embedding but the first halves its extents.
+    factor = 2 ** (len(config.conditioning_embedding_out_channels) - 1)
+    hint = [config.conditioning_channels, *(int(extent) * factor for extent in image[1:])]
+
+    def network(noisy: Tensor, times: Tensor, condition: dict[str, Tensor]) -> Tensor:
+        texts, shown = condition[TOKENS], condition[SPATIAL]
+        down, middle = steers(noisy, times, texts, shown, conditioning_scale=scale, return_dict=False)
+        answer = unet(
+            noisy,
+            times,
+            texts,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+        # The other half are variances.
+        return cast(Tensor, answer[:, : noisy.shape[1]])
+
+    return network, hint
+
+
+def _prompted(network: Network, expected: Optional[list[int]], prompt: Tensor) -> Network:
+    """A network that is told the same tokens of every image."""
+    told = prompt.detach().reshape(-1, prompt.shape[-1])
+    if expected is None or prompt.ndim not in (2, 3) or prompt.ndim == 3 and len(prompt) != 1 or told.shape[1] != expected[1]:
+        width = None if expected is None else expected[1]
+        raise ValueError(f"`prompt` is {list(prompt.shape)}, expected [L, {width}]: the tokens of one text, for a UNet2DConditionModel")
+
+    def prompted(noisy: Tensor, times: Tensor, condition: dict[str, Tensor]) -> Tensor:
+        tokens = told.to(noisy).expand(len(noisy), *told.shape)
+        return network(noisy, times, {**condition, TOKENS: tokens})
+
+    return prompted
 
 
 _DIFFUSERS: dict[str, Callable[[Any, int], Wrapped]] = {
