@@ -332,9 +332,8 @@ mod tests {
     fn a_node_is_the_sum_of_its_halves_and_the_last_may_have_one() {
         // (((0 1) (2 3)) (4)): what is added first tells in floats.
         let leaves = [1e8f32, 1.0, -1e8, 1.0, 1.0];
-        let mut sums = leaves.iter().enumerate();
-        let mut sums: BTreeMap<Place, Vec<f32>> =
-            sums.by_ref().map(|(n, &x)| ((0, n), vec![x])).collect();
+        let leaf = |(n, &x): (usize, &f32)| ((0, n), vec![x]);
+        let mut sums: BTreeMap<Place, Vec<f32>> = leaves.iter().enumerate().map(leaf).collect();
         add_up(&mut sums, leaves.len());
         let expected = ((leaves[0] + leaves[1]) + (leaves[2] + leaves[3])) + leaves[4];
         assert_eq!(sums, [((3, 0), vec![expected])].into());
