@@ -108,10 +108,15 @@ def test_ctrl_c_ends_a_run_that_resume_continues_to_the_same_records(examples, t
         if done >= 6:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        changes = {"data.stream.samples": 2, "method.steps": 1, "method.draws": 2}
-        path = examples / "fashion/single-sample.json"
-        dtta.run(path, changes, out=tmp_path / "run", progress=interrupt, checkpoint_every=0)
+    changes = {"data.stream.samples": 2, "method.steps": 1, "method.draws": 2}
+    path = examples / "fashion/single-sample.json"
+    # A process that was started in the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            dtta.run(path, changes, out=tmp_path / "run", progress=interrupt, checkpoint_every=0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     part = dtta.load(tmp_path / "run")
     assert part.status == "interrupted" and part.summary is None
     assert 6 <= part.records.rows < 30 and seen[-1][1] == 30
