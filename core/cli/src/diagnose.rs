@@ -53,12 +53,12 @@ const EXACT: &str = "models.denoiser_precision=f32";
 
 /// Prints a table for people with what follows from it, and the same as JSON if that is asked for.
 pub fn diagnose(arguments: &Arguments) -> Result<(), Failure> {
-    let mut prepared = arguments.opening.prepare()?;
+    let mut prepared = arguments.opening.prepare(None)?;
     say!("note: `diagnose` reads labels and adapts nothing");
     let rounded = prepared.experiment().models.denoiser_precision != Precision::F32;
     let exact = match rounded {
         true => {
-            let mut exact = arguments.opening.prepare_with(&[EXACT])?;
+            let mut exact = arguments.opening.prepare_with(&[EXACT], None)?;
             let weights = exact.denoiser_weights().map_err(crate::run::refused)?;
             Some(weights.clone())
         }

@@ -86,14 +86,9 @@ impl Opening {
         Plan::of(&document, &extensions, self.places.devices()?).map_err(Failure::misuse)
     }
 
-    /// Opens everything that the experiment names.
-    pub fn prepare(&self) -> Result<Prepared, Failure> {
-        self.prepare_keeping(None)
-    }
-
-    /// The same, with what encoders make kept.
-    pub fn prepare_keeping(&self, keep: Option<&Keep>) -> Result<Prepared, Failure> {
-        let prepared = self.opened(&[], keep)?;
+    /// Opens everything that the experiment names, and keeps what encoders make where that is told.
+    pub fn prepare(&self, keep: Option<&Keep>) -> Result<Prepared, Failure> {
+        let prepared = self.prepare_with(&[], keep)?;
         for dataset in prepared.stream().datasets() {
             tell_left_out(dataset.location(), dataset.left_out());
         }
@@ -101,11 +96,7 @@ impl Opening {
     }
 
     /// The same with further overrides, and nothing said.
-    pub fn prepare_with(&self, set: &[&str]) -> Result<Prepared, Failure> {
-        self.opened(set, None)
-    }
-
-    fn opened(&self, set: &[&str], keep: Option<&Keep>) -> Result<Prepared, Failure> {
+    pub fn prepare_with(&self, set: &[&str], keep: Option<&Keep>) -> Result<Prepared, Failure> {
         let extensions = extensions();
         let document = self.document(&extensions, set)?;
         let devices = self.places.devices()?;

@@ -126,7 +126,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         true => None,
         false => arguments.pace.keep()?,
     };
-    let mut prepared = arguments.opening.prepare_keeping(keep.as_ref())?;
+    let mut prepared = arguments.opening.prepare(keep.as_ref())?;
     let samples = prepared.stream().len();
     let domains = prepared.stream().domains().len();
     let name = prepared.experiment().name.clone();

@@ -35,7 +35,7 @@ enum Format {
 
 /// Prints the shards.
 pub fn plan(arguments: &Arguments) -> Result<(), Failure> {
-    let mut prepared = arguments.opening.prepare()?;
+    let mut prepared = arguments.opening.prepare(None)?;
     let shards = prepared.plan(arguments.shards.map(NonZeroUsize::get));
     let shards = shards.map_err(refused)?;
     let (name, devices) = (&prepared.experiment().name, prepared.devices().name());

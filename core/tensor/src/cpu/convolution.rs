@@ -4,10 +4,10 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use gemm::{Parallelism, gemm};
+use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::product::{Strides, product_into};
+use super::product::{Strides, add_product, product_into};
 use super::written;
 
 /// Extents of one image's convolution, without groups or dilation.
@@ -133,32 +133,12 @@ impl Convolution {
             }
         });
         let (positions, window) = (self.positions(), self.window());
-        assert!(g.len() >= self.output_size() && windows.len() >= self.unfolded());
-        assert!(total.len() >= self.weight_size());
-        // SAFETY: the asserts hold every index of the three matrices within its slice.
-        unsafe {
-            gemm(
-                self.outputs,
-                window,
-                positions,
-                total.as_mut_ptr(),
-                1,
-                window as isize,
-                true,
-                g.as_ptr(),
-                1,
-                positions as isize,
-                windows.as_ptr(),
-                positions as isize,
-                1,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
-        }
+        let (g, windows) = (
+            (g, Strides::rows(positions)),
+            (&*windows, Strides::columns(positions)),
+        );
+        let sizes = [self.outputs, positions, window];
+        add_product((total, Strides::rows(window)), g, windows, sizes);
     }
 
     /// Adds one image's gradient to `out`, `[channels, height, width]`; `windows` is scratch.
@@ -170,31 +150,13 @@ impl Convolution {
         out: &mut [f32],
     ) {
         let (positions, window) = (self.positions(), self.window());
-        assert!(g.len() >= self.output_size() && windows.len() >= self.unfolded());
-        assert!(weight.len() >= self.weight_size());
-        // SAFETY: the asserts hold every index of the three matrices within its slice.
+        assert!(windows.len() >= self.unfolded());
+        let (weight, row) = ((weight, Strides::columns(window)), Strides::rows(positions));
+        let sizes = [window, self.outputs, positions];
+        // SAFETY: the assert holds every index of the windows within their slice.
         unsafe {
-            gemm(
-                window,
-                positions,
-                self.outputs,
-                windows.as_mut_ptr(),
-                1,
-                positions as isize,
-                false,
-                weight.as_ptr(),
-                window as isize,
-                1,
-                g.as_ptr(),
-                1,
-                positions as isize,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
+            let to = (windows.as_mut_ptr(), row);
+            product_into(to, weight, (g, row), sizes, Parallelism::None);
         }
         let step = self.stride[1];
         self.each_line(|start, covered| {

@@ -66,9 +66,47 @@ pub(super) unsafe fn product_into(
     [m, k, n]: [usize; 3],
     parallelism: Parallelism,
 ) {
+    // SAFETY: the caller's.
+    unsafe {
+        multiply(
+            (out, strides),
+            (a, a_strides),
+            (b, b_strides),
+            [m, k, n],
+            false,
+            parallelism,
+        )
+    };
+}
+
+/// Adds `[m, k]` times `[k, n]` to `[m, n]`; no extent is 0.
+pub(super) fn add_product(
+    (out, strides): (&mut [f32], Strides),
+    a: (&[f32], Strides),
+    b: (&[f32], Strides),
+    sizes @ [m, _, n]: [usize; 3],
+) {
+    assert!(m > 0 && n > 0 && strides.reach(m, n) <= out.len());
+    let to = (out.as_mut_ptr(), strides);
+    // SAFETY: the assert holds every index of the result within its slice.
+    unsafe { multiply(to, a, b, sizes, true, Parallelism::None) };
+}
+
+/// Writes a product, or adds it to what is there.
+///
+/// # Safety
+/// `out` has room for `[m, n]` of those strides, which nobody else reads or writes meanwhile, and values where they are added to.
+unsafe fn multiply(
+    (out, strides): (*mut f32, Strides),
+    (a, a_strides): (&[f32], Strides),
+    (b, b_strides): (&[f32], Strides),
+    [m, k, n]: [usize; 3],
+    add: bool,
+    parallelism: Parallelism,
+) {
     assert!([m, k, n].iter().all(|&extent| extent > 0));
     assert!(a_strides.reach(m, k) <= a.len() && b_strides.reach(k, n) <= b.len());
-    // SAFETY: the asserts hold every index of both factors within its slice; the caller vouches for `out`, which is not read.
+    // SAFETY: the asserts hold every index of both factors within its slice; the caller vouches for `out`, which is read only to be added to.
     unsafe {
         gemm(
             m,
@@ -77,55 +115,19 @@ pub(super) unsafe fn product_into(
             out,
             strides.columns as isize,
             strides.rows as isize,
-            false,
+            add,
             a.as_ptr(),
             a_strides.columns as isize,
             a_strides.rows as isize,
             b.as_ptr(),
             b_strides.columns as isize,
             b_strides.rows as isize,
-            0.0,
+            if add { 1.0 } else { 0.0 },
             1.0,
             false,
             false,
             false,
             parallelism,
-        );
-    }
-}
-
-/// Adds `[m, k]` times `[k, n]` to `[m, n]`; no extent is 0.
-pub(super) fn add_product(
-    (out, strides): (&mut [f32], Strides),
-    (a, a_strides): (&[f32], Strides),
-    (b, b_strides): (&[f32], Strides),
-    [m, k, n]: [usize; 3],
-) {
-    assert!([m, k, n].iter().all(|&extent| extent > 0));
-    assert!(a_strides.reach(m, k) <= a.len() && b_strides.reach(k, n) <= b.len());
-    assert!(strides.reach(m, n) <= out.len());
-    // SAFETY: the asserts hold every index of the three matrices within its slice.
-    unsafe {
-        gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            strides.columns as isize,
-            strides.rows as isize,
-            true,
-            a.as_ptr(),
-            a_strides.columns as isize,
-            a_strides.rows as isize,
-            b.as_ptr(),
-            b_strides.columns as isize,
-            b_strides.rows as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
         );
     }
 }
