@@ -240,6 +240,27 @@ impl TaskModel {
     }
 }
 
+impl Predictions {
+    /// Those for some of the images, in the order of `places`.
+    ///
+    /// # Errors
+    /// Whatever a tensor operation refuses.
+    pub(crate) fn select(&self, places: &[usize]) -> Result<Self> {
+        let rows: Vec<i64> = places.iter().map(|&place| place as i64).collect();
+        let named = self.named.iter().map(|(name, tensor)| {
+            let rows = Tensor::from_ints(&rows, &[rows.len()], tensor.device())?;
+            Ok((name.to_owned(), tensor.index_select(0, &rows)?))
+        });
+        Ok(Self {
+            named: named.collect::<Result<_>>()?,
+            each: places
+                .iter()
+                .map(|&place| self.each[place].clone())
+                .collect(),
+        })
+    }
+}
+
 fn unfit(named: &Named, expected: String) -> Error {
     let found = named
         .iter()

@@ -139,7 +139,6 @@ fn compare_on(nets: &[&str], kind: &str) {
             compared >= 6,
             "{net}, {kind}: {compared} parameters compared"
         );
-        eprintln!("{net:6} {kind:15} {compared} parameters, relative error {worst:.1e}");
     }
 }
 
@@ -362,7 +361,8 @@ fn predictions_that_collapse_bring_the_source_back() {
     let mut experiment = ruinous();
     experiment["data"]["stream"]["samples"] = json!(20);
     let collapse = json!({"below": 1, "samples": 4});
-    experiment["adaptation"]["safeguards"] = json!({"pull": 0, "collapse": collapse});
+    experiment["adaptation"]["safeguards"] =
+        json!({"pull": 0, "collapse": collapse, "surer": null});
     fixture.run(&experiment, "guarded").unwrap();
     let records = fixture.records("guarded");
     let collapsed: Vec<bool> = records
@@ -388,12 +388,82 @@ fn predictions_that_collapse_bring_the_source_back() {
 }
 
 #[test]
+fn a_return_slows_what_comes_after_it_until_the_streams_next_reset() {
+    let fixture = Fixture::new();
+    let mut experiment = ruinous();
+    experiment["data"]["stream"] = json!({"samples": 20, "domains": [
+        {"kind": "corrupted", "corruption": "gaussian_noise", "severity": 3},
+        {"kind": "corrupted", "corruption": "gaussian_noise", "severity": 5},
+    ]});
+    experiment["adaptation"]["mode"] = json!({"kind": "online", "reset": "domain"});
+    // A return leaves next to nothing of the learning rate.
+    let collapse = json!({"below": 1, "samples": 4, "backoff": 1e-20});
+    experiment["adaptation"]["safeguards"] =
+        json!({"pull": 0, "collapse": collapse, "surer": null});
+    fixture.run(&experiment, "slowed").unwrap();
+    let slowed = fixture.records("slowed");
+    let first = slowed
+        .iter()
+        .position(|record| record.measures["collapsed"] == 1.0)
+        .unwrap();
+    let next = 20;
+    let moved = |record: &dtta::Record| {
+        let first = record.loss[0];
+        let away = |loss: &f32| (loss - first).abs() > 1e-6 * first.abs();
+        record.loss.iter().any(away)
+    };
+    assert!(moved(&slowed[first]));
+    assert!(first + 4 < next && next < slowed.len(), "{first}, {next}");
+    assert!(!slowed[first + 4..next].iter().any(moved));
+    assert!(moved(&slowed[next]));
+}
+
+#[test]
+fn the_source_models_answer_stays_where_it_is_surer() {
+    let fixture = Fixture::new();
+    let [mut kept, mut given_up] = [0, 0];
+    for method in &methods()[1..] {
+        let mut experiment = experiment(method);
+        let severe =
+            |corruption| json!({"kind": "corrupted", "corruption": corruption, "severity": 5});
+        let domains = [
+            "gaussian_noise",
+            "impulse_noise",
+            "brightness",
+            "contrast",
+            "shot_noise",
+        ]
+        .map(severe);
+        experiment["data"]["stream"] = json!({"samples": 20, "domains": domains});
+        experiment["method"]["optimizer"] = json!({"kind": "sgd", "learning_rate": 1.0});
+        let kind = method["kind"].as_str().unwrap();
+        fixture.run(&experiment, kind).unwrap();
+        experiment["adaptation"]["safeguards"] = json!({"pull": 0, "collapse": null, "surer": 8});
+        let guarded = format!("{kind}-surer");
+        fixture.run(&experiment, &guarded).unwrap();
+        let both = fixture.records(kind).into_iter();
+        for (alone, surer) in both.zip(fixture.records(&guarded)) {
+            assert_eq!(alone.source, surer.source);
+            let keeps = surer.measures["kept_source"] == 1.0;
+            let expected = if keeps { &alone.source } else { &alone.adapted };
+            assert_eq!(&surer.adapted, expected, "{kind}: {}", surer.id);
+            let differ = alone.source.prediction != alone.adapted.prediction;
+            assert!(differ || !keeps, "{kind}: {}", surer.id);
+            kept += usize::from(keeps);
+            given_up += usize::from(differ && !keeps);
+        }
+    }
+    assert!(kept > 0 && given_up > 0, "{kept} kept, {given_up} given up");
+}
+
+#[test]
 fn a_pull_of_all_the_way_leaves_nothing_of_a_batch_and_none_leaves_everything() {
     let fixture = Fixture::new();
     let mut losses = Vec::new();
     for pull in [1.0, 0.0] {
         let mut experiment = experiment(&methods()[1]);
-        experiment["adaptation"]["safeguards"] = json!({"pull": pull, "collapse": null});
+        experiment["adaptation"]["safeguards"] =
+            json!({"pull": pull, "collapse": null, "surer": null});
         experiment["method"]["optimizer"] = json!({"kind": "sgd", "learning_rate": 0.05});
         let out = format!("pull-{pull}");
         fixture.run(&experiment, &out).unwrap();
@@ -418,7 +488,8 @@ fn a_pull_of_all_the_way_leaves_nothing_of_a_batch_and_none_leaves_everything() 
 fn samples_that_the_filter_leaves_out_keep_the_sources_prediction() {
     let fixture = Fixture::new();
     let mut experiment = experiment(&methods()[1]);
-    experiment["adaptation"]["safeguards"] = json!({"pull": 0, "collapse": null, "reliable": 0});
+    experiment["adaptation"]["safeguards"] =
+        json!({"pull": 0, "collapse": null, "surer": null, "reliable": 0});
     fixture.run(&experiment, "none").unwrap();
     for record in fixture.records("none") {
         assert!(record.loss.is_empty() && record.source == record.adapted);
@@ -443,7 +514,8 @@ fn a_stopped_run_with_every_safeguard_continues_to_the_records_of_an_unbroken_on
         }
         let mut experiment = experiment(&method);
         experiment["adaptation"]["safeguards"] = json!({
-            "pull": 0.1, "average": 0.5, "reliable": 0.99, "collapse": {"below": 0.9, "samples": 6}
+            "pull": 0.1, "average": 0.5, "reliable": 0.99, "surer": 10,
+            "collapse": {"below": 0.9, "samples": 6, "backoff": 0.3}
         });
         fixture.run(&experiment, &format!("{kind}-whole")).unwrap();
         let stopped = fixture.run_until(&experiment, kind, false, 8);
@@ -472,6 +544,7 @@ fn safeguards_that_have_no_place_are_refused_by_pointer() {
     let error = refusal(&single);
     assert!(error.contains("/adaptation/safeguards/pull"), "{error}");
     assert!(error.contains("/adaptation/safeguards/collapse"), "{error}");
+    assert!(error.contains("/adaptation/safeguards/surer"), "{error}");
 }
 
 #[test]
@@ -711,7 +784,7 @@ fn steps_that_change_no_prediction_are_left_out_of_every_method_with_several() {
         let mut experiment = alone(&method, STEPS);
         with_denoiser(&mut experiment);
         experiment["adaptation"]["safeguards"] =
-            json!({"pull": 0, "collapse": null, "stop_when_stable": 2});
+            json!({"pull": 0, "collapse": null, "surer": null, "stop_when_stable": 2});
         let out = format!("{kind}-stable");
         let summary = fixture.run(&experiment, &out).unwrap();
         for (n, (prediction, measured)) in said(&fixture, &out).into_iter().enumerate() {
@@ -734,7 +807,7 @@ fn a_batch_that_moves_together_stops_together_and_goes_on_from_where_it_stopped(
     for kind in ["entropy", "eata"] {
         let mut still = experiment(&json!({"kind": kind, "optimizer": sgd, "steps": 5}));
         still["adaptation"]["safeguards"] =
-            json!({"pull": 0, "collapse": null, "stop_when_stable": 3});
+            json!({"pull": 0, "collapse": null, "surer": null, "stop_when_stable": 3});
         fixture.run(&still, &format!("{kind}-still")).unwrap();
         // Nothing moves, so no prediction changes: three updates of five are made.
         for record in fixture.records(&format!("{kind}-still")) {
@@ -749,7 +822,7 @@ fn a_batch_that_moves_together_stops_together_and_goes_on_from_where_it_stopped(
     moving["method"]["steps"] = json!(4);
     moving["method"]["optimizer"]["learning_rate"] = json!(0.3);
     moving["adaptation"]["safeguards"] =
-        json!({"pull": 0, "collapse": null, "stop_when_stable": 1});
+        json!({"pull": 0, "collapse": null, "surer": null, "stop_when_stable": 1});
     fixture.run(&moving, "whole").unwrap();
     let whole = fixture.records("whole");
     for batch in whole.chunks(4) {
@@ -772,7 +845,7 @@ fn a_batch_that_moves_together_stops_together_and_goes_on_from_where_it_stopped(
 #[test]
 fn a_stop_is_refused_where_no_step_could_be_left_out() {
     let fixture = Fixture::new();
-    let asked = json!({"pull": 0, "collapse": null, "stop_when_stable": 2});
+    let asked = json!({"pull": 0, "collapse": null, "surer": null, "stop_when_stable": 2});
     for method in [&methods()[0], &methods()[1], &methods()[8]] {
         let mut experiment = experiment(method);
         experiment["adaptation"]["safeguards"] = asked.clone();

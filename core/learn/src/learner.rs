@@ -24,6 +24,8 @@ pub struct Learner {
     parameters: Vec<ParameterId>,
     /// Step size at full pace.
     rate: f64,
+    /// What is left of it.
+    slowed: f64,
 }
 
 impl Learner {
@@ -34,6 +36,7 @@ impl Learner {
             optimizer: Optimizer::new(movement.optimizer, movement.parameters.len()),
             parameters: movement.parameters.clone(),
             rate: movement.optimizer.learning_rate(),
+            slowed: 1.0,
         }
     }
 
@@ -52,11 +55,17 @@ impl Learner {
         &self.parameters
     }
 
+    /// Leaves this share of the configured step size, for all further steps.
+    pub fn slow_to(&mut self, share: f64) {
+        self.slowed = share;
+        self.set_pace(&[1.0]);
+    }
+
     /// Sets the step size to the mean of these shares of the full one.
     pub fn set_pace(&mut self, shares: &[f64]) {
         let sum: f64 = shares.iter().sum();
         self.optimizer
-            .set_learning_rate(self.rate * sum / shares.len() as f64);
+            .set_learning_rate(self.rate * self.slowed * sum / shares.len() as f64);
     }
 
     /// The weights, with those that move as leaves of a new tape.

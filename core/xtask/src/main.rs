@@ -106,14 +106,12 @@ fn plugins(root: &Path, check: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The root of the checkout that this program was built from.
+/// The root of the checkout: cargo says where this crate is. A checkout that was moved with what it built is not where it was built.
 fn root() -> PathBuf {
-    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    crate_folder
-        .ancestors()
-        .nth(2)
-        .unwrap_or(crate_folder)
-        .to_path_buf()
+    let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let crate_folder = crate_folder.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let root = crate_folder.ancestors().nth(2).map(Path::to_path_buf);
+    root.unwrap_or(crate_folder)
 }
 
 /// Reads a file; the error names it.

@@ -1,5 +1,5 @@
-//! Safeguards around any method: a filter of samples, a pull of θ back to the source and an average of it, a return to the source when
-//! predictions collapse, and an end of steps that change nothing, which methods with steps make themselves (`under_way.rs`,
+//! Safeguards around any method: the source's answer where the source is surer, a filter of samples, a pull of θ back to the source and an
+//! average of it, a return to the source, and a lower learning rate from there on, when predictions collapse, and an end of steps that change nothing, which methods with steps make themselves (`under_way.rs`,
 //! `classifier.rs`). They look at predictions and weights alone, so every method can have them; those that move θ need a method that
 //! carries it over a stream.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dtta_base::Issue;
 use dtta_learn::{State, approach};
-use dtta_models::{BatchNormStatistics, Weights};
+use dtta_models::BatchNormStatistics;
 use dtta_plugin::Predicts;
 use dtta_tensor::Kind;
 use schemars::JsonSchema;
@@ -17,11 +17,11 @@ use super::losses::{entropy, logits};
 use super::{Adapted, Batch, Method, Setting, Toolbox};
 use crate::error::{Error, Result};
 use crate::experiment::Mode;
-use crate::parts::{ClassMean, Teacher, pull};
-use crate::task::Predictions;
+use crate::parts::{ClassMean, Sureness, Teacher, pull};
+use crate::task::{Predictions, replaced};
 
-/// What is meant to keep adaptation from ending below the source model, whatever the method: `{}` is a pull of 0.01 and the return after collapse. Beside
-/// them `/adaptation/mode/reset` resets at fixed places (RDumb, Press et al. 2023), `slow_weights` carries what samples have in common,
+/// What is meant to keep adaptation from ending below the source model, whatever the method: `{}` is a pull of 0.01, the return after
+/// collapse, and the source's answer where it is surer. Beside them `/adaptation/mode/reset` resets at fixed places (RDumb, Press et al. 2023), `slow_weights` carries what samples have in common,
 /// and `gate` of `diffusion` leaves samples out by the denoiser's judgement, which takes what other methods do not have: a
 /// denoiser, a mapper, draws and a range of times; `reliable` is the judgement of the classifier itself.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +33,12 @@ pub struct SafeguardsConfig {
     pub pull: f64,
     /// Returns to the source when predictions collapse.
     pub collapse: Option<Collapse>,
+    /// Gives the source model's answer to a sample of which it says something else than the adapted model and is surer. Adaptation makes
+    /// models sure of themselves, so each is measured against itself in so many samples of the stream, the batch's among them: the share of
+    /// which it was no surer, times how many classes it tells apart there, the perplexity of how often it says each. The measure
+    /// `kept_source` says where. For heads that say how sure they are, in online mode.
+    #[schemars(range(min = 1))]
+    pub surer: Option<usize>,
     /// Predicts with a moving average of the weights that are carried, of which this share is kept at each batch; with the weights themselves
     /// if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,12 +61,15 @@ pub struct SafeguardsConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Collapse {
-    /// The share of the source's diversity below which predictions have collapsed.
+    /// The share of the source's diversity below which predictions have collapsed. Much lower for streams in which few classes come at a time.
     #[schemars(range(min = 0, max = 1))]
     pub below: f64,
     /// Samples that the moving means look back on; so many pass after a return before the next judgement.
     #[schemars(range(min = 1))]
     pub samples: usize,
+    /// What the learning rate is multiplied by at each return, until the stream's next reset: what has collapsed went too fast.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
+    pub backoff: f64,
 }
 
 impl Default for SafeguardsConfig {
@@ -68,6 +77,7 @@ impl Default for SafeguardsConfig {
         Self {
             pull: 0.01,
             collapse: Some(Collapse::default()),
+            surer: Some(128),
             average: None,
             reliable: None,
             stop_when_stable: None,
@@ -78,8 +88,9 @@ impl Default for SafeguardsConfig {
 impl Default for Collapse {
     fn default() -> Self {
         Self {
-            below: 0.5,
+            below: 0.95,
             samples: 128,
+            backoff: 0.5,
         }
     }
 }
@@ -93,6 +104,9 @@ pub(crate) struct Guarded {
     seen: [ClassMean; 2],
     /// Samples since the last return.
     samples: usize,
+    /// Returns since the stream's last reset.
+    returns: i32,
+    sureness: Option<Sureness>,
     classes: usize,
     apart: bool,
 }
@@ -106,7 +120,7 @@ impl Guarded {
         config: SafeguardsConfig,
         mut method: Box<dyn Method>,
         setting: &Setting<'_>,
-    ) -> std::result::Result<Box<dyn Method>, Vec<Issue>> {
+    ) -> Result<Box<dyn Method>, Vec<Issue>> {
         let single = setting.adaptation.mode == (Mode::SingleSample {});
         let carries = method.learner().is_some();
         let mut issues = Vec::new();
@@ -123,6 +137,11 @@ impl Guarded {
         if config.collapse.is_some() && single {
             let message = "single-sample mode starts from the source with every sample; set `collapse` to null";
             issues.push(Issue::new("/collapse", message));
+        }
+        if config.surer.is_some() && single {
+            let message =
+                "single-sample mode knows no samples but the one at hand; set `surer` to null";
+            issues.push(Issue::new("/surer", message));
         }
         let shared = setting.adaptation.batch_norm != BatchNormStatistics::Running && !single;
         if config.reliable.is_some() && shared && setting.backbone.batch_statistics {
@@ -141,6 +160,8 @@ impl Guarded {
             average: config.average.map(|_| Teacher::new(setting.task)),
             seen: Default::default(),
             samples: 0,
+            returns: 0,
+            sureness: config.surer.map(Sureness::new),
             classes: setting.backbone.outputs,
             apart: single,
             config,
@@ -201,11 +222,53 @@ impl Guarded {
         Ok(self.samples >= collapse.samples && adapted < collapse.below * source)
     }
 
-    fn forget(&mut self, source: &Weights) {
-        self.average = self.config.average.map(|_| Teacher::new(source));
+    /// Back to the source, for whatever reason.
+    fn begin(&mut self, tools: &Toolbox) {
+        self.method.reset(tools);
+        self.average = self.config.average.map(|_| Teacher::new(tools.source()));
         self.seen = Default::default();
         self.samples = 0;
+        self.sureness = self.config.surer.map(Sureness::new);
     }
+
+    /// Leaves the method the learning rate that its returns have left it.
+    fn slow(&mut self) {
+        if let Some(collapse) = self.config.collapse {
+            let left = collapse.backoff.powi(self.returns);
+            if let Some(learner) = self.method.learner() {
+                learner.slow_to(left);
+            }
+            if let Some(learner) = self.method.denoiser_learner() {
+                learner.slow_to(left);
+            }
+        }
+    }
+
+    /// Puts the source's predictions in the place of those of which it is surer.
+    fn keep_surer(&mut self, found: &mut Adapted) -> Result<()> {
+        let Some(sureness) = &mut self.sureness else {
+            return Ok(());
+        };
+        let places = sureness.source_is_surer(&found.source.each, &found.adapted.each)?;
+        let mut kept = vec![0.0; found.source.each.len()];
+        for &place in &places {
+            kept[place] = 1.0;
+        }
+        if !places.is_empty() {
+            let source = found.source.select(&places)?;
+            found.adapted = replaced(&found.adapted, source, &places)?;
+        }
+        found.measures.insert("kept_source".into(), kept);
+        Ok(())
+    }
+}
+
+/// A number of a state.
+fn count<T: TryFrom<i64>>(state: &mut State, name: &str) -> Result<T, dtta_learn::Error> {
+    let found = state.take_count(name)?;
+    T::try_from(found).map_err(|_| dtta_learn::Error::Unknown {
+        name: format!("{name} = {found}"),
+    })
 }
 
 /// Why no step could be left out.
@@ -261,6 +324,7 @@ fn diversity(row: &[f32]) -> f64 {
 impl Method for Guarded {
     fn adapt(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Adapted> {
         let images = batch.ids.len();
+        self.slow();
         let mut found = self.filtered(tools, batch)?;
         if let Some(learner) = self.method.learner() {
             pull(learner, tools.source(), self.config.pull)?;
@@ -272,18 +336,20 @@ impl Method for Guarded {
         }
         let predicts = tools.task().predicts().cloned();
         if self.collapsed(&found, predicts.as_ref())? {
-            self.reset(tools);
+            self.begin(tools);
+            self.returns = self.returns.saturating_add(1);
             found.adapted = found.source.clone();
             found.measures.insert("collapsed".into(), vec![1.0; images]);
         } else if self.config.collapse.is_some() {
             found.measures.insert("collapsed".into(), vec![0.0; images]);
         }
+        self.keep_surer(&mut found)?;
         Ok(found)
     }
 
     fn reset(&mut self, tools: &Toolbox) {
-        self.method.reset(tools);
-        self.forget(tools.source());
+        self.begin(tools);
+        self.returns = 0;
     }
 
     fn state(&self) -> State {
@@ -296,6 +362,10 @@ impl Method for Guarded {
         state.put("adapted", adapted.state());
         state.put("source", source.state());
         state.counts.insert("samples".into(), self.samples as i64);
+        state.counts.insert("returns".into(), self.returns.into());
+        if let Some(sureness) = &self.sureness {
+            state.put("sureness", sureness.state());
+        }
         state
     }
 
@@ -307,10 +377,11 @@ impl Method for Guarded {
         let [adapted, source] = &mut self.seen;
         adapted.restore(state.take("adapted"))?;
         source.restore(state.take("source"))?;
-        let samples = state.take_count("samples")?;
-        self.samples = usize::try_from(samples).map_err(|_| dtta_learn::Error::Unknown {
-            name: format!("samples = {samples}"),
-        })?;
+        self.samples = count(&mut state, "samples")?;
+        self.returns = count(&mut state, "returns")?;
+        if let Some(sureness) = &mut self.sureness {
+            sureness.restore(state.take("sureness"))?;
+        }
         Ok(state.finish()?)
     }
 

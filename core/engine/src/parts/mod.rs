@@ -10,6 +10,7 @@ mod gate;
 mod memory;
 mod sharpness;
 mod stable;
+mod sureness;
 mod teacher;
 mod views;
 
@@ -22,6 +23,7 @@ pub use self::gate::Gate;
 pub(crate) use self::memory::Memory;
 pub(crate) use self::sharpness::climbed;
 pub(crate) use self::stable::Stability;
+pub(crate) use self::sureness::Sureness;
 pub(crate) use self::teacher::{Teacher, pull, restore_some};
 pub use self::views::ViewsConfig;
 pub(crate) use self::views::uniform;
