@@ -16,11 +16,12 @@ const OLDEST: (u32, u32) = (3, 11);
 const MOST_BYTES: u64 = 25_000_000;
 
 /// What the tests need.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
     "maturin>=1.9,<2",
     "pytest>=8",
     "mypy>=1.15",
     "numpy>=2.1",
+    "nanoarrow>=0.6",
     "typing_extensions",
 ];
 

@@ -1,4 +1,4 @@
-//! The Python module `dtta._dtta`: runs and their faults, denoisers and feedback, networks of Python in the loop, and the command.
+//! The Python module `dtta._dtta`: runs, their records and their faults, denoisers and feedback, networks of Python in the loop, and the command.
 //!
 //! What people import is `python/dtta`, which this module is a part of. Tensors cross by DLPack, and whatever computes lets go of Python's
 //! lock meanwhile.
@@ -11,6 +11,7 @@ mod feedback;
 mod function;
 mod json;
 mod network;
+mod records;
 mod run;
 
 /// What `python/dtta` is made of.
@@ -24,6 +25,8 @@ mod _dtta {
     use crate::dlpack::Tensor;
     #[pymodule_export]
     use crate::feedback::{Feedback, Part, sum_parts};
+    #[pymodule_export]
+    use crate::records::arrow_stream;
     #[pymodule_export]
     use crate::run::{run, validate};
     use pyo3::prelude::*;

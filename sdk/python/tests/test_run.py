@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import threading
 import time
@@ -55,6 +56,80 @@ def test_records_are_a_frame(examples, tmp_path):
     frame = records.to_pandas()
     assert list(frame.columns) == list(records)
     assert frame["id"].tolist() == records["id"]
+
+
+def test_records_are_a_stream_of_arrow_without_pyarrow(examples, tmp_path):
+    nanoarrow = pytest.importorskip("nanoarrow")
+    records = few(examples, tmp_path / "run").records
+    stream = nanoarrow.ArrayStream(records)
+    types = {field.name: field.type.name for field in stream.schema.fields}
+    assert list(types) == list(records)
+    assert types["position"] == types["adapted.prediction"] == "INT64"
+    assert types["id"] == "STRING" and types["milliseconds"] == "DOUBLE" and types["loss"] == "LIST"
+    rows = stream.read_all().to_pylist()
+    assert rows == [dict(zip(records, row)) for row in zip(*records.values())]
+
+
+def test_columns_of_arrow_have_the_types_of_their_values():
+    nanoarrow = pytest.importorskip("nanoarrow")
+    columns = {
+        "truth": [True, None, False],
+        "integer": [1, None, -(2**63)],
+        "number": [1, 2.5, None],
+        "text": ["ä", None, ""],
+        "numbers": [[], None, [1, 0.5, None]],
+        "nothing": [None, None, None],
+    }
+    read = nanoarrow.ArrayStream(dtta.Records(columns)).read_all()
+    assert read.to_pylist() == [dict(zip(columns, row)) for row in zip(*columns.values())]
+    names = [field.type.name for field in read.schema.fields]
+    assert names == ["BOOL", "INT64", "DOUBLE", "STRING", "LIST", "NULL"]
+    assert nanoarrow.ArrayStream(dtta.Records({})).read_all().to_pylist() == []
+    # A capsule that nobody takes over frees what it holds.
+    del read
+    dtta.Records(columns).__arrow_c_stream__()
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"mixed": [1, "one"]}, "column `mixed`: row 1 is <class 'str'>"),
+        ({"object": [{}]}, "column `object`: row 0 is <class 'dict'>"),
+        ({"words": [["one"]]}, "column `words`"),
+        ({"large": [2**63]}, "column `large`"),
+        ({"number": 1}, "column `number`"),
+    ],
+)
+def test_what_arrow_is_not_given_is_refused_by_its_column(columns, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        dtta.Records(columns).__arrow_c_stream__()
+
+
+def test_columns_of_other_lengths_are_no_table():
+    with pytest.raises(ValueError, match="length"):
+        dtta.Records({"a": [1], "b": [1, 2]}).__arrow_c_stream__()
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow", "duckdb"])
+def test_libraries_read_the_stream(library, examples, tmp_path):
+    module = pytest.importorskip(library)
+    records = few(examples, tmp_path / "run").records
+
+    class Stream:
+        """Nothing but the stream, so that no library takes the dict."""
+
+        def __arrow_c_stream__(self, requested_schema=None):
+            return records.__arrow_c_stream__(requested_schema)
+
+    stream = Stream()
+    if library == "polars":
+        found = module.DataFrame(stream).to_dict(as_series=False)
+    elif library == "pyarrow":
+        found = module.table(stream).to_pydict()
+    else:
+        relation = module.sql("select * from stream")
+        found = dict(zip(relation.columns, map(list, zip(*relation.fetchall()))))
+    assert found == dict(records)
 
 
 def test_a_record_that_was_cut_short_is_left_out(tmp_path):

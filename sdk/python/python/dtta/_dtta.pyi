@@ -10,6 +10,7 @@ __all__ = [
     "Part",
     "Tensor",
     "__version__",
+    "arrow_stream",
     "command",
     "run",
     "sum_parts",
@@ -110,6 +111,9 @@ class Part:
 
 def sum_parts(parts: Sequence[Part]) -> tuple[Tensor, dict[str, Tensor]]:
     """The losses and gradients of parts that have all draws, in any order: to the bit the same however the draws were split."""
+
+def arrow_stream(columns: dict[str, list[Any]]) -> CapsuleType:
+    """A capsule with a stream of one batch: columns by name, each a list with as many values."""
 
 def command(arguments: Sequence[str]) -> int:
     """Runs the command with these arguments, the first of which is its name, and answers its exit code."""

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import _dtta
+
 
 class Records(dict[str, list[Any]]):
     """What a run wrote of each sample: a list for each column, with `None` where a record says nothing.
 
     Fields within fields are joined by a dot: `source.prediction`, `adapted.confidence`. `pandas.DataFrame(records)` and
-    `polars.DataFrame(records)` take it as it is; where PyArrow is installed, so does whatever reads Arrow's streams.
+    `polars.DataFrame(records)` take it as it is. It is also a stream of Arrow (`__arrow_c_stream__`), for which PyArrow need not be there.
     """
 
     @classmethod
@@ -52,7 +54,11 @@ class Records(dict[str, list[Any]]):
         return pyarrow.table(dict(self))
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.to_arrow().__arrow_c_stream__(requested_schema)
+        """One batch in a capsule `arrow_array_stream`. Columns have the types of their values, whatever schema is asked for.
+
+        Raises `TypeError` for a column of anything but truth values, numbers, texts and lists of numbers.
+        """
+        return _dtta.arrow_stream(self)
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
