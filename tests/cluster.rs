@@ -380,6 +380,268 @@ fn a_folder_is_copied_with_its_unit_file_last() {
     assert!(!fixture.path().join("elsewhere").exists());
 }
 
+/// What a folder in the place of a bucket is called.
+fn bucket(fixture: &Fixture, name: &str) -> String {
+    format!("file://{}/bucket/{name}", fixture.path().display())
+}
+
+/// The files of a folder and of those in it, sorted.
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => open.push(path),
+                false => found.push(path.strip_prefix(folder).unwrap().display().to_string()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn shards_are_put_into_an_object_store_and_merged_from_there() {
+    let (fixture, _) = single_sample();
+    let path = |name: &str| fixture.path().join(name);
+    expect_code(&dtta(fixture.path(), &run("whole", &[]), &[]), 0);
+    let places = ["0", "1"].map(|index| bucket(&fixture, &format!("part-{index}")));
+    for (index, place) in places.iter().enumerate() {
+        let shard = format!("{index}/2");
+        let scratch = format!("scratch/{index}");
+        let more = [
+            "--shard",
+            &shard,
+            "--scratch",
+            &scratch,
+            "--set",
+            "output.pictures=2",
+        ];
+        let said = expect_code(&dtta(fixture.path(), &run(place, &more), &[]), 0);
+        assert!(said.contains(&format!("report data: {place}\n")), "{said}");
+        // The files as they are, in a folder of the digest of `unit.json`.
+        let there = path(&format!("bucket/part-{index}"));
+        let unit = fs::read(there.join("unit.json")).unwrap();
+        assert_eq!(unit, fs::read(path(&scratch).join("unit.json")).unwrap());
+        let folder = there.join(&dtta_base::sha256(&unit)[..16]);
+        let unit: Value = serde_json::from_slice(&unit).unwrap();
+        assert_eq!(files(&there).len(), 1 + files(&folder).len());
+        assert_eq!(
+            files(&folder).len(),
+            unit["files"].as_object().unwrap().len()
+        );
+        for name in ["records.jsonl", "samples.bin", "summary.json", "run.json"] {
+            let read = |folder: &Path| fs::read(folder.join(name)).unwrap();
+            assert_eq!(read(&folder), read(&path(&scratch)), "{name}");
+        }
+        // Wherever it is run again, nothing is computed, and nothing is made.
+        let again = [
+            "--shard",
+            &shard,
+            "--scratch",
+            "elsewhere",
+            "--set",
+            "output.pictures=2",
+        ];
+        let said = expect_code(&dtta(fixture.path(), &run(place, &again), &[]), 0);
+        assert!(
+            said.contains(&format!("finished already in {place}")),
+            "{said}"
+        );
+        assert!(!path("elsewhere").exists());
+    }
+    // A place holds one shard.
+    let pictures = ["--scratch", "elsewhere", "--set", "output.pictures=2"];
+    let other = [&["--shard", "1/2"][..], &pictures].concat();
+    let said = expect_code(&dtta(fixture.path(), &run(&places[0], &other), &[]), 2);
+    assert!(
+        said.contains("part-0` holds another run: it is shard 0/2, this is shard 1/2"),
+        "{said}"
+    );
+    let other = [&["--shard", "0/2", "--seed", "9"][..], &pictures].concat();
+    let said = expect_code(&dtta(fixture.path(), &run(&places[0], &other), &[]), 2);
+    assert!(
+        said.contains("at `/") && said.contains("this one"),
+        "{said}"
+    );
+    assert!(!path("elsewhere").exists());
+
+    let place = bucket(&fixture, "whole");
+    for out in ["merged", &place, &place] {
+        let merge = [
+            "merge",
+            &places[1],
+            "scratch/0",
+            "--out",
+            out,
+            "--device",
+            "cpu",
+        ];
+        expect_code(&dtta(fixture.path(), &merge, &[]), 0);
+    }
+    assert_eq!(fixture.records("merged"), fixture.records("whole"));
+    let unit: Value =
+        serde_json::from_slice(&fs::read(path("bucket/whole/unit.json")).unwrap()).unwrap();
+    assert_eq!((&unit["shard"], &unit["end"]), (&json!("0/1"), &json!(16)));
+    let merge = [
+        "merge", &places[1], &place, "--out", "twice", "--device", "cpu",
+    ];
+    let said = expect_code(&dtta(fixture.path(), &merge, &[]), 2);
+    assert!(
+        said.contains("part-1") && said.contains("in another run too"),
+        "{said}"
+    );
+
+    // What is not whole is not merged.
+    let nowhere = bucket(&fixture, "part-2");
+    let merge = ["merge", &nowhere, "--out", "nothing", "--device", "cpu"];
+    let said = expect_code(&dtta(fixture.path(), &merge, &[]), 2);
+    assert!(said.contains("part-2` has no `unit.json`"), "{said}");
+    let there = path("bucket/part-1");
+    let records = files(&there)
+        .into_iter()
+        .find(|name| name.ends_with("records.jsonl"));
+    let records = there.join(records.unwrap());
+    let merge = [
+        "merge", &places[0], &places[1], "--out", "nothing", "--device", "cpu",
+    ];
+    fs::write(&records, fs::read(&records).unwrap().to_ascii_uppercase()).unwrap();
+    let said = expect_code(&dtta(fixture.path(), &merge, &[]), 2);
+    assert!(said.contains("was changed since"), "{said}");
+    fs::remove_file(&records).unwrap();
+    let said = expect_code(&dtta(fixture.path(), &merge, &[]), 2);
+    assert!(said.contains("part-1` is not whole"), "{said}");
+    assert!(!path("nothing").exists());
+}
+
+#[test]
+fn what_is_no_place_in_an_object_store_is_refused_before_anything_is_computed() {
+    let (fixture, _) = single_sample();
+    let refused = |arguments: &[&str], words: &str| {
+        let said = expect_code(&dtta(fixture.path(), arguments, &[]), 2);
+        assert!(said.contains(words), "{said}");
+    };
+    let there = bucket(&fixture, "part");
+    refused(
+        &run("ftp://bucket/part", &[]),
+        "`ftp://` is no object store",
+    );
+    refused(&run("file://bucket/part", &[]), "`file:///`");
+    for scheme in ["s3", "gs", "az"] {
+        let built = [
+            cfg!(feature = "s3"),
+            cfg!(feature = "gs"),
+            cfg!(feature = "az"),
+        ];
+        if built == [false; 3] {
+            let out = format!("{scheme}://bucket/part");
+            refused(&run(&out, &[]), &format!("`--features {scheme}`"));
+            let merge = ["merge", &out, "--out", "merged", "--device", "cpu"];
+            refused(&merge, &format!("`--features {scheme}`"));
+        }
+    }
+    refused(&run("part", &["--scratch", "work"]), "--scratch");
+    refused(&run(&there, &["--force"]), "--force");
+    refused(
+        &["compare", "experiment.json", "--out", &there],
+        "writes into a folder",
+    );
+    refused(
+        &["train", "experiment.json", "--out", &there],
+        "writes into a folder",
+    );
+    // A place that cannot be written is told before the run.
+    let under = format!("file://{}/experiment.json/part", fixture.path().display());
+    let said = expect_code(
+        &dtta(fixture.path(), &run(&under, &["--scratch", "work"]), &[]),
+        1,
+    );
+    assert!(said.contains(".begun"), "{said}");
+    for made in ["work", "bucket", "part", "file:"] {
+        assert!(!fixture.path().join(made).exists(), "{made}");
+    }
+}
+
+/// Copies what a place in a bucket holds to another.
+#[cfg(unix)]
+fn copy_place(fixture: &Fixture, from: &str, to: &str) {
+    let place = |name: &str| fixture.path().join("bucket").join(name);
+    for name in files(&place(from)) {
+        let to = place(to).join(&name);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(place(from).join(&name), to).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn two_processes_at_the_same_shard_make_one_of_a_bucket() {
+    let fixture = long();
+    expect_code(&dtta(fixture.path(), &run("whole", &[]), &[]), 0);
+    let [first, second] = ["first", "second"].map(|name| bucket(&fixture, name));
+    let work = fixture.path().join("mine.unfinished");
+    let begin = |out: &str, shard: &str, scratch: &str| {
+        start(
+            &fixture,
+            &run(out, &["--shard", shard, "--scratch", scratch]),
+        )
+    };
+    // Killed, and stopped with a checkpoint, it goes on where it was; the bucket has nothing meanwhile.
+    for (name, lines, code) in [("-KILL", 2, None), ("-TERM", 4, Some(75))] {
+        let child = begin(&first, "0/2", "mine");
+        wait_for(&work.join("records.jsonl"), lines);
+        signal(&child, name);
+        assert_eq!(child.wait_with_output().unwrap().status.code(), code);
+        assert_eq!(files(&fixture.path().join("bucket")), [""; 0]);
+    }
+    // Two at once, on disks of their own.
+    let both = ["mine", "another"].map(|scratch| begin(&first, "0/2", scratch));
+    for child in both {
+        expect_code(&child.wait_with_output().unwrap(), 0);
+    }
+    let there = fixture.path().join("bucket/first");
+    let merged = |out: &str, place: &str| {
+        let last = run("last", &["--shard", "1/2"]);
+        expect_code(&dtta(fixture.path(), &last, &[]), 0);
+        let merge = ["merge", place, "last", "--out", out, "--device", "cpu"];
+        expect_code(&dtta(fixture.path(), &merge, &[]), 0);
+        assert_eq!(fixture.records(out), fixture.records("whole"));
+    };
+    merged("merged", &first);
+    let of_one = files(&there);
+    let unit: Value = serde_json::from_slice(&fs::read(there.join("unit.json")).unwrap()).unwrap();
+    assert_eq!(
+        of_one.len(),
+        1 + unit["files"].as_object().unwrap().len(),
+        "{of_one:?}"
+    );
+
+    // Another process commits while this one computes.
+    let child = begin(&second, "0/2", "late");
+    wait_for(&fixture.path().join("late.unfinished/records.jsonl"), 1);
+    copy_place(&fixture, "first", "second");
+    let said = expect_code(&child.wait_with_output().unwrap(), 0);
+    assert!(
+        said.contains("finished before, by another process"),
+        "{said}"
+    );
+    assert_eq!(files(&fixture.path().join("bucket/second")), of_one);
+
+    // And another shard, by mistake.
+    let third = bucket(&fixture, "third");
+    let child = begin(&third, "1/2", "wrong");
+    wait_for(&fixture.path().join("wrong.unfinished/records.jsonl"), 1);
+    copy_place(&fixture, "first", "third");
+    let said = expect_code(&child.wait_with_output().unwrap(), 2);
+    assert!(
+        said.contains("it is shard 0/2, this is shard 1/2"),
+        "{said}"
+    );
+    assert_eq!(files(&fixture.path().join("bucket/third")), of_one);
+}
+
 fn yaml(name: &str) -> Value {
     let text = fs::read_to_string(recipe(name)).unwrap();
     serde_saphyr::from_str(&text).unwrap()

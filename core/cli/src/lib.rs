@@ -20,6 +20,7 @@ mod run;
 mod say;
 mod shards;
 mod stop;
+mod store;
 mod table;
 mod train;
 

@@ -1,5 +1,6 @@
 //! `dtta run`: an experiment from file to table.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use crate::cluster::Share;
 use crate::experiment::Opening;
 use crate::say::say;
+use crate::store::Store;
 use crate::{AGAIN, Failure, SKIPPED, plan, stop, table};
 
 /// What to run, and how.
@@ -24,9 +26,13 @@ use crate::{AGAIN, Failure, SKIPPED, plan, stop, table};
 pub struct Arguments {
     #[command(flatten)]
     opening: Opening,
-    /// Folder for records and report; `runs/NAME` if absent, for a shard `runs/NAME-3-of-8`.
+    /// Folder for records and report; `runs/NAME` if absent, for a shard `runs/NAME-3-of-8`. Or a place in an object store, such as
+    /// `s3://bucket/part-3`, where the run is put when it is finished.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Folder on a local disk where a run for an object store is made; that of a run without `--out` if absent.
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
     /// Runs shard I of N, counting from 0, or goes on with it; `auto` is what Slurm, Kubernetes, SkyPilot or torchrun say. Combine the shards
     /// with `dtta merge`.
     #[arg(long, value_name = "I/N")]
@@ -121,6 +127,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     }
     let shard = arguments.shard.map_or(Ok(Shard::whole()), Share::shard)?;
+    let store = arguments.store()?;
     let stop = stops(false)?;
     let keep = match arguments.dry_run {
         true => None,
@@ -143,16 +150,25 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         say!("{}", rehearsed(&found.map_err(refused)?));
         return Ok(ExitCode::SUCCESS);
     }
-    let out = arguments
-        .out
-        .clone()
-        .unwrap_or_else(|| default_out(&name, shard));
+    let out = match &store {
+        Some(_) => &arguments.scratch,
+        None => &arguments.out,
+    };
+    let out = out.clone().unwrap_or_else(|| default_out(&name, shard));
+    if let Some(store) = &store {
+        if store.holds(&prepared.description(shard).map_err(refused)?)? {
+            say!("finished already in {store}; nothing was computed");
+            return Ok(ExitCode::SUCCESS);
+        }
+        store.expect_writable()?;
+    }
+    // Who gives a shard, be it the only one, or an object store expects that it goes on.
+    let goes_on = arguments.resume || arguments.shard.is_some() || store.is_some();
     let options = RunOptions {
-        // Who gives a shard, be it the only one, expects that it goes on.
-        existing: match (arguments.force, arguments.resume, arguments.shard) {
-            (true, ..) => Existing::Replace,
-            (_, false, None) => Existing::Keep,
-            _ => Existing::Resume,
+        existing: match (arguments.force, goes_on) {
+            (true, _) => Existing::Replace,
+            (_, true) => Existing::Resume,
+            _ => Existing::Keep,
         },
         shard,
         checkpoint_every: arguments.pace.checkpoint_every()?,
@@ -167,12 +183,46 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let outcome = prepared.run(&options, sinks);
     progress.finish_and_clear();
     let summary = outcome.map_err(refused)?;
-    if !AT_WORK.load(Ordering::Relaxed) {
+    let computed = AT_WORK.load(Ordering::Relaxed);
+    if !computed {
         say!("finished already; nothing was computed");
-        report(&summary, &out);
-        return Ok(ExitCode::SUCCESS);
     }
-    Ok(report(&summary, &out))
+    let code = match store {
+        Some(store) => {
+            commit(&store, &out, stop)?;
+            report(&summary, store)
+        }
+        None => report(&summary, out.display()),
+    };
+    Ok(if computed { code } else { ExitCode::SUCCESS })
+}
+
+impl Arguments {
+    /// The place of `--out` in an object store, if it is one.
+    fn store(&self) -> Result<Option<Store>, Failure> {
+        let store = match &self.out {
+            Some(out) => Store::at(out)?,
+            None => None,
+        };
+        let refused = match &store {
+            None if self.scratch.is_some() => {
+                "--scratch is where a run is made for an object store, and --out is none; leave it out"
+            }
+            Some(_) if self.force => {
+                "--force replaces a run in a folder, and --out is in an object store, where a finished run stays; give another place"
+            }
+            _ => return Ok(store),
+        };
+        Err(Failure::Misuse(anyhow!(refused)))
+    }
+}
+
+/// Puts a finished run where it belongs.
+pub fn commit(store: &Store, folder: &Path, stop: &AtomicBool) -> Result<(), Failure> {
+    if !store.upload(folder, stop)? {
+        say!("{store} was finished before, by another process; what is there stays");
+    }
+    Ok(())
 }
 
 /// Notices that samples are about to be computed.
@@ -210,9 +260,9 @@ pub fn stops(at_work: bool) -> Result<&'static AtomicBool, Failure> {
 }
 
 /// Prints a summary. Skipped samples show in the exit code.
-pub fn report(summary: &Summary, out: &Path) -> ExitCode {
+pub fn report(summary: &Summary, out: impl Display) -> ExitCode {
     table::print(summary);
-    say!("records and report data: {}", out.display());
+    say!("records and report data: {out}");
     match summary.skipped {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(SKIPPED),

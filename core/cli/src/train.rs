@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::data::tell_left_out;
 use crate::experiment::Place;
 use crate::say::say;
+use crate::store::expect_folder;
 use crate::{AGAIN, Failure, print_json, stop};
 
 /// What to train, and how.
@@ -43,6 +44,9 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Trains, or measures.
 pub fn train(arguments: &Arguments) -> Result<(), Failure> {
+    if let Some(out) = &arguments.out {
+        expect_folder(out)?;
+    }
     let path = &arguments.config;
     let base = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -47,7 +47,7 @@ pub use dtta_learn::{
 };
 pub use error::{Error, Remedy, Result};
 pub use experiment::*;
-pub use merge::merge;
+pub use merge::{MERGED, merge};
 pub use methods::{
     Adapted, Batch, Collapse, CottaConfig, DeyoConfig, Diffusion, DiffusionClassifierConfig,
     DiffusionConfig, DusaConfig, EataConfig, EntropyConfig, FisherConfig, Group, MemoConfig,
@@ -63,7 +63,7 @@ pub use record::{
     Record, RunDescription, Scores, Status, Summary,
 };
 pub use report::Scored;
-pub use run::{Existing, Identity, PlannedShard, Rehearsal, RunOptions, Shard, ShardId};
+pub use run::{Closed, Existing, Identity, PlannedShard, Rehearsal, RunOptions, Shard, ShardId};
 pub use seen::Seen;
 pub use sinks::{EventFile, Finished, Sink, Start};
 pub use task::{Predictions, TaskModel};

@@ -15,6 +15,14 @@ use crate::report::{self, StatesFile};
 use crate::run::{Closed, Existing, RunFolder, Shard, ShardId, described, read_description};
 use crate::sinks::{Records, States, StatesWriter};
 
+/// The files of a shard that a merge reads, beside [`Closed::FILE`].
+pub const MERGED: [&str; 4] = [
+    RunFolder::DESCRIPTION,
+    RunFolder::SUMMARY,
+    Records::FILE,
+    States::FILE,
+];
+
 /// A finished run, or a shard of one.
 struct Piece {
     path: PathBuf,
@@ -144,13 +152,7 @@ impl Piece {
             let reason = "it has no `unit.json`, which is written and has to be copied last; copy it whole, or run the shard again";
             return Err(refuse(path, reason));
         };
-        let files = [
-            RunFolder::DESCRIPTION,
-            RunFolder::SUMMARY,
-            Records::FILE,
-            States::FILE,
-        ];
-        if let Some(reason) = closed.changed(path, &files)? {
+        if let Some(reason) = closed.changed(path, &MERGED)? {
             return Err(refuse(path, reason));
         }
         let mut states = StatesFile::open(path)?;

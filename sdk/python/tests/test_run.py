@@ -170,6 +170,8 @@ def test_faults_of_files_and_folders_name_them(examples, tmp_path):
     few(examples, tmp_path / "run", force=True)
     with pytest.raises(ValueError, match="choose one"):
         few(examples, tmp_path / "run", force=True, resume=True)
+    with pytest.raises(ValueError, match="object stores"):
+        few(examples, "s3://bucket/run")
     with pytest.raises(ValueError, match="gpu"):
         few(examples, tmp_path / "other", device="gpu")
 

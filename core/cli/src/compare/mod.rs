@@ -24,6 +24,7 @@ use crate::data::tell_left_out;
 use crate::experiment::{Places, extensions};
 use crate::run::{Bar, Pace, refused, stops};
 use crate::say::say;
+use crate::store::expect_folder;
 use crate::{Failure, SKIPPED, print_json, table};
 
 /// What to compare, and how.
@@ -76,6 +77,9 @@ const READING: Duration = Duration::from_secs(1);
 
 /// Runs what is to be compared, and prints the table.
 pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if let Some(out) = &arguments.out {
+        expect_folder(out)?;
+    }
     let extensions = extensions();
     let devices = arguments.places.devices()?;
     let folders = arguments.what.iter().filter(|path| path.is_dir()).count();

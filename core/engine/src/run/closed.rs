@@ -52,9 +52,9 @@ impl ShardId {
     }
 }
 
-/// `unit.json`.
+/// `unit.json`: what says that a folder is whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Closed {
+pub struct Closed {
     /// What the folder holds.
     #[serde(flatten)]
     pub shard: ShardId,
@@ -71,10 +71,16 @@ struct ClosedFile {
 }
 
 impl Closed {
+    /// The file.
     pub const FILE: &'static str = "unit.json";
 
+    /// The files of the folder, by their path in it with `/`.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
     /// Says that a folder is whole.
-    pub fn write(folder: &Path, shard: ShardId) -> Result<()> {
+    pub(crate) fn write(folder: &Path, shard: ShardId) -> Result<()> {
         let mut files = BTreeMap::new();
         add_files(folder, "", &mut files)?;
         Ok(write_json(
@@ -84,12 +90,12 @@ impl Closed {
     }
 
     /// The one of a folder; nothing for a folder that is not whole.
-    pub fn read(folder: &Path) -> Result<Option<Self>> {
+    pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
         read(&folder.join(Self::FILE))
     }
 
     /// The first of these files that is not as it was when the folder was closed, in words.
-    pub fn changed(&self, folder: &Path, names: &[&str]) -> Result<Option<String>> {
+    pub(crate) fn changed(&self, folder: &Path, names: &[&str]) -> Result<Option<String>> {
         for &name in names {
             let Some(file) = self.files.get(name) else {
                 return Ok(Some(format!("its `{}` names no `{name}`", Self::FILE)));

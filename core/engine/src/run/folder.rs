@@ -27,7 +27,7 @@ pub(crate) struct RunFolder {
 
 impl RunFolder {
     /// What the run is.
-    pub const DESCRIPTION: &'static str = "run.json";
+    pub const DESCRIPTION: &'static str = RunDescription::FILE;
     /// What came of it.
     pub const SUMMARY: &'static str = "summary.json";
 
@@ -261,21 +261,25 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 }
 
 impl RunDescription {
+    /// The file that has it, in a run's folder.
+    pub const FILE: &'static str = "run.json";
+
+    /// Why this is not the same shard of the same run as another, in words: what this one has, and what the other. Nothing if it is.
+    pub fn unlike(&self, other: &Self) -> Option<String> {
+        let named =
+            |shard: Option<Shard>| shard.map_or("no shard".into(), |s| format!("shard {s}"));
+        let of_shard = (self.shard != other.shard).then(|| {
+            let (own, others) = (named(self.shard), named(other.shard));
+            format!("it is {own}, this is {others}")
+        });
+        self.difference(other).or(of_shard)
+    }
+
     /// Refuses to take up another run.
     pub(super) fn expect_same(&self, other: &Self, path: &Path) -> Result<()> {
-        if let Some(difference) = self.difference(other) {
-            return Err(refuse_resume(path, difference));
+        match self.unlike(other) {
+            Some(reason) => Err(refuse_resume(path, reason)),
+            None => Ok(()),
         }
-        if self.shard != other.shard {
-            let named =
-                |shard: Option<Shard>| shard.map_or("no shard".into(), |s| format!("shard {s}"));
-            let reason = format!(
-                "it is {}, this is {}",
-                named(self.shard),
-                named(other.shard)
-            );
-            return Err(refuse_resume(path, reason));
-        }
-        Ok(())
     }
 }

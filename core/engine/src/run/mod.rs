@@ -20,8 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-pub(crate) use self::closed::Closed;
-pub use self::closed::ShardId;
+pub use self::closed::{Closed, ShardId};
 pub(crate) use self::folder::{RunFolder, described, read_description};
 pub use self::identity::Identity;
 pub(crate) use self::identity::{differences, experiments_differ};
@@ -32,7 +31,7 @@ pub(crate) use self::unit::{batches, units};
 use self::walk::Walk;
 use crate::error::{Error, Result};
 use crate::prepare::Prepared;
-use crate::record::{Status, Summary};
+use crate::record::{RunDescription, Status, Summary};
 use crate::report::{self, StatesFile};
 use crate::sinks::{Pictures, Records, Sink, Start, States};
 
@@ -75,6 +74,15 @@ impl<'a> RunOptions<'a> {
 }
 
 impl Prepared {
+    /// What the run of a shard is, before anything is done. Reads all of the stream's files.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn description(&self, shard: Shard) -> Result<RunDescription> {
+        let shard = (!shard.is_whole()).then_some(shard);
+        self.describe(self.identity()?, shard)
+    }
+
     /// Runs the experiment and writes `records.jsonl`, `samples.bin`, `run.json`, `summary.json` and, last, `unit.json`. A shard works in a folder of another
     /// name beside `out`, which it takes when it is finished; so a folder of that name is a whole shard, and a shard that is run again
     /// continues, or answers what it answered before.

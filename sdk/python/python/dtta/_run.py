@@ -142,6 +142,8 @@ def run(
     """
     if resume and force:
         raise ValueError("`resume` continues a run and `force` replaces it; choose one")
+    if out is not None and "://" in os.fspath(out):
+        raise ValueError(f"out is `{out}`, expected a folder; the command `dtta run` puts runs into object stores")
     shown = _shown(progress)
     try:
         folder, _ = _dtta.run(

@@ -1,0 +1,298 @@
+//! Runs in object stores. A run is made in a folder on a local disk, where it can append, lock and rename. Its files are uploaded when it is
+//! finished, and `unit.json` last, which is put there only if none is: that is the commit, and it happens once.
+//!
+//! ```text
+//! s3://bucket/part-3/unit.json                         says which shard it is, and its files with their digests
+//! s3://bucket/part-3/5f70bf18a0860070/records.jsonl    the files, in a folder of the digest of that `unit.json`
+//! ```
+//!
+//! Two processes that computed the same shard have other times in their records. Each uploads into a folder of its own, so their files
+//! never mix, and whoever is late removes its own.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, anyhow, ensure};
+use dtta::{Closed, MERGED, RunDescription};
+use dtta_base::{sha256, write_whole};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, WriteMultipart};
+use serde::de::DeserializeOwned;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::Failure;
+
+/// The schemes that are features of this crate, by the feature's name.
+const FEATURES: [&str; 3] = ["s3", "gs", "az"];
+
+/// The bytes that are sent at once.
+const PIECE: usize = 16 << 20;
+
+/// The pieces of a file that are under way together.
+const PIECES: usize = 4;
+
+/// Characters of the digest that a folder of files is called.
+const NAME: usize = 16;
+
+/// A place in an object store, which holds one run or shard.
+pub struct Store {
+    address: String,
+    objects: Box<dyn ObjectStore>,
+    place: Key,
+    runtime: Runtime,
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+/// The address of a place in an object store; nothing for a path of this machine.
+fn address(path: &Path) -> Option<&str> {
+    path.to_str().filter(|text| text.contains("://"))
+}
+
+/// Refuses an object store where only a folder will do.
+pub fn expect_folder(out: &Path) -> Result<(), Failure> {
+    match address(out) {
+        None => Ok(()),
+        Some(address) => Err(Failure::Misuse(anyhow!(
+            "`{address}`: this command writes into a folder; `dtta run` and `dtta merge` write into object stores"
+        ))),
+    }
+}
+
+impl Store {
+    /// The place that is meant, if it is in an object store. Nothing is asked of the store yet.
+    pub fn at(path: &Path) -> Result<Option<Self>, Failure> {
+        let Some(address) = address(path) else {
+            return Ok(None);
+        };
+        let (objects, place) = open(address)
+            .with_context(|| format!("`{address}`"))
+            .map_err(Failure::Misuse)?;
+        let runtime = Builder::new_current_thread().enable_all().build();
+        Ok(Some(Self {
+            address: address.trim_end_matches('/').to_owned(),
+            objects,
+            place,
+            runtime: runtime.map_err(Failure::failed)?,
+        }))
+    }
+
+    /// Whether a finished run is there, which has to be this one.
+    pub fn holds(&self, run: &RunDescription) -> Result<bool, Failure> {
+        let Some(unit) = self.unit()? else {
+            return Ok(false);
+        };
+        let there: RunDescription = read(&self.expect(&unit, RunDescription::FILE)?)
+            .with_context(|| format!("`{self}`"))
+            .map_err(Failure::Misuse)?;
+        match there.unlike(run) {
+            None => Ok(true),
+            Some(reason) => Err(Failure::Misuse(anyhow!(
+                "`{self}` holds another run: {reason}; give another place"
+            ))),
+        }
+    }
+
+    /// Writes and removes an empty file, so that a place that cannot be written is told before a run and not after.
+    pub fn expect_writable(&self) -> Result<(), Failure> {
+        let key = self.place.clone().join(".begun");
+        self.wait(&key, self.objects.put(&key, Vec::new().into()))?;
+        // Where nothing may be removed, it stays.
+        self.runtime.block_on(self.objects.delete(&key)).ok();
+        Ok(())
+    }
+
+    /// Uploads the folder of a finished run, and commits it. Answers whether that is what the store has: not where another process was
+    /// first with the same shard.
+    pub fn upload(&self, folder: &Path, stop: &AtomicBool) -> Result<bool, Failure> {
+        let own = |name| fs::read(folder.join(name)).map_err(anyhow::Error::from);
+        let own_unit = own(Closed::FILE).and_then(|unit| Ok((read::<Closed>(&unit)?, unit)));
+        let own_run = own(RunDescription::FILE).and_then(|run| read::<RunDescription>(&run));
+        let context = || format!("`{}`", folder.display());
+        let (closed, unit) = own_unit.with_context(context).map_err(Failure::Failed)?;
+        let run = own_run.with_context(context).map_err(Failure::Failed)?;
+        let files: Vec<(PathBuf, Key)> = closed
+            .files()
+            .map(|name| (folder.join(name), self.file(&unit, name)))
+            .collect();
+        for (path, key) in &files {
+            if stop.load(Ordering::Relaxed) {
+                let message = format!(
+                    "interrupted while uploading `{}` to `{self}`; the same command goes on",
+                    folder.display()
+                );
+                return Err(Failure::Again(anyhow!(message)));
+            }
+            self.put(path, key)?;
+        }
+        let key = self.unit_key();
+        let put = self
+            .objects
+            .put_opts(&key, unit.clone().into(), PutMode::Create.into());
+        match self.runtime.block_on(put) {
+            Ok(_) => Ok(true),
+            // What came of an earlier try, whose answer was lost.
+            Err(object_store::Error::AlreadyExists { .. }) if self.unit()? == Some(unit) => {
+                Ok(true)
+            }
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                for (_, key) in &files {
+                    self.runtime.block_on(self.objects.delete(key)).ok();
+                }
+                self.holds(&run)?;
+                Ok(false)
+            }
+            Err(error) => Err(self.failed(&key, error)),
+        }
+    }
+
+    /// Downloads what a merge reads of a finished shard.
+    pub fn download(&self, folder: &Path) -> Result<(), Failure> {
+        let unit = self.unit()?.ok_or_else(|| {
+            Failure::Misuse(anyhow!(
+                "`{self}` has no `{}`: there is no finished run",
+                Closed::FILE
+            ))
+        })?;
+        let write = |name: &str, bytes: &[u8]| {
+            fs::create_dir_all(folder).map_err(Failure::failed)?;
+            write_whole(&folder.join(name), bytes).map_err(Failure::failed)
+        };
+        for name in MERGED {
+            write(name, &self.expect(&unit, name)?)?;
+        }
+        write(Closed::FILE, &unit)
+    }
+
+    fn unit_key(&self) -> Key {
+        self.place.clone().join(Closed::FILE)
+    }
+
+    /// Where a file lies of the run that this `unit.json` is of.
+    fn file(&self, unit: &[u8], name: &str) -> Key {
+        let folder = self.place.clone().join(&sha256(unit)[..NAME]);
+        name.split('/').fold(folder, |key, part| key.join(part))
+    }
+
+    fn unit(&self) -> Result<Option<Vec<u8>>, Failure> {
+        self.get(&self.unit_key())
+    }
+
+    /// A file of the run that this `unit.json` is of.
+    fn expect(&self, unit: &[u8], name: &str) -> Result<Vec<u8>, Failure> {
+        let key = self.file(unit, name);
+        self.get(&key)?.ok_or_else(|| {
+            let message = format!("`{self}` is not whole: there is no `{key}`");
+            Failure::Misuse(anyhow!(message))
+        })
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Failure> {
+        let bytes = async { self.objects.get(key).await?.bytes().await };
+        match self.runtime.block_on(bytes) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed(key, error)),
+        }
+    }
+
+    /// Uploads a file, in pieces if it is large.
+    fn put(&self, path: &Path, key: &Key) -> Result<(), Failure> {
+        let unread = |error| {
+            let error = anyhow::Error::from(error);
+            Failure::Failed(error.context(format!("cannot read `{}`", path.display())))
+        };
+        let mut file = File::open(path).map_err(unread)?;
+        let mut piece = |bytes: &mut Vec<u8>| {
+            bytes.clear();
+            file.by_ref().take(PIECE as u64).read_to_end(bytes)
+        };
+        let mut bytes = Vec::new();
+        if piece(&mut bytes).map_err(unread)? < PIECE {
+            self.wait(key, self.objects.put(key, bytes.into()))?;
+            return Ok(());
+        }
+        let upload = self.wait(key, self.objects.put_multipart(key))?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PIECE);
+        while !bytes.is_empty() {
+            self.wait(key, async {
+                upload.wait_for_capacity(PIECES).await?;
+                upload.write(&bytes);
+                Ok(())
+            })?;
+            piece(&mut bytes).map_err(unread)?;
+        }
+        self.wait(key, upload.finish())?;
+        Ok(())
+    }
+
+    fn wait<T>(
+        &self,
+        key: &Key,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, Failure> {
+        let done = self.runtime.block_on(work);
+        done.map_err(|error| self.failed(key, error))
+    }
+
+    fn failed(&self, key: &Key, error: object_store::Error) -> Failure {
+        let context = format!("`{self}`: `{key}`");
+        Failure::Failed(anyhow::Error::from(error).context(context))
+    }
+}
+
+fn read<T: DeserializeOwned>(document: &[u8]) -> anyhow::Result<T> {
+    serde_json::from_slice(document).context("a document that is not of this version of dtta")
+}
+
+/// The store of an address, and the place in it. How to get in, the environment says, by the variables that each store's own tools have.
+fn open(address: &str) -> anyhow::Result<(Box<dyn ObjectStore>, Key)> {
+    let (scheme, rest) = address.split_once("://").unwrap_or_default();
+    if scheme == "file" {
+        ensure!(
+            rest.starts_with('/'),
+            "expected `file:///` and the rest of an absolute path"
+        );
+        let place = Key::from_absolute_path(rest)?;
+        return Ok((Box::new(LocalFileSystem::new().with_fsync(true)), place));
+    }
+    let (_bucket, place) = rest.split_once('/').unwrap_or((rest, ""));
+    let found: Option<Box<dyn ObjectStore>> = match scheme {
+        #[cfg(feature = "s3")]
+        "s3" => Some(Box::new(
+            object_store::aws::AmazonS3Builder::from_env()
+                .with_url(address)
+                .build()?,
+        )),
+        #[cfg(feature = "gs")]
+        "gs" => Some(Box::new(
+            object_store::gcp::GoogleCloudStorageBuilder::from_env()
+                .with_url(address)
+                .build()?,
+        )),
+        #[cfg(feature = "az")]
+        "az" => Some(Box::new(
+            object_store::azure::MicrosoftAzureBuilder::from_env()
+                .with_url(address)
+                .build()?,
+        )),
+        _ => None,
+    };
+    let objects = found.with_context(|| match FEATURES.contains(&scheme) {
+        true => format!(
+            "this dtta was built without `{scheme}://`; build it with `--features {scheme}`"
+        ),
+        false => {
+            format!("`{scheme}://` is no object store; expected s3://, gs://, az:// or file:///")
+        }
+    })?;
+    Ok((objects, Key::from(place)))
+}
