@@ -20,36 +20,54 @@ impl Device {
     /// The result of `work` for each item, in their order.
     ///
     /// The embedded CPU works on as many items at once as it has threads, each item on its share of them, so that what one operation
-    /// does on a single thread keeps no other core waiting; memory grows likewise. Another device takes one item after the other. An
-    /// item's result does not depend on what is beside it.
+    /// does on a single thread keeps no other core waiting; memory grows likewise. Where that leaves half of the threads or more without
+    /// an item at the end, the last items share all of them. Another device takes one item after the other. An item's result does not
+    /// depend on what is beside it.
     pub fn each<I: Send, T: Send>(
         &self,
         items: impl IntoIterator<Item = I, IntoIter: ExactSizeIterator + Send>,
         work: impl Fn(I) -> T + Sync,
     ) -> Vec<T> {
-        let items = items.into_iter();
-        let lanes = items.len().min(self.lanes());
-        let pools = match lanes {
-            0 | 1 => None,
-            _ => pools(lanes, rayon::current_num_threads()),
+        let mut items = items.into_iter();
+        let lanes = self.lanes();
+        let first = match items.len() % lanes {
+            // One of so many would have a single thread after all, and the others would wait for it.
+            last if last > lanes / 2 => items.len(),
+            last => items.len() - last,
         };
-        let Some(pools) = pools else {
-            return items.map(work).collect();
-        };
-        let results = Mutex::new(Vec::with_capacity(items.len()));
-        let queue = Mutex::new(items.enumerate());
-        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-        in_each(&pools, &|| {
-            while let Some((place, item)) = next() {
-                let result = work(item);
-                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                results.push((place, result));
-            }
-        });
-        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        results.sort_by_key(|(place, _)| *place);
-        results.into_iter().map(|(_, result)| result).collect()
+        let mut results = side_by_side(lanes, items.by_ref().take(first), &work);
+        results.extend(side_by_side(lanes, items, &work));
+        results
     }
+}
+
+/// The result of `work` for each item, as many at once as there are lanes at most.
+fn side_by_side<I: Send, T: Send>(
+    lanes: usize,
+    items: impl ExactSizeIterator<Item = I> + Send,
+    work: &(impl Fn(I) -> T + Sync),
+) -> Vec<T> {
+    let lanes = items.len().min(lanes);
+    let pools = match lanes {
+        0 | 1 => None,
+        _ => pools(lanes, rayon::current_num_threads()),
+    };
+    let Some(pools) = pools else {
+        return items.map(work).collect();
+    };
+    let results = Mutex::new(Vec::with_capacity(items.len()));
+    let queue = Mutex::new(items.enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    in_each(&pools, &|| {
+        while let Some((place, item)) = next() {
+            let result = work(item);
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            results.push((place, result));
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// `lanes` pools that share `threads` among them, kept for the next call; `None` where the system gives no more threads.
@@ -112,11 +130,14 @@ mod tests {
         };
         assert_eq!(shares(1), [5]);
         let of_two = shares(2);
-        assert!(
-            of_two.iter().all(|share| [2, 3].contains(share)),
-            "{of_two:?}"
-        );
+        let halves = |shares: &[usize]| shares.iter().all(|share| [2, 3].contains(share));
+        assert!(halves(&of_two), "{of_two:?}");
         assert_eq!(shares(9), [1; 9]);
+        // Two that are left over would leave three threads without any, and one would leave four.
+        let of_twelve = shares(12);
+        assert_eq!(of_twelve[..10], [1; 10]);
+        assert!(halves(&of_twelve[10..]), "{of_twelve:?}");
+        assert_eq!(shares(6), [1, 1, 1, 1, 1, 5]);
     }
 
     #[test]
