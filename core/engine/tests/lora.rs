@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::Fixture;
-use dtta::{Adapter, Batch, DiffusionConfig, Error, Mode, Reset};
+use dtta::{Adapter, Batch, DiffusionConfig, Error, Mode, Record, Reset};
 use dtta_models::{Group, Lora, LoraConfig, Models, Precision, Weights};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
@@ -194,13 +194,21 @@ fn a_stopped_run_of_factors_continues_to_the_records_of_an_unbroken_one() {
     let mut online = experiment();
     online["adaptation"]["mode"] = never.clone();
     online["output"] = json!({"adapters": true});
+    // What a gate asks is a denoiser that moves too.
+    let mut gated = online.clone();
+    gated["method"]["gate"] = json!({"explained": 1.0, "soft": true});
     let mut slow = experiment();
     slow["adaptation"]["mode"] = never;
     slow["method"]["slow_weights"] = json!({"rate": 0.5});
     slow["method"].as_object_mut().unwrap().remove("denoiser");
     let mut teacher = experiment();
     teacher["method"] = json!({"kind": "cotta", "parameters": lora()});
-    for (name, experiment) in [("online", online), ("slow", slow), ("teacher", teacher)] {
+    for (name, experiment) in [
+        ("online", online),
+        ("gated", gated),
+        ("slow", slow),
+        ("teacher", teacher),
+    ] {
         let (whole, broken) = (format!("{name}-whole"), format!("{name}-broken"));
         fixture.run(&experiment, &whole).unwrap();
         fixture
@@ -251,6 +259,44 @@ fn single_samples_with_factors_of_their_own_do_not_depend_on_the_batch() {
     }
     let parts = [fixture.records("part-0"), fixture.records("part-1")].concat();
     assert_eq!(whole, parts);
+}
+
+#[test]
+fn a_gate_keeps_factors_from_samples_whose_prediction_explains_enough() {
+    let fixture = Fixture::new();
+    let run = |out: &str, explained: Option<f64>| {
+        let mut experiment = experiment();
+        experiment["adaptation"]["mode"] = json!({"kind": "single_sample"});
+        // Samples with weights of their own cannot share a denoiser that adapts.
+        let method = experiment["method"].as_object_mut().unwrap();
+        method.remove("denoiser");
+        method.extend(explained.map(|share| ("gate".into(), json!({ "explained": share }))));
+        fixture.run(&experiment, out).unwrap();
+        fixture.records(out)
+    };
+    let explained = |record: &Record| f64::from(record.measures["explained"]);
+    let free = run("free", None);
+    let open = run("open", Some(1.0));
+    let mut shares: Vec<f64> = open.iter().map(explained).collect();
+    shares.sort_by(f64::total_cmp);
+    let middle = shares[shares.len() / 2];
+    assert!(middle > 0.0, "nothing is explained: {shares:?}");
+    let some = run("some", Some(middle));
+    let mut left = 0;
+    for ((free, open), some) in free.iter().zip(&open).zip(&some) {
+        assert_eq!((&free.adapted, &free.loss), (&open.adapted, &open.loss));
+        assert_eq!(some.measures, open.measures);
+        if explained(some) < middle {
+            let confidence = |record: &Record| record.adapted.confidence.unwrap();
+            assert!((confidence(some) - confidence(free)).abs() < 1e-5);
+            assert_ne!(some.adapted, some.source);
+        } else {
+            assert_eq!(some.adapted, some.source);
+            assert!(some.loss.is_empty());
+            left += 1;
+        }
+    }
+    assert!(0 < left && left < some.len(), "{left} of {}", some.len());
 }
 
 #[test]
