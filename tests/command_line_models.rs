@@ -504,6 +504,23 @@ mod downloads {
     }
 
     #[test]
+    fn an_adapter_is_fetched_by_its_own_files() {
+        let fixture = Fixture::new();
+        let own = ["adapter_config.json", "adapter_model.safetensors"];
+        let files = ["README.md"].into_iter().chain(own).map(|name| {
+            let bytes = name.as_bytes().to_vec();
+            let digest = sha256(&bytes);
+            (name.to_owned(), (bytes, digest))
+        });
+        let hub = Hub::new(files.collect());
+        let cache = fixture.path().join("hub");
+        done(&hub.fetch(&["owner/name"], &cache));
+        let snapshot = cache.join("models--owner--name/snapshots").join(COMMIT);
+        let there = |name: &str| snapshot.join(name).is_file();
+        assert!(own.into_iter().all(there) && !there("README.md"));
+    }
+
+    #[test]
     fn what_was_damaged_on_its_way_is_not_kept_and_what_broke_off_goes_on() {
         let fixture = Fixture::new();
         let cache = fixture.path().join("hub");
@@ -532,6 +549,67 @@ mod downloads {
         );
         assert_eq!(fs::read(blobs.join(digest)).unwrap(), *weights);
     }
+}
+
+/// Puts an adapter of peft into a cache of the Hub, as `owner/lora`.
+fn adapter_in_cache(adapter: &Path, cache: &Path) {
+    let repository = cache.join("models--owner--lora");
+    let snapshot = repository.join("snapshots/0123456789");
+    fs::create_dir_all(&snapshot).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(adapter.join(name), snapshot.join(name)).unwrap();
+    }
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), "0123456789").unwrap();
+}
+
+#[test]
+fn an_experiment_takes_an_adapter_from_the_cache_of_the_hub() {
+    let fixture = Fixture::new();
+    let home = fixture.path();
+    let cache = home.join("hub");
+    let run = |experiment: &Value, out: &str| {
+        let path = fixture.write(experiment);
+        Command::new(env!("CARGO_BIN_EXE_dtta"))
+            .args(["run", path.to_str().unwrap(), "--device", "cpu", "--out"])
+            .arg(home.join(out))
+            .env("HF_HUB_CACHE", &cache)
+            .output()
+            .unwrap()
+    };
+    let mut experiment = Fixture::experiment();
+    experiment["models"]["backbone"]["config"] = json!("masked.json");
+    let lora = json!({"rank": 2, "alpha": 3, "targets": ["qkv"]});
+    experiment["method"]["parameters"] = json!({"group": {"lora": lora}});
+    experiment["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
+    experiment["output"] = json!({"adapters": true});
+    let output = run(&experiment, "first");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+
+    experiment["method"]["parameters"] = json!({});
+    experiment["output"] = json!({});
+    experiment["models"]["backbone"]["adapter"] = json!("hf:owner/lora");
+    let words = refused(&run(&experiment, "refused"));
+    assert!(words.contains("dtta models fetch owner/lora"), "{words}");
+    adapter_in_cache(&home.join("first/adapter"), &cache);
+    for (adapter, out) in [("hf:owner/lora", "hub"), ("first/adapter", "folder")] {
+        experiment["models"]["backbone"]["adapter"] = json!(adapter);
+        let output = run(&experiment, out);
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    }
+    let digest = |out: &str| {
+        let text = fs::read_to_string(home.join(out).join("run.json")).unwrap();
+        let run: Value = serde_json::from_str(&text).unwrap();
+        run["identity"]["digests"]["backbone/adapter/1"].clone()
+    };
+    assert!(digest("hub").is_string());
+    assert_eq!(digest("hub"), digest("folder"));
+    let confidences = |out: &str| -> Vec<Option<f32>> {
+        let records = fixture.records(out).into_iter();
+        records.map(|record| record.source.confidence).collect()
+    };
+    assert_eq!(confidences("hub"), confidences("folder"));
+    assert_ne!(confidences("hub"), confidences("first"));
 }
 
 #[test]
@@ -564,6 +642,19 @@ fn an_adapter_of_peft_is_merged_into_what_is_converted() {
             assert!((a - b).abs() <= tolerance, "{name}: {a} {b}");
         }
     }
+    // From the cache of the Hub, too.
+    adapter_in_cache(Path::new(adapter), folder.path());
+    let offline = [
+        ("HF_HUB_CACHE", folder.path()),
+        ("HF_HUB_OFFLINE", Path::new("1")),
+    ];
+    done(&dtta(&["fetch", "owner/lora"], folder.path(), &offline));
+    let arguments = |adapter| ["convert", model, "hub.json", "--adapter", adapter];
+    let words = refused(&dtta(&arguments("hf:owner/other"), folder.path(), &offline));
+    assert!(words.contains("dtta models fetch owner/other"), "{words}");
+    done(&dtta(&arguments("hf:owner/lora"), folder.path(), &offline));
+    let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert_eq!(bytes("hub.safetensors"), bytes("merged.safetensors"));
     let other = fixtures.join("lora/clip");
     let words = refused(&convert("other.json", other.to_str().unwrap()));
     assert!(words.contains("/target_modules"), "{words}");

@@ -45,8 +45,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Downloads a model from the Hugging Face Hub into its cache, and checks it. `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN` and
-    /// `HF_HUB_OFFLINE` mean what they mean to the Hub's own library.
+    /// Downloads a model or an adapter from the Hugging Face Hub into its cache, and checks it. `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`,
+    /// `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to the Hub's own library.
     ///
     /// Example: dtta models fetch timm/convnext_tiny.fb_in1k
     Fetch {
@@ -67,7 +67,8 @@ enum Verb {
         /// How wide the numbers are: `f32`, `f16` or `bf16`.
         #[arg(long, default_value = "f32", value_parser = precision)]
         precision: Precision,
-        /// A folder with factors of low rank (LoRA) that are added to its matrices: `adapter/` of a run, or one that peft or diffusers wrote.
+        /// A folder with factors of low rank (LoRA) that are added to its matrices: `adapter/` of a run, one that peft or diffusers wrote, or
+        /// `hf:OWNER/REPOSITORY`.
         #[arg(long, value_name = "FOLDER")]
         adapter: Option<PathBuf>,
     },
@@ -382,7 +383,8 @@ fn convert(
     };
     let mut loaded = loaded.map_err(Failure::misuse)?;
     if let Some(folder) = adapter {
-        Lora::load(folder, &loaded)
+        locate(folder, Path::new(""))
+            .and_then(|folder| Lora::load(&folder, &loaded))
             .and_then(|lora| lora.merge(&mut loaded))
             .map_err(Failure::misuse)?;
     }
@@ -435,10 +437,16 @@ fn fetch_model(text: &str, files: &[String]) -> Result<(), Failure> {
             .map_err(Failure::Misuse)?;
     }
     if files.is_empty() {
-        ModelFiles::find(&folder, None).map_err(Failure::misuse)?;
+        expect_whole(&folder).map_err(Failure::misuse)?;
     }
     say!("`{model}` is `{}`", folder.display());
     Ok(())
+}
+
+/// Expects the files of a model, or of an adapter, in a folder.
+fn expect_whole(folder: &Path) -> Result<(), ModelError> {
+    let model = ModelFiles::find(folder, None).map(drop);
+    model.or_else(|error| Lora::files(folder).map(drop).map_err(|_| error))
 }
 
 #[cfg(feature = "fetch")]
@@ -452,7 +460,7 @@ fn download(model: &HubModel, files: &[String], cache: &HubCache) -> Result<(), 
     let there = cache
         .find(model)
         .is_ok_and(|folder| match files.is_empty() {
-            true => ModelFiles::find(&folder, None).is_ok(),
+            true => expect_whole(&folder).is_ok(),
             false => files.iter().all(|file| folder.join(file).is_file()),
         });
     match there {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dtta_base::{Issue, invalid};
 use dtta_data::{Image, View};
-use dtta_models::{Backbone, BatchNormStatistics, Denoiser, Weights};
+use dtta_models::{Backbone, BatchNormStatistics, Denoiser, Lora, Weights, locate};
 use dtta_plugin::Loading;
 use dtta_tensor::{Named, Tensor};
 use serde_json::Value;
@@ -22,6 +22,8 @@ pub struct AdapterBuilder {
     devices: Option<Devices>,
     backbone: Option<Model<dyn Backbone>>,
     denoiser: Option<Model<dyn Denoiser>>,
+    /// Folders with factors of low rank for backbone and denoiser.
+    adapters: [Option<PathBuf>; 2],
     encoder: Option<PathBuf>,
     constants: Named,
     head: Option<(String, Value)>,
@@ -57,7 +59,7 @@ impl AdapterBuilder {
         self
     }
 
-    /// The backbone from a model's JSON configuration, its weights beside it.
+    /// The backbone from a model's JSON configuration or folder, its weights beside it, or `hf:OWNER/REPOSITORY`.
     #[must_use]
     pub fn backbone(mut self, config: impl Into<PathBuf>) -> Self {
         self.backbone = Some(Model::File(config.into()));
@@ -71,7 +73,7 @@ impl AdapterBuilder {
         self
     }
 
-    /// The denoiser from a model's JSON configuration, its weights beside it.
+    /// The denoiser, likewise.
     #[must_use]
     pub fn denoiser(mut self, config: impl Into<PathBuf>) -> Self {
         self.denoiser = Some(Model::File(config.into()));
@@ -85,7 +87,23 @@ impl AdapterBuilder {
         self
     }
 
-    /// What makes latents for the denoiser, from a model's JSON configuration or folder. The denoiser's view gives it images in [-1, 1].
+    /// Factors of low rank for the backbone: a folder that peft wrote, or diffusers for a pipeline, or `hf:OWNER/REPOSITORY`. They are added to
+    /// its matrices, unless the method moves them (`{"group": {"lora": {}}}` as its `parameters`); [`Adapter::factors`] has them as they are
+    /// then.
+    #[must_use]
+    pub fn backbone_adapter(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.adapters[0] = Some(folder.into());
+        self
+    }
+
+    /// Factors of low rank for the denoiser, likewise.
+    #[must_use]
+    pub fn denoiser_adapter(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.adapters[1] = Some(folder.into());
+        self
+    }
+
+    /// What makes latents for the denoiser, named as the other models are. The denoiser's view gives it images in [-1, 1].
     #[must_use]
     pub fn encoder(mut self, config: impl Into<PathBuf>) -> Self {
         self.encoder = Some(config.into());
@@ -201,19 +219,40 @@ impl AdapterBuilder {
         let models = &self.extensions.models;
         let backbone = match backbone {
             Model::Own(backbone, weights) => (backbone, weights),
-            Model::File(path) => models.load_backbone(&path, None, &devices.task)?,
+            Model::File(path) => models.load_backbone(&locate(path, here)?, None, &devices.task)?,
         };
         let denoiser = match self.denoiser {
             None => None,
             Some(Model::Own(denoiser, weights)) => Some((denoiser, weights)),
             Some(Model::File(path)) => {
-                Some(models.load_denoiser(&path, None, &devices.denoiser)?)
+                Some(models.load_denoiser(&locate(path, here)?, None, &devices.denoiser)?)
             }
         };
         let encoder = match self.encoder {
             None => None,
-            Some(path) => Some(models.load_encoder(&path, None, &devices.denoiser)?),
+            Some(path) => {
+                Some(models.load_encoder(&locate(path, here)?, None, &devices.denoiser)?)
+            }
         };
+        let given = |folder: Option<PathBuf>, weights: &Weights| {
+            let load = |folder| Lora::load(&locate(folder, here)?, weights);
+            folder.map(load).transpose()
+        };
+        let [of_backbone, of_denoiser] = self.adapters;
+        let adapters = [
+            given(of_backbone, &backbone.1)?,
+            match &denoiser {
+                Some((_, weights)) => given(of_denoiser, weights)?,
+                None if of_denoiser.is_some() => {
+                    let message = "is of a denoiser, and there is none";
+                    return Err(refuse(vec![Issue::new(
+                        "/models/denoiser/adapter",
+                        message,
+                    )]));
+                }
+                None => None,
+            },
+        ];
         let config = self.extensions.methods.config(&method);
         let config = config.map_err(|issues| refuse(crate::document::within("/method", issues)))?;
         let adaptation = AdaptationConfig {
@@ -255,7 +294,7 @@ impl AdapterBuilder {
             devices: &devices,
             backbone,
             denoiser,
-            adapters: [None, None],
+            adapters,
             constants: self.constants,
             encoder,
             head: part(head)?,

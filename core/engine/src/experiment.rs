@@ -251,8 +251,9 @@ pub struct ModelSource {
     /// configuration's path with the extension `.safetensors`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
-    /// A folder with factors of low rank for it, as peft saves them, or diffusers for a pipeline (LoRA). They are added to its matrices, unless
-    /// the method moves them: `{"lora": {}}` as the `group` of its `parameters`.
+    /// A folder with factors of low rank for it, as peft saves them, or diffusers for a pipeline (LoRA), or `hf:OWNER/REPOSITORY` that
+    /// `dtta models fetch` brought. They are added to its matrices, unless the method moves them: `{"lora": {}}` as the `group` of its
+    /// `parameters`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
     /// Where its files are to be had, for people; told where they are missing.
@@ -285,15 +286,21 @@ impl ModelSource {
     /// # Errors
     /// [`ModelError::NotCached`] and the like for a model of the Hub that is not there.
     pub fn config_from(&self, base: &Path) -> Result<PathBuf, ModelError> {
-        match self.config.to_str() {
-            Some(reference) => locate(reference, base),
-            None => Ok(base.join(&self.config)),
-        }
+        locate(&self.config, base)
     }
 
     /// The weights that it names, for an experiment in the folder `base`.
     pub fn weights_from(&self, base: &Path) -> Option<PathBuf> {
         self.weights.as_ref().map(|path| base.join(path))
+    }
+
+    /// The folder of its adapter, if it has one, for an experiment in the folder `base`.
+    ///
+    /// # Errors
+    /// As [`config_from`](Self::config_from).
+    pub fn adapter_from(&self, base: &Path) -> Result<Option<PathBuf>, ModelError> {
+        let folder = self.adapter.as_ref();
+        folder.map(|folder| locate(folder, base)).transpose()
     }
 }
 

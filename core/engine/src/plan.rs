@@ -187,8 +187,9 @@ fn missing(document: &Document, models: &Models) -> Vec<Missing> {
                 }
             };
             if let Some(folder) = &source.adapter {
+                let found = source.adapter_from(base).ok().flatten();
                 let pointer = format!("/models/{name}/adapter");
-                look(&pointer, base.join(folder), &source.origin);
+                look(&pointer, found.unwrap_or(folder.clone()), &source.origin);
             }
             let named = source.weights_from(base);
             let found = ModelFiles::find(&config, named.as_deref());

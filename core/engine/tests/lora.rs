@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::Fixture;
-use dtta::{Adapter, Batch, DiffusionConfig, Error, Mode, Record, Reset};
+use dtta::{Adapter, AdapterBuilder, Batch, DiffusionConfig, Error, Mode, Record, Reset};
 use dtta_models::{Group, Lora, LoraConfig, Models, Precision, Weights};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
@@ -36,13 +36,21 @@ fn experiment() -> Value {
 fn write_adapter(fixture: &Fixture, config: &str, folder: &str) -> PathBuf {
     let models = Models::standard();
     let model = fixture.path().join(config);
-    let (_, weights) = models.load_backbone(&model, None, &Device::cpu()).unwrap();
     let (path, scale) = (fixture.path().join(folder), 0.3);
     let config = json!({"rank": 2, "alpha": 3, "targets": ["qkv", "attn.proj"]});
     let config: LoraConfig = serde_json::from_value(config).unwrap();
-    let lora = Lora::new(&config, &weights, 9).unwrap();
-    let (model, _) = models.load_backbone(&model, None, &Device::cpu()).unwrap();
-    let (_, mut joined) = lora.clone().on_backbone((model, weights)).unwrap();
+    let new = |weights: &Weights| Lora::new(&config, weights, 9).unwrap();
+    let (lora, mut joined) = match models.load_backbone(&model, None, &Device::cpu()) {
+        Ok(loaded) => {
+            let lora = new(&loaded.1);
+            (lora.clone(), lora.on_backbone(loaded).unwrap().1)
+        }
+        Err(_) => {
+            let loaded = models.load_denoiser(&model, None, &Device::cpu()).unwrap();
+            let lora = new(&loaded.1);
+            (lora.clone(), lora.on_denoiser(loaded).unwrap().1)
+        }
+    };
     for id in joined.select(|spec| spec.group == Group::Lora) {
         joined.set(id, wave(&joined, id, scale)).unwrap();
     }
@@ -60,10 +68,15 @@ fn wave(weights: &Weights, id: dtta_models::ParameterId, scale: f32) -> Tensor {
 
 /// An adapter of both models, online with plain gradient descent at rate 1.
 fn adapter(fixture: &Fixture) -> Adapter {
+    builder(fixture, &lora()).build().unwrap()
+}
+
+/// The same before it is built, of a method that moves these parameters of both models.
+fn builder(fixture: &Fixture, parameters: &Value) -> AdapterBuilder {
     let sgd = json!({"kind": "sgd", "learning_rate": 1.0});
     let method: DiffusionConfig = serde_json::from_value(json!({
         "draws": 4, "micro_batch": 5, "timesteps": {"sampler": "stratified", "range": [100, 700]},
-        "optimizer": sgd, "parameters": lora(), "denoiser": {"optimizer": sgd, "parameters": lora()},
+        "optimizer": sgd, "parameters": parameters, "denoiser": {"optimizer": sgd, "parameters": parameters},
     }))
     .unwrap();
     let plugin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/classification");
@@ -78,8 +91,6 @@ fn adapter(fixture: &Fixture) -> Adapter {
             reset: Reset::Never,
         })
         .seed(5)
-        .build()
-        .unwrap()
 }
 
 /// Values of weights by their place in the state.
@@ -352,6 +363,45 @@ fn what_a_stream_left_in_factors_is_read_back_and_merges_into_the_same_model() {
     let pairs = merged.iter().zip(confidences("beside"));
     assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6));
     assert_ne!(source, merged, "the stream left nothing");
+}
+
+#[test]
+fn a_program_gives_factors_as_an_experiment_does() {
+    let fixture = Fixture::new();
+    let [of_backbone, of_denoiser] = [("masked.json", "a"), ("denoiser.json", "b")]
+        .map(|(model, folder)| write_adapter(&fixture, model, folder));
+    let given = |parameters: &Value| {
+        builder(&fixture, parameters)
+            .backbone_adapter(&of_backbone)
+            .denoiser_adapter(&of_denoiser)
+    };
+    // To move on, and added for good.
+    let mut beside = given(&json!({"group": {"lora": {}}})).build().unwrap();
+    let factors = beside.factors().unwrap().map(Option::unwrap);
+    for (factors, folder) in factors.iter().zip([&of_backbone, &of_denoiser]) {
+        let again = fixture.path().join("again");
+        factors.save(&again).unwrap();
+        let read = |folder: &Path| fs::read(folder.join("adapter_model.safetensors")).unwrap();
+        assert_eq!(read(&again), read(folder));
+    }
+    let mut merged = given(&json!({})).build().unwrap();
+    assert!(merged.factors().unwrap().iter().all(Option::is_none));
+    let (loss, _) = step(&mut adapter(&fixture), &Values::new());
+    let [of_beside, of_merged] =
+        [&mut beside, &mut merged].map(|adapter| step(adapter, &Values::new()).0);
+    assert!(
+        (of_beside - of_merged).abs() < 1e-5,
+        "{of_beside}, {of_merged}"
+    );
+    assert!(
+        (of_beside - loss).abs() > 1e-3,
+        "the factors change nothing"
+    );
+    let refused = builder(&fixture, &json!({}))
+        .backbone_adapter(fixture.path().join("nowhere"))
+        .build();
+    let refused = dtta::told(&refused.err().unwrap());
+    assert!(refused.contains("has no adapter"), "{refused}");
 }
 
 #[test]

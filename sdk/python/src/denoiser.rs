@@ -46,10 +46,7 @@ impl Denoiser {
     #[pyo3(signature = (path, *, weights=None))]
     fn new(py: Python<'_>, path: PathBuf, weights: Option<PathBuf>) -> PyResult<Self> {
         let loaded = py.detach(|| {
-            let config = match path.to_str() {
-                Some(reference) => dtta_models::locate(reference, Path::new("."))?,
-                None => path,
-            };
+            let config = dtta_models::locate(path, Path::new("."))?;
             let models = dtta_cli::extensions().models;
             models.load_denoiser(&config, weights.as_deref(), &Device::cpu())
         });

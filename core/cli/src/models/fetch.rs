@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dtta_base::{listed, sha256_file};
-use dtta_models::{HubCache, HubModel, ModelFiles};
+use dtta_models::{HubCache, HubModel, Lora, ModelFiles};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use sha1::{Digest as _, Sha1};
@@ -55,7 +55,7 @@ struct About {
     bytes: Option<u64>,
 }
 
-/// Fetches the files of a model that are not in the cache yet: those that are named, or else its configuration and weights.
+/// Fetches the files of a model or an adapter that are not in the cache yet: those that are named, or else its configuration and weights.
 pub fn fetch(model: &HubModel, files: &[String], cache: &HubCache) -> Result<()> {
     let hub = Hub::new();
     let about = hub.json(&format!(
@@ -85,7 +85,14 @@ pub fn fetch(model: &HubModel, files: &[String], cache: &HubCache) -> Result<()>
     let repository = cache.repository(model);
     let snapshot = repository.join("snapshots").join(commit);
     let get = |name: &str| hub.file(model, commit, &format!("{prefix}{name}"), &repository);
-    if files.is_empty() {
+    let adapter = match there.contains(&"config.json") {
+        true => Vec::new(),
+        false => Lora::files_among(|name| there.contains(&name)),
+    };
+    for name in adapter.iter().filter(|_| files.is_empty()) {
+        get(name)?;
+    }
+    if files.is_empty() && adapter.is_empty() {
         let weights = ModelFiles::weights_among(|name| there.contains(&name));
         let (true, Some(weights)) = (there.contains(&"config.json"), weights) else {
             let folders = all
@@ -96,7 +103,7 @@ pub fn fetch(model: &HubModel, files: &[String], cache: &HubCache) -> Result<()>
                 .collect();
             match folders.is_empty() || !prefix.is_empty() {
                 true => bail!(
-                    "`{model}` is no model that is known by its files, which are {}; name some with `--file`",
+                    "`{model}` is no model or adapter that is known by its files, which are {}; name some with `--file`",
                     quoted(&there)
                 ),
                 false => bail!(
@@ -207,10 +214,8 @@ impl Hub {
             .into_with_config()
             .limit(64 << 20)
             .read_to_vec();
-        Ok(
-            serde_json::from_slice(&body.context("the answer is cut short")?)
-                .context("the answer is no JSON")?,
-        )
+        serde_json::from_slice(&body.context("the answer is cut short")?)
+            .context("the answer is no JSON")
     }
 
     /// Puts a file into the cache, unless it is there.

@@ -405,13 +405,14 @@ impl<'a> Opener<'a> {
         weights: &Weights,
         values: Values,
     ) -> Result<Option<Lora>> {
-        let Some(folder) = &source.adapter else {
+        let may_be_missing = values == Values::DrawnIfMissing;
+        let folder = match source.adapter_from(self.document.base()) {
+            Err(ModelError::NotCached { .. }) if may_be_missing => None,
+            found => found?.filter(|folder| !may_be_missing || folder.exists()),
+        };
+        let Some(folder) = folder else {
             return Ok(None);
         };
-        let folder = self.document.base().join(folder);
-        if values == Values::DrawnIfMissing && !folder.exists() {
-            return Ok(None);
-        }
         for (n, path) in Lora::files(&folder)?.iter().enumerate() {
             let digest = sha256_file(path)?;
             self.digests.insert(format!("{name}/adapter/{n}"), digest);

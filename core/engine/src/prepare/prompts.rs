@@ -213,10 +213,7 @@ impl<'a> Prompts<'a> {
     }
 
     fn located(&self, path: &Path) -> Result<PathBuf> {
-        Ok(match path.to_str() {
-            Some(reference) => locate(reference, self.base)?,
-            None => self.base.join(path),
-        })
+        Ok(locate(path, self.base)?)
     }
 
     fn open(

@@ -10,7 +10,7 @@ use crate::error::{ModelError, Result};
 /// The branch that is meant where no revision is given.
 const MAIN: &str = "main";
 
-/// The path that a reference to a model stands for:
+/// The path that a reference to a model, or to what belongs to one, stands for:
 ///
 /// - `hf:OWNER/REPOSITORY`, `hf:OWNER/REPOSITORY@REVISION` and either with `/FOLDER` behind it: a folder in the cache of the Hugging Face
 ///   Hub;
@@ -19,11 +19,13 @@ const MAIN: &str = "main";
 ///
 /// # Errors
 /// [`ModelError::Reference`] for one that names no repository, [`ModelError::NotCached`] for one that is not in the cache.
-pub fn locate(reference: &str, base: &Path) -> Result<PathBuf> {
-    match HubModel::parse(reference)? {
+pub fn locate(reference: impl AsRef<Path>, base: &Path) -> Result<PathBuf> {
+    let reference = reference.as_ref();
+    let text = reference.to_str();
+    match text.map(HubModel::parse).transpose()?.flatten() {
         Some(model) => {
             let folder = HubCache::from_environment().find(&model)?;
-            log::info!("`{reference}` is `{}`", folder.display());
+            log::info!("`{}` is `{}`", reference.display(), folder.display());
             Ok(folder)
         }
         None => Ok(base.join(reference)),

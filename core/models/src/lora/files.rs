@@ -2,7 +2,7 @@
 //! writes of a pipeline's model (`pytorch_lora_weights.safetensors`, read).
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dtta_base::Issue;
 use dtta_tensor::{Precision, Tensor};
@@ -39,50 +39,42 @@ impl Lora {
     /// offered, by JSON pointer; [`ModelError::Mismatch`] listing every tensor that is missing, left over or misshapen; and those of
     /// [`Weights::load`].
     pub fn load(folder: &Path, weights: &Weights) -> Result<Self> {
-        let config = folder.join(CONFIG);
-        if config.is_file() {
-            let path = Self::tensors(folder)?;
-            let document = dtta_base::read_json(&config, &[])?;
-            let refuse = |issues| ModelError::from(dtta_base::invalid(&config, DOCUMENT, issues));
-            let settings = settings(document, None).map_err(refuse)?;
-            let chosen = targets::chosen(&settings.targets, weights);
-            let chosen = chosen.map_err(|issues| refuse(in_their_words(issues)))?;
-            return Self::read(&path, PREFIX, settings, chosen, weights);
-        }
-        let path = folder.join(DIFFUSERS);
-        match path.is_file() {
-            true => Self::of_diffusers(&path, weights),
-            false => Err(ModelError::NoAdapter {
-                path: folder.into(),
-            }),
-        }
+        let files = Self::files(folder)?;
+        let [config, tensors] = &files[..] else {
+            return Self::of_diffusers(&files[0], weights);
+        };
+        let document = dtta_base::read_json(config, &[])?;
+        let refuse = |issues| ModelError::from(dtta_base::invalid(config, DOCUMENT, issues));
+        let settings = settings(document, None).map_err(refuse)?;
+        let chosen = targets::chosen(&settings.targets, weights);
+        let chosen = chosen.map_err(|issues| refuse(in_their_words(issues)))?;
+        Self::read(tensors, PREFIX, settings, chosen, weights)
     }
 
     /// The files of the adapter in a folder: what a digest of it is of.
     ///
     /// # Errors
     /// [`ModelError::NoAdapter`] for a folder without any.
-    pub fn files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
-        let (config, diffusers) = (folder.join(CONFIG), folder.join(DIFFUSERS));
-        if config.is_file() {
-            return Ok(vec![config, Self::tensors(folder)?]);
-        }
-        match diffusers.is_file() {
-            true => Ok(vec![diffusers]),
-            false => Err(ModelError::NoAdapter {
+    pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+        let names = Self::files_among(|name| folder.join(name).is_file());
+        if names.is_empty() {
+            return Err(ModelError::NoAdapter {
                 path: folder.into(),
-            }),
+            });
         }
+        Ok(names.into_iter().map(|name| folder.join(name)).collect())
     }
 
-    fn tensors(folder: &Path) -> Result<std::path::PathBuf> {
-        let there = TENSORS.iter().map(|name| folder.join(name));
-        there
-            .into_iter()
-            .find(|path| path.is_file())
-            .ok_or_else(|| ModelError::NoAdapter {
-                path: folder.into(),
-            })
+    /// The names of the files of an adapter, among those that there are: peft's two, or diffusers' one. None if they are no adapter's.
+    pub fn files_among(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
+        match (
+            is_there(CONFIG),
+            TENSORS.into_iter().find(|name| is_there(name)),
+        ) {
+            (true, Some(tensors)) => vec![CONFIG, tensors],
+            (false, _) if is_there(DIFFUSERS) => vec![DIFFUSERS],
+            _ => Vec::new(),
+        }
     }
 
     /// Writes the factors as peft does, into a folder that is made if need be.
