@@ -57,6 +57,7 @@ mod residual;
 mod resnet;
 mod schedule;
 mod segformer;
+mod siglip;
 mod spatial;
 mod table;
 mod text;
@@ -110,6 +111,7 @@ pub use schedule::{
     ScheduleConfig, Space, TimeRange,
 };
 pub use segformer::{Segformer, SegformerConfig};
+pub use siglip::{SiglipText, SiglipTextConfig, SiglipVision, SiglipVisionConfig};
 pub use spatial::{SPATIAL, SpatialConfig};
 pub use table::{Architecture, Description, FoundWeights, Listed, Model, Models, weights_beside};
 pub use text::{EncodedTexts, TextEncoder, TextSpec};

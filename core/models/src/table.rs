@@ -32,6 +32,7 @@ use crate::glpn::GlpnConfig;
 use crate::published::{self, Names, Preprocessing};
 use crate::resnet::ResNetConfig;
 use crate::segformer::SegformerConfig;
+use crate::siglip::{SiglipTextConfig, SiglipVisionConfig};
 use crate::text::TextEncoder;
 use crate::unet::{ControlNetConfig, UNetConfig};
 use crate::uvit::UVitConfig;
@@ -249,9 +250,11 @@ impl Models {
                 Row::backbone::<GlpnConfig>(),
                 Row::backbone::<DenseDepthConfig>(),
                 Row::backbone::<ClipVisionConfig>(),
+                Row::backbone::<SiglipVisionConfig>(),
                 Row::encoder::<AutoencoderKlConfig>(),
                 Row::text::<ClipTextConfig>(),
                 Row::text::<BertConfig>(),
+                Row::text::<SiglipTextConfig>(),
             ],
         }
     }

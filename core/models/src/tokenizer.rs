@@ -16,6 +16,8 @@ const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
+/// What sentencepiece keeps, of which `tokenizer.json` says all.
+const SENTENCEPIECE: &str = "spiece.model";
 
 /// What makes tokens of texts.
 pub struct Tokenizer {
@@ -85,6 +87,8 @@ struct Words {
 
 /// What ends a text of a tokenizer of BERT's kind, and fills it up, where nothing is said.
 const BERT_TOKENS: [(&str, &str); 2] = [("sep_token", "[SEP]"), ("pad_token", "[PAD]")];
+/// The same of a `SiglipTokenizer`.
+const SIGLIP_TOKENS: [(&str, &str); 2] = [("eos_token", "</s>"), ("pad_token", "</s>")];
 
 /// The names that configurations have for special tokens, in the order of [`Settings::special`], and what `CLIPTokenizer` takes.
 const SPECIAL_TOKENS: [(&str, &str); 4] = [
@@ -118,6 +122,14 @@ impl Tokenizer {
             let origin = vocabulary.clone();
             files.extend([vocabulary, merges]);
             (origin, document.to_string().into_bytes())
+        } else if folder.join(SENTENCEPIECE).is_file() {
+            let reason = format!(
+                "is of sentencepiece, which is not read; put the `{TOKENIZER}` beside it that says the same, which most repositories have"
+            );
+            return Err(ModelError::Tokenizer {
+                path: folder.join(SENTENCEPIECE),
+                reason,
+            });
         } else {
             return Err(ModelError::NoTokenizer {
                 path: folder.into(),
@@ -144,17 +156,12 @@ impl Tokenizer {
                 .ok_or_else(|| faulty(reason()))
         };
         let [said_end, said_pad] = [END, PAD].map(|place| settings.special[place].as_ref());
-        let bert = matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_));
-        let (end, pad) = match (bert, said_end) {
-            (true, None) => (
-                find(BERT_TOKENS[0], settings.separator.as_ref())?,
-                find(BERT_TOKENS[1], said_pad)?,
-            ),
-            _ => (
-                find(SPECIAL_TOKENS[END], said_end)?,
-                find(SPECIAL_TOKENS[PAD], said_pad)?,
-            ),
+        let ([usual_end, usual_pad], said_end) = match (tokenizer.get_model(), said_end) {
+            (ModelWrapper::WordPiece(_), None) => (BERT_TOKENS, settings.separator.as_ref()),
+            (ModelWrapper::Unigram(_), said) => (SIGLIP_TOKENS, said),
+            (_, said) => ([SPECIAL_TOKENS[END], SPECIAL_TOKENS[PAD]], said),
         };
+        let (end, pad) = (find(usual_end, said_end)?, find(usual_pad, said_pad)?);
         Ok(Self {
             tokenizer,
             end,
@@ -295,6 +302,8 @@ impl Settings {
                 ),
             }
         }
+        // Of sentencepiece: how often it would choose other words than the best.
+        fields.fixed("sp_model_kwargs", json!({}));
         // How tokens become texts, what the files were called, and how texts are filled up where they are fewer than asked for.
         for name in [
             "errors",

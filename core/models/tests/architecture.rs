@@ -241,11 +241,11 @@ fn its_faults_and_its_role_are_told_as_those_of_the_others() {
         ),
         (
             json!({ "kind": "proportion", "image": [1, 2, 2] }),
-            "a backbone is needed here: `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder`, `segformer`, `dpt`, `glpn`, `dense_depth`, `clip_vision` or `perceptron`",
+            "a backbone is needed here: `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder`, `segformer`, `dpt`, `glpn`, `dense_depth`, `clip_vision`, `siglip_vision` or `perceptron`",
         ),
         (
             json!({ "kind": "none" }),
-            "/kind: is `none`; known: `dit`, `unet`, `uvit`, `controlnet`, `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder`, `segformer`, `dpt`, `glpn`, `dense_depth`, `clip_vision`, `autoencoder_kl`, `clip_text` and 3 more",
+            "/kind: is `none`; known: `dit`, `unet`, `uvit`, `controlnet`, `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder`, `segformer`, `dpt`, `glpn`, `dense_depth`, `clip_vision`, `siglip_vision`, `autoencoder_kl` and 5 more",
         ),
     ] {
         let message = refused(document);

@@ -384,7 +384,7 @@ fn configuration_errors_name_file_and_place() {
             dit(),
             "/kind",
             json!("gan"),
-            "/kind: is `gan`; known: `dit`, `unet`, `uvit`, `controlnet`, `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder`, `segformer`, `dpt`, `glpn`, `dense_depth`, `clip_vision`, `autoencoder_kl`, `clip_text` and 1 more",
+            "/kind: is `gan`; known: `dit`, `unet`, `uvit`, `controlnet`, `resnet`, `convnext`, `vit`, `efficientnet`, `encoder_decoder`, `segformer`, `dpt`, `glpn`, `dense_depth`, `clip_vision`, `siglip_vision`, `autoencoder_kl` and 3 more",
         ),
         (
             dit(),

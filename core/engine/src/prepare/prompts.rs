@@ -400,10 +400,7 @@ pub(crate) fn needed<'a>(
     if let Some(file) = &config.classes_file {
         add("classes_file", base.join(file), None);
     }
-    let located = |path: &Path| {
-        let reference = path.to_str().and_then(|text| locate(text, base).ok());
-        reference.unwrap_or_else(|| base.join(path))
-    };
+    let located = |path: &Path| locate(path, base).unwrap_or_else(|_| base.join(path));
     let read_by = [
         ("backbone", Some(&models.backbone), &config.backbone),
         ("denoiser", models.denoiser.as_ref(), &config.denoiser),
@@ -494,7 +491,7 @@ fn beside(model: &Path, name: &str) -> PathBuf {
 /// The folder of the tokenizer of a text encoder: its own, or that beside it.
 fn tokenizer_of(encoder: &Path) -> PathBuf {
     let folder = folder_of(encoder);
-    let own = ["tokenizer.json", "vocab.json"];
+    let own = ["tokenizer.json", "vocab.json", "spiece.model"];
     match own.iter().any(|name| folder.join(name).is_file()) {
         true => folder.to_owned(),
         false => beside(encoder, "tokenizer"),

@@ -6,6 +6,7 @@ mod clip;
 mod depth;
 mod preprocessor;
 mod segformer;
+mod siglip;
 mod vit_mae;
 
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ pub(super) const PUBLISHER: Publisher = Publisher {
         "CLIPTextModel",
         "CLIPTextModelWithProjection",
         "BertModel",
+        "SiglipModel",
     ],
 };
 
@@ -46,6 +48,7 @@ fn translation(class: &str) -> Option<Translate> {
         "CLIPModel" => Some(clip::images),
         "CLIPTextModel" | "CLIPTextModelWithProjection" => Some(clip::text_model),
         "BertModel" => Some(bert::bert),
+        "SiglipModel" => Some(siglip::images),
         _ => None,
     }
 }
@@ -54,6 +57,7 @@ fn translation(class: &str) -> Option<Translate> {
 pub(super) fn text_translation(class: &str) -> Option<Translate> {
     match class {
         "CLIPModel" => Some(clip::texts),
+        "SiglipModel" => Some(siglip::texts),
         _ => translation(class),
     }
 }
@@ -156,7 +160,12 @@ fn labels(fields: &mut Fields) -> usize {
 
 /// What `hidden_act` calls an activation.
 fn activation(fields: &mut Fields) -> Activation {
-    let name = fields.take("hidden_act", "gelu".to_owned());
+    activation_or(fields, "gelu")
+}
+
+/// The same of classes that have this one where none is said.
+fn activation_or(fields: &mut Fields, default: &str) -> Activation {
+    let name = fields.take("hidden_act", default.to_owned());
     match name.as_str() {
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
