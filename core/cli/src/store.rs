@@ -244,8 +244,13 @@ impl Store {
     }
 
     fn failed(&self, key: &Key, error: object_store::Error) -> Failure {
+        // A bucket that is not there will not be there the next time.
+        let failure = match &error {
+            object_store::Error::NotFound { .. } => Failure::Misuse,
+            _ => Failure::Failed,
+        };
         let context = format!("`{self}`: `{key}`");
-        Failure::Failed(anyhow::Error::from(error).context(context))
+        failure(anyhow::Error::from(error).context(context))
     }
 }
 
@@ -295,4 +300,27 @@ fn open(address: &str) -> anyhow::Result<(Box<dyn ObjectStore>, Key)> {
         }
     })?;
     Ok((objects, Key::from(place)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_files_are_put_in_pieces() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = format!("file://{}/bucket/run/", folder.path().display());
+        let store = Store::at(Path::new(&address)).ok().flatten().unwrap();
+        let path = folder.path().join("file");
+        for bytes in [0, 1, PIECE - 1, PIECE, 2 * PIECE + 5] {
+            let written: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+            fs::write(&path, &written).unwrap();
+            let key = store.file(b"unit", "images/fog%2F5/a~b.png");
+            assert!(store.put(&path, &key).is_ok());
+            let read = store.get(&key).ok().flatten().unwrap();
+            assert!(read == written, "{bytes} bytes");
+        }
+        let key = store.file(b"unit", "nothing");
+        assert!(matches!(store.get(&key), Ok(None)));
+    }
 }
