@@ -201,7 +201,7 @@ fn adapter_that_reads(
         .unwrap();
     let backbone = dtta_models::TextClasses::of(backbone, 3).unwrap();
     Adapter::builder()
-        .own_backbone(Box::new(backbone), weights)
+        .own_backbone(backbone, weights)
         .denoiser(models().join("sd_v/unet"))
         .constant("text-embeddings", tokens.unwrap())
         .constant(

@@ -1,21 +1,16 @@
 //! Models of many classes, used for some of them: logits, and the embeddings that mappers mix, restricted to these before any softmax, as
 //! ImageNet-A and ImageNet-R ask for. The weights stay those of the whole model.
 
-use std::sync::Arc;
-
 use dtta_tensor::{Named, Tensor};
 
-use crate::backbone::{Backbone, BackboneSpec, BatchNormStatistics, LOGITS, Reconstruction};
-use crate::denoiser::{CLASS_EMBEDDINGS, ClassCondition, Denoiser, Slot};
+use crate::backbone::{Backbone, BackboneSpec, LOGITS};
+use crate::behind::{Behind, Between};
+use crate::denoiser::{CLASS_EMBEDDINGS, Denoiser};
 use crate::error::{ModelError, Result};
-use crate::schedule::NoiseSchedule;
-use crate::spatial::SpatialConfig;
-use crate::weights::{ParameterId, ParameterSpec, Weights};
 
 /// A classifier that answers for some of its classes, in the order given. Where one answer stands for several classes, its logit is the
 /// largest of theirs, so that it is the most probable one where one of them is.
 pub struct SomeClasses {
-    backbone: Box<dyn Backbone>,
     spec: BackboneSpec,
     classes: Groups,
 }
@@ -25,7 +20,7 @@ impl SomeClasses {
     ///
     /// # Errors
     /// [`ModelError::Input`] for a model that answers for each pixel, or classes that it does not have, none, or one twice.
-    pub fn of(backbone: Box<dyn Backbone>, classes: &[Vec<usize>]) -> Result<Self> {
+    pub fn of(backbone: Box<dyn Backbone>, classes: &[Vec<usize>]) -> Result<Box<dyn Backbone>> {
         let spec = *backbone.spec();
         if spec.per_pixel {
             let found = "answers for each pixel";
@@ -35,71 +30,30 @@ impl SomeClasses {
                 "one for whole images",
             ));
         }
-        Ok(Self {
+        let some = Self {
             classes: Groups::within(classes, spec.outputs)?,
             spec: BackboneSpec {
                 outputs: classes.len(),
                 ..spec
             },
-            backbone,
-        })
-    }
-
-    fn restrict(&self, outputs: Named) -> Result<Named> {
-        self.classes.pick(outputs, LOGITS, 1, Join::Largest)
+        };
+        Ok(Box::new(Behind::new(backbone, some)))
     }
 }
 
-impl Backbone for SomeClasses {
-    fn parameters(&self) -> &Arc<[ParameterSpec]> {
-        self.backbone.parameters()
-    }
-
-    fn spec(&self) -> &BackboneSpec {
+impl Between for SomeClasses {
+    fn spec<'a>(&'a self, _own: &'a BackboneSpec) -> &'a BackboneSpec {
         &self.spec
     }
 
-    fn forward(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-        statistics: BatchNormStatistics,
-    ) -> Result<Named> {
-        self.restrict(self.backbone.forward(weights, images, statistics)?)
-    }
-
-    fn constants(&self, weights: &Weights) -> Result<Named> {
-        self.backbone.constants(weights)
-    }
-
-    fn forward_training(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
-        let (outputs, statistics) = self.backbone.forward_training(weights, images)?;
-        Ok((self.restrict(outputs)?, statistics))
-    }
-
-    fn forward_mixing(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-        share: f64,
-    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
-        let (outputs, statistics) = self.backbone.forward_mixing(weights, images, share)?;
-        Ok((self.restrict(outputs)?, statistics))
-    }
-
-    fn reconstruction(&self) -> Option<&dyn Reconstruction> {
-        self.backbone.reconstruction()
+    fn outputs(&self, own: Named) -> Result<Named> {
+        self.classes.pick(own, LOGITS, 1, Join::Largest)
     }
 }
 
 /// A denoiser that tells mappers about some of its classes, in the order given, or of several at once the mean of their embeddings. What it
 /// takes is unchanged.
 pub struct SomeEmbeddings {
-    denoiser: Box<dyn Denoiser>,
     classes: Groups,
 }
 
@@ -108,65 +62,21 @@ impl SomeEmbeddings {
     ///
     /// # Errors
     /// [`ModelError::Input`] for classes that it does not have, none, or one twice.
-    pub fn of(denoiser: Box<dyn Denoiser>, classes: &[Vec<usize>]) -> Result<Self> {
+    pub fn of(denoiser: Box<dyn Denoiser>, classes: &[Vec<usize>]) -> Result<Box<dyn Denoiser>> {
         let all = denoiser
             .class_condition()
             .map(|condition| condition.classes);
         let most = all.unwrap_or(usize::MAX);
-        Ok(Self {
+        let some = Self {
             classes: Groups::within(classes, most)?,
-            denoiser,
-        })
+        };
+        Ok(Box::new(Behind::new(denoiser, some)))
     }
 }
 
-impl Denoiser for SomeEmbeddings {
-    fn parameters(&self) -> &Arc<[ParameterSpec]> {
-        self.denoiser.parameters()
-    }
-
-    fn image_shape(&self) -> [usize; 3] {
-        self.denoiser.image_shape()
-    }
-
-    fn slots(&self) -> &[Slot] {
-        self.denoiser.slots()
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        self.denoiser.schedule()
-    }
-
-    fn spatial(&self) -> Option<&SpatialConfig> {
-        self.denoiser.spatial()
-    }
-
-    fn class_condition(&self) -> Option<ClassCondition> {
-        self.denoiser.class_condition()
-    }
-
-    fn embed_classes(&self, weights: &Weights, labels: &Tensor) -> Result<Tensor> {
-        self.denoiser.embed_classes(weights, labels)
-    }
-
-    fn predict(
-        &self,
-        weights: &Weights,
-        noisy: &Tensor,
-        times: &[f64],
-        conditioning: &Named,
-    ) -> Result<Tensor> {
-        self.denoiser.predict(weights, noisy, times, conditioning)
-    }
-
-    fn constants(&self, weights: &Weights) -> Result<Named> {
-        let constants = self.denoiser.constants(weights)?;
-        self.classes
-            .pick(constants, CLASS_EMBEDDINGS, 0, Join::Mean)
-    }
-
-    fn unconditional(&self, weights: &Weights) -> Result<Option<Named>> {
-        self.denoiser.unconditional(weights)
+impl Between for SomeEmbeddings {
+    fn constants(&self, own: Named) -> Result<Named> {
+        self.classes.pick(own, CLASS_EMBEDDINGS, 0, Join::Mean)
     }
 }
 
@@ -269,7 +179,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::Models;
+    use crate::{BatchNormStatistics, Models, Weights};
 
     fn model(config: serde_json::Value) -> std::path::PathBuf {
         let folder = tempfile::tempdir().unwrap().keep();
@@ -299,7 +209,7 @@ mod tests {
         let all = logits(&*backbone());
         let some = SomeClasses::of(backbone(), &groups).unwrap();
         assert_eq!(some.spec().outputs, 2);
-        for (row, found) in all.chunks(5).zip(logits(&some).chunks(2)) {
+        for (row, found) in all.chunks(5).zip(logits(&*some).chunks(2)) {
             assert_eq!(found, [row[2], row[0].max(row[3]).max(row[4])]);
         }
 
@@ -319,7 +229,7 @@ mod tests {
         };
         let (all, some) = (
             table(&*denoiser()),
-            table(&SomeEmbeddings::of(denoiser(), &groups).unwrap()),
+            table(&*SomeEmbeddings::of(denoiser(), &groups).unwrap()),
         );
         assert_eq!((all.len(), some.len()), (40, 16));
         for n in 0..8 {

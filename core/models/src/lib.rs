@@ -26,6 +26,7 @@
 
 mod autoencoder;
 mod backbone;
+mod behind;
 mod bert;
 mod checkpoint;
 mod clip;

@@ -1,16 +1,11 @@
 //! Backbones with a text space, whose classes are those that texts name.
 
-use std::sync::Arc;
-
-use dtta_tensor::{Named, Tensor};
-
-use crate::backbone::{Backbone, BackboneSpec, BatchNormStatistics};
+use crate::backbone::{Backbone, BackboneSpec};
+use crate::behind::{Behind, Between};
 use crate::error::{ModelError, Result};
-use crate::weights::{ParameterId, ParameterSpec, Weights};
 
 /// A backbone with a [text space](Backbone::text_space) that counts so many classes as its outputs. What it answers is unchanged.
 pub struct TextClasses {
-    backbone: Box<dyn Backbone>,
     spec: BackboneSpec,
 }
 
@@ -19,7 +14,7 @@ impl TextClasses {
     ///
     /// # Errors
     /// [`ModelError::Input`] for a backbone without a text space, or no classes.
-    pub fn of(backbone: Box<dyn Backbone>, classes: usize) -> Result<Self> {
+    pub fn of(backbone: Box<dyn Backbone>, classes: usize) -> Result<Box<dyn Backbone>> {
         if backbone.text_space().is_none() {
             let expected = "one whose features are held against those of texts";
             return Err(ModelError::input(
@@ -31,56 +26,18 @@ impl TextClasses {
         if classes == 0 {
             return Err(ModelError::input("the classes", "are none", "one or more"));
         }
-        Ok(Self {
+        let counted = Self {
             spec: BackboneSpec {
                 outputs: classes,
                 ..*backbone.spec()
             },
-            backbone,
-        })
+        };
+        Ok(Box::new(Behind::new(backbone, counted)))
     }
 }
 
-impl Backbone for TextClasses {
-    fn parameters(&self) -> &Arc<[ParameterSpec]> {
-        self.backbone.parameters()
-    }
-
-    fn spec(&self) -> &BackboneSpec {
+impl Between for TextClasses {
+    fn spec<'a>(&'a self, _own: &'a BackboneSpec) -> &'a BackboneSpec {
         &self.spec
-    }
-
-    fn forward(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-        statistics: BatchNormStatistics,
-    ) -> Result<Named> {
-        self.backbone.forward(weights, images, statistics)
-    }
-
-    fn text_space(&self) -> Option<usize> {
-        self.backbone.text_space()
-    }
-
-    fn constants(&self, weights: &Weights) -> Result<Named> {
-        self.backbone.constants(weights)
-    }
-
-    fn forward_training(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
-        self.backbone.forward_training(weights, images)
-    }
-
-    fn forward_mixing(
-        &self,
-        weights: &Weights,
-        images: &Tensor,
-        share: f64,
-    ) -> Result<(Named, Vec<(ParameterId, Tensor)>)> {
-        self.backbone.forward_mixing(weights, images, share)
     }
 }

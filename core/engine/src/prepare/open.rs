@@ -125,7 +125,7 @@ pub(crate) fn open(
             let own = (config, own_weights.as_deref());
             let texts = prompts.features(width, own, models, &devices.task, values)?;
             constants.push(TEXT_FEATURES, texts);
-            backbone.0 = Box::new(TextClasses::of(backbone.0, prompts.classes())?);
+            backbone.0 = TextClasses::of(backbone.0, prompts.classes())?;
         }
         (Some(prompts), None) => prompts.without_backbone()?,
         (None, _) => {}
@@ -249,12 +249,12 @@ pub(crate) fn open(
         if text_space.is_none() {
             let (model, weights): (Box<dyn Backbone>, Weights) = backbone;
             let model = SomeClasses::of(model, &classes).map_err(refuse)?;
-            backbone = (Box::new(model), weights);
+            backbone = (model, weights);
         }
         if let Some((model, weights)) = denoiser {
             let model = SomeEmbeddings::of(model, other.as_ref().unwrap_or(&classes));
             let model = model.map_err(refuse)?;
-            denoiser = Some((Box::new(model), weights));
+            denoiser = Some((model, weights));
         }
     }
     let head = opener.part(Role::Head, "/plugins/head", &sources.head)?;

@@ -9,8 +9,8 @@
 mod config;
 mod files;
 mod targets;
-mod wrapped;
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ use rand_chacha::rand_core::Rng;
 use self::config::Settings;
 pub use self::config::{LoraConfig, LoraTargets};
 use self::targets::Module;
-use self::wrapped::Lent;
 use crate::backbone::Backbone;
+use crate::behind::{Behind, Between};
 use crate::denoiser::Denoiser;
 use crate::error::{ModelError, Result};
 use crate::weights::{Declaration, Group, Init, ParameterId, ParameterSpec, Weights};
@@ -88,7 +88,7 @@ impl Lora {
         (backbone, mut weights): (Box<dyn Backbone>, Weights),
     ) -> Result<(Box<dyn Backbone>, Weights)> {
         let places = self.join(&mut weights)?;
-        let lent = Lent::new(backbone, places, &weights);
+        let lent = Behind::new(backbone, Lent::of(places, &weights));
         Ok((Box::new(lent), weights))
     }
 
@@ -101,7 +101,7 @@ impl Lora {
         (denoiser, mut weights): (Box<dyn Denoiser>, Weights),
     ) -> Result<(Box<dyn Denoiser>, Weights)> {
         let places = self.join(&mut weights)?;
-        let lent = Lent::new(denoiser, places, &weights);
+        let lent = Behind::new(denoiser, Lent::of(places, &weights));
         Ok((Box::new(lent), weights))
     }
 
@@ -228,7 +228,28 @@ impl Base {
     }
 }
 
-/// The parameters of weights that factors joined.
-fn parameters(weights: &Weights) -> Arc<[ParameterSpec]> {
-    weights.specs().clone()
+/// What lends a model the sums of its matrices and the factors beside them. The model's own parameters come first, so they keep their ids.
+struct Lent {
+    places: Places,
+    parameters: Arc<[ParameterSpec]>,
+}
+
+impl Lent {
+    /// Given weights that the factors joined.
+    fn of(places: Places, weights: &Weights) -> Self {
+        Self {
+            places,
+            parameters: weights.specs().clone(),
+        }
+    }
+}
+
+impl Between for Lent {
+    fn parameters<'a>(&'a self, _own: &'a Arc<[ParameterSpec]>) -> &'a Arc<[ParameterSpec]> {
+        &self.parameters
+    }
+
+    fn weights<'a>(&self, given: &'a Weights) -> Result<Cow<'a, Weights>> {
+        Ok(Cow::Owned(self.places.summed(given)?))
+    }
 }
