@@ -57,6 +57,11 @@ pub enum Error {
     /// A method asks for the reconstruction of masked patches, and the backbone has no decoder.
     #[error("the method needs a backbone that reconstructs masked patches, and this one does not")]
     NoDecoder,
+    /// A safeguard asks how sure models are of the classes of images, and the head does not say.
+    #[error(
+        "`/adaptation/safeguards/surer` compares how sure models are of the class of an image, and the head gives no `confidence` in one; set it to null"
+    )]
+    NoConfidence,
     /// A gate asks what the denoiser makes of an image without a condition, and it never was without one.
     #[error(
         "the denoiser was never trained without conditioning, so the share of the loss that a prediction explains cannot be computed"
@@ -149,6 +154,7 @@ impl Error {
             | Self::Shard { .. }
             | Self::Merge { .. }
             | Self::Compare { .. }
+            | Self::NoConfidence
             | Self::Base(_) => Remedy::Mend,
             _ => Remedy::None,
         }

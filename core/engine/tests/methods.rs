@@ -387,35 +387,108 @@ fn predictions_that_collapse_bring_the_source_back() {
     assert_eq!(records[next].loss[0], at_rest[next].loss[0]);
 }
 
-#[test]
-fn a_return_slows_what_comes_after_it_until_the_streams_next_reset() {
-    let fixture = Fixture::new();
+/// The same 20 images under each of these corruptions, by its severity.
+fn under(corruptions: &[(&str, u8)]) -> Value {
+    let domain = |(corruption, severity): &(&str, u8)| json!({"kind": "corrupted", "corruption": corruption, "severity": severity});
+    let domains: Vec<Value> = corruptions.iter().map(domain).collect();
+    json!({"samples": 20, "domains": domains})
+}
+
+/// A ruinous experiment that returns to the source in its first domain, and is left next to nothing of its learning rate then.
+fn slowed() -> Value {
     let mut experiment = ruinous();
-    experiment["data"]["stream"] = json!({"samples": 20, "domains": [
-        {"kind": "corrupted", "corruption": "gaussian_noise", "severity": 3},
-        {"kind": "corrupted", "corruption": "gaussian_noise", "severity": 5},
-    ]});
+    experiment["data"]["stream"] = under(&[("gaussian_noise", 3), ("gaussian_noise", 5)]);
     experiment["adaptation"]["mode"] = json!({"kind": "online", "reset": "domain"});
-    // A return leaves next to nothing of the learning rate.
     let collapse = json!({"below": 1, "samples": 4, "backoff": 1e-20});
     experiment["adaptation"]["safeguards"] =
         json!({"pull": 0, "collapse": collapse, "surer": null});
-    fixture.run(&experiment, "slowed").unwrap();
-    let slowed = fixture.records("slowed");
-    let first = slowed
-        .iter()
-        .position(|record| record.measures["collapsed"] == 1.0)
-        .unwrap();
-    let next = 20;
+    experiment
+}
+
+fn first_return(records: &[dtta::Record]) -> usize {
+    let returned = |record: &dtta::Record| record.measures["collapsed"] == 1.0;
+    records.iter().position(returned).unwrap()
+}
+
+#[test]
+fn a_return_slows_what_comes_after_it_until_the_streams_next_reset() {
+    let fixture = Fixture::new();
+    fixture.run(&slowed(), "slowed").unwrap();
+    let records = fixture.records("slowed");
     let moved = |record: &dtta::Record| {
         let first = record.loss[0];
         let away = |loss: &f32| (loss - first).abs() > 1e-6 * first.abs();
         record.loss.iter().any(away)
     };
-    assert!(moved(&slowed[first]));
-    assert!(first + 4 < next && next < slowed.len(), "{first}, {next}");
-    assert!(!slowed[first + 4..next].iter().any(moved));
-    assert!(moved(&slowed[next]));
+    let first = first_return(&records);
+    assert!(moved(&records[first]));
+    assert!(first + 4 < 20, "{first}");
+    assert!(!records[first + 4..20].iter().any(moved));
+    assert!(moved(&records[20]));
+}
+
+#[test]
+fn a_run_that_was_stopped_after_a_return_goes_on_slowed() {
+    let fixture = Fixture::new();
+    fixture.run(&slowed(), "whole").unwrap();
+    let whole = fixture.records("whole");
+    let stop = first_return(&whole) + 4;
+    let stopped = fixture.run_until(&slowed(), "broken", false, stop);
+    assert!(matches!(stopped, Err(Error::Interrupted { .. })));
+    fixture
+        .run_until(&slowed(), "broken", true, usize::MAX)
+        .unwrap();
+    assert_eq!(fixture.records("broken"), whole);
+}
+
+#[test]
+fn a_return_slows_a_denoiser_that_adapts_too() {
+    let fixture = Fixture::new();
+    let mut experiment = Fixture::experiment();
+    experiment["data"]["stream"] = under(&[("gaussian_noise", 3)]);
+    experiment["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
+    let sgd = |rate: f64| json!({"kind": "sgd", "learning_rate": rate});
+    experiment["method"]["steps"] = json!(2);
+    experiment["method"]["optimizer"] = sgd(5.0);
+    experiment["method"]["denoiser"] = json!({"optimizer": sgd(0.1)});
+    let collapse = json!({"below": 1, "samples": 4, "backoff": 1e-20});
+    experiment["adaptation"]["safeguards"] =
+        json!({"pull": 0, "collapse": collapse, "surer": null});
+    fixture.run(&experiment, "slowed").unwrap();
+    experiment["method"]["optimizer"] = sgd(0.0);
+    experiment["method"]["denoiser"] = json!({"optimizer": sgd(0.0)});
+    fixture.run(&experiment, "at-rest").unwrap();
+    let [slowed, at_rest] = ["slowed", "at-rest"].map(|out| fixture.records(out));
+    let first = first_return(&slowed);
+    assert!(first + 4 < 20, "{first}");
+    assert_ne!(slowed[first].loss, at_rest[first].loss);
+    for (slowed, at_rest) in slowed.iter().zip(&at_rest).skip(first + 4) {
+        assert_eq!(slowed.loss, at_rest.loss, "{}", slowed.id);
+    }
+}
+
+/// Of which images of a batch the source model is surer, by the definition, given all records up to the batch's end.
+fn source_is_surer(until: &[dtta::Record], batch: usize, window: usize) -> Vec<bool> {
+    let seen = &until[until.len().saturating_sub(window)..];
+    let sureness = |of: fn(&dtta::Record) -> &dtta::Prediction, record: &dtta::Record| {
+        let mine = of(record).confidence.unwrap();
+        let below = seen.iter().map(|other| {
+            let other = of(other).confidence.unwrap();
+            f64::from(u8::from(other < mine)) + 0.5 * f64::from(u8::from(other == mine))
+        });
+        let mut shares = BTreeMap::new();
+        for other in seen {
+            *shares.entry(of(other).prediction).or_insert(0.0) += 1.0 / seen.len() as f64;
+        }
+        let entropy = -shares.values().map(|p| p * p.ln()).sum::<f64>();
+        below.sum::<f64>() / seen.len() as f64 * entropy.exp()
+    };
+    let of_batch = &until[until.len() - batch..];
+    let surer = |record: &dtta::Record| {
+        record.source.prediction != record.adapted.prediction
+            && sureness(|r| &r.source, record) > sureness(|r| &r.adapted, record)
+    };
+    of_batch.iter().map(surer).collect()
 }
 
 #[test]
@@ -424,36 +497,50 @@ fn the_source_models_answer_stays_where_it_is_surer() {
     let [mut kept, mut given_up] = [0, 0];
     for method in &methods()[1..] {
         let mut experiment = experiment(method);
-        let severe =
-            |corruption| json!({"kind": "corrupted", "corruption": corruption, "severity": 5});
-        let domains = [
-            "gaussian_noise",
-            "impulse_noise",
-            "brightness",
-            "contrast",
-            "shot_noise",
-        ]
-        .map(severe);
-        experiment["data"]["stream"] = json!({"samples": 20, "domains": domains});
+        experiment["data"]["stream"] = under(&[
+            ("gaussian_noise", 5),
+            ("impulse_noise", 5),
+            ("brightness", 5),
+            ("contrast", 5),
+            ("shot_noise", 5),
+        ]);
         experiment["method"]["optimizer"] = json!({"kind": "sgd", "learning_rate": 1.0});
         let kind = method["kind"].as_str().unwrap();
         fixture.run(&experiment, kind).unwrap();
-        experiment["adaptation"]["safeguards"] = json!({"pull": 0, "collapse": null, "surer": 8});
+        experiment["adaptation"]["safeguards"] = json!({"pull": 0, "collapse": null, "surer": 10});
         let guarded = format!("{kind}-surer");
         fixture.run(&experiment, &guarded).unwrap();
-        let both = fixture.records(kind).into_iter();
-        for (alone, surer) in both.zip(fixture.records(&guarded)) {
-            assert_eq!(alone.source, surer.source);
-            let keeps = surer.measures["kept_source"] == 1.0;
-            let expected = if keeps { &alone.source } else { &alone.adapted };
-            assert_eq!(&surer.adapted, expected, "{kind}: {}", surer.id);
-            let differ = alone.source.prediction != alone.adapted.prediction;
-            assert!(differ || !keeps, "{kind}: {}", surer.id);
-            kept += usize::from(keeps);
-            given_up += usize::from(differ && !keeps);
+        let (alone, guarded) = (fixture.records(kind), fixture.records(&guarded));
+        for end in (4..=alone.len()).step_by(4) {
+            let surer = source_is_surer(&alone[..end], 4, 10);
+            for (place, surer) in (end - 4..end).zip(surer) {
+                let (alone, found) = (&alone[place], &guarded[place]);
+                let expected = if surer { &alone.source } else { &alone.adapted };
+                assert_eq!(&found.adapted, expected, "{kind}: {}", found.id);
+                assert_eq!(found.source, alone.source);
+                assert_eq!(found.measures["kept_source"], f32::from(u8::from(surer)));
+                let differ = alone.source.prediction != alone.adapted.prediction;
+                kept += usize::from(surer);
+                given_up += usize::from(differ && !surer);
+            }
         }
     }
-    assert!(kept > 0 && given_up > 0, "{kept} kept, {given_up} given up");
+    assert!(kept > 5 && given_up > 5, "{kept} kept, {given_up} given up");
+}
+
+#[test]
+fn an_average_leaves_alone_what_the_filter_left_out() {
+    let fixture = Fixture::new();
+    let mut experiment = ruinous();
+    experiment["data"]["stream"] = under(&[("gaussian_noise", 3)]);
+    experiment["adaptation"]["safeguards"] =
+        json!({"pull": 0, "collapse": null, "surer": null, "average": 0.5, "reliable": 0.997});
+    fixture.run(&experiment, "both").unwrap();
+    let records = fixture.records("both");
+    let (left, adapted): (Vec<_>, Vec<_>) = records.iter().partition(|r| r.loss.is_empty());
+    assert!(left.iter().all(|record| record.source == record.adapted));
+    assert!(adapted.iter().any(|record| record.source != record.adapted));
+    assert!(!left.is_empty(), "all passed");
 }
 
 #[test]
@@ -545,6 +632,16 @@ fn safeguards_that_have_no_place_are_refused_by_pointer() {
     assert!(error.contains("/adaptation/safeguards/pull"), "{error}");
     assert!(error.contains("/adaptation/safeguards/collapse"), "{error}");
     assert!(error.contains("/adaptation/safeguards/surer"), "{error}");
+    let dense = Fixture::dense();
+    for task in ["segmentation", "depth"] {
+        let mut experiment = Fixture::dense_experiment(task);
+        experiment["adaptation"]["mode"] = json!({"kind": "online"});
+        experiment["adaptation"]["safeguards"] = json!({});
+        let error = dense.prepare(&experiment).err().unwrap().to_string();
+        assert!(error.contains("/adaptation/safeguards/surer"), "{error}");
+        experiment["adaptation"]["safeguards"]["surer"] = json!(null);
+        dense.run(&experiment, task).unwrap();
+    }
 }
 
 #[test]

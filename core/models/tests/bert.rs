@@ -6,15 +6,16 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
+mod common;
+
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use common::{assert_close, unpacked};
 use dtta_models::{EncodedTexts, ModelError, Models, Tokenizer, read_tensors};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
-const TOLERANCE: f32 = 2e-4;
 /// What `tests/reference/bert.py` calls so.
 const PROMPTS: [&str; 4] = [
     "a photo of a cat.",
@@ -25,22 +26,6 @@ const PROMPTS: [&str; 4] = [
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bert")
-}
-
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
-    assert_eq!(*found.shape(), *expected.shape());
-    let (found, expected) = (found.to_floats().unwrap(), expected.to_floats().unwrap());
-    let pairs = found.iter().zip(&expected);
-    let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    eprintln!("{what}: largest absolute error {error:.1e}");
-    assert!(error <= TOLERANCE, "{what}: {error}");
-}
-
-fn unpacked(path: &Path) -> Value {
-    let mut text = String::new();
-    let mut file = flate2::read::GzDecoder::new(fs::File::open(path).unwrap());
-    file.read_to_string(&mut text).unwrap();
-    serde_json::from_str(&text).unwrap()
 }
 
 fn numbers(value: &Value) -> Vec<u32> {
@@ -93,9 +78,11 @@ fn copied(name: &str) -> tempfile::TempDir {
 #[test]
 fn tokens_of_a_thousand_strings_in_many_scripts_are_those_of_transformers() {
     let tokenizer = Tokenizer::open(&fixtures().join("pooler")).unwrap();
-    let strings = unpacked(&fixtures().join("../text/strings.json.gz"));
+    let read =
+        |name: &str| -> Value { serde_json::from_str(&unpacked(&fixtures().join(name))).unwrap() };
+    let strings = read("../text/strings.json.gz");
     let strings = &strings["strings"];
-    let expected = unpacked(&fixtures().join("strings.json.gz"));
+    let expected = read("strings.json.gz");
     assert_eq!(expected["ids"].as_array().unwrap().len(), 1000);
     let wrong = wrong(&tokenizer, strings, &expected["ids"]);
     assert!(wrong.is_empty(), "{}: {}", wrong.len(), wrong.join("\n"));

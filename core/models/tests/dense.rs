@@ -6,19 +6,19 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::{assert_close, assert_gradient, difference};
 use dtta_models::{
     BatchNormStatistics, Denoiser, Interpolation, ModelError, ModelFiles, Models, Preprocessing,
     Resized, Weights, read_tensors, write_tensors,
 };
 use dtta_tensor::{Device, Named, Tensor};
 use serde_json::{Map, Value, json};
-
-const TOLERANCE: f32 = 2e-4;
-const RELATIVE: f32 = 1e-3;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dense")
@@ -31,28 +31,6 @@ fn expected(name: &str) -> BTreeMap<String, Tensor> {
 
 fn read(path: &Path) -> Map<String, Value> {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
-/// The largest difference, and the largest element of what was expected.
-fn difference(found: &Tensor, expected: &Tensor) -> (f32, f32) {
-    assert_eq!(*found.shape(), *expected.shape());
-    let (found, expected) = (found.to_floats().unwrap(), expected.to_floats().unwrap());
-    let pairs = found.iter().zip(&expected);
-    let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    (error, expected.iter().map(|x| x.abs()).fold(0.0, f32::max))
-}
-
-fn assert_answer(name: &str, found: &Tensor, expected: &Tensor) {
-    let (error, size) = difference(found, expected);
-    eprintln!("{name}: largest absolute error {error:.1e} of {size:.1}");
-    assert!(error <= TOLERANCE, "{name}: {error}");
-}
-
-fn assert_gradient(name: &str, of: &str, found: &Tensor, expected: &Tensor) {
-    let (error, size) = difference(found, expected);
-    let relative = error / size;
-    eprintln!("{name}: gradient of {of}: relative error {relative:.1e}");
-    assert!(relative <= RELATIVE, "{name}: {of}: {relative}");
 }
 
 // --- Segmenters and depth predictors --------------------------------------------------------------------------------------------------
@@ -81,13 +59,17 @@ fn check(name: &str) {
     let logits = outputs.get("logits").unwrap();
     assert_eq!(logits.shape()[1], backbone.spec().outputs, "{name}");
     assert_eq!(outputs.get("features").unwrap().shape().rank(), 4, "{name}");
-    assert_answer(name, logits, &expected["output.logits"]);
+    assert_close(name, logits, &expected["output.logits"]);
     let loss = logits.mul(&expected["input.cotangent"]).unwrap();
     let gradients = loss.sum(&[], false).unwrap().backward().unwrap();
     let leaves = parameters.iter().map(|(of, id)| (*of, weights.get(*id)));
     for (of, leaf) in leaves.chain([("images", &images)]) {
         let found = gradients.of(leaf).unwrap();
-        assert_gradient(name, of, &found, &expected[&format!("gradient.{of}")]);
+        assert_gradient(
+            &format!("{name}: {of}"),
+            &found,
+            &expected[&format!("gradient.{of}")],
+        );
     }
 }
 
@@ -541,12 +523,16 @@ fn unets_with_a_controlnet_answer_as_diffusers_does() {
                 &conditioning,
             )
             .unwrap();
-        assert_answer(name, &answer, &expected["output.answer"]);
+        assert_close(name, &answer, &expected["output.answer"]);
         let loss = answer.mul(&expected["input.cotangent"]).unwrap();
         let gradients = loss.sum(&[], false).unwrap().backward().unwrap();
         for (slot, leaf) in conditioning.iter() {
             let found = gradients.of(leaf).unwrap();
-            assert_gradient(name, slot, &found, &expected[&format!("gradient.{slot}")]);
+            assert_gradient(
+                &format!("{name}: {slot}"),
+                &found,
+                &expected[&format!("gradient.{slot}")],
+            );
         }
         assert_eq!(denoiser.schedule().alphas_cumprod().len(), 1000);
         let first = 1.0 - denoiser.schedule().alphas_cumprod()[0];
@@ -609,7 +595,7 @@ fn a_controlnet_that_counts_for_nothing_leaves_the_unet_alone() {
         moved.push(difference(&answer, &alone).0);
         if scale > 0.0 {
             // The tokens as a slot are those of the prompt's file.
-            assert_answer("tokens", &answer, &expected["output.answer"]);
+            assert_close("tokens", &answer, &expected["output.answer"]);
         }
     }
     assert!(moved[0] == 0.0 && moved[1] > 0.1, "{moved:?}");

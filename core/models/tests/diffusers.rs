@@ -7,18 +7,18 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::{assert_close, assert_gradient, difference};
 use dtta_models::{
     Denoiser, Encoder, ModelError, Models, NoiseSchedule, Weights, read_tensors, write_tensors,
 };
 use dtta_tensor::{Device, Named, Tensor};
 use serde_json::{Map, Value, json};
-
-const TOLERANCE: f32 = 2e-4;
-const RELATIVE: f32 = 1e-3;
 
 /// Each fixture, the class that saved it, and the folder of its pipeline that the class has.
 const FIXTURES: &[(&str, &str, &str)] = &[
@@ -84,21 +84,6 @@ fn expected(name: &str) -> BTreeMap<String, Tensor> {
     found
 }
 
-/// The largest difference, and the largest element of what was expected.
-fn difference(found: &Tensor, expected: &Tensor) -> (f32, f32) {
-    assert_eq!(*found.shape(), *expected.shape());
-    let (found, expected) = (found.to_floats().unwrap(), expected.to_floats().unwrap());
-    let pairs = found.iter().zip(&expected);
-    let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    (error, expected.iter().map(|x| x.abs()).fold(0.0, f32::max))
-}
-
-fn assert_close(name: &str, what: &str, found: &Tensor, expected: &Tensor) {
-    let (error, _) = difference(found, expected);
-    eprintln!("{name}: {what}: largest absolute error {error:.1e}");
-    assert!(error <= TOLERANCE, "{name}: {what}: {error}");
-}
-
 fn denoiser(name: &str) -> (Box<dyn Denoiser>, Weights) {
     let (config, weights) = (config(name), weights(name));
     Models::standard()
@@ -121,7 +106,11 @@ fn check(name: &str) {
     let answer = denoiser
         .predict(&weights, noisy, &times, &conditioning)
         .unwrap();
-    assert_close(name, "answer", &answer, &expected["output.answer"]);
+    assert_close(
+        &format!("{name}: answer"),
+        &answer,
+        &expected["output.answer"],
+    );
     let conditions: BTreeSet<&str> = expected
         .keys()
         .filter_map(|key| key.strip_prefix("input.slot."))
@@ -132,10 +121,8 @@ fn check(name: &str) {
         let gradients = loss.sum(&[], false).unwrap().backward().unwrap();
         for (slot, leaf) in conditioning.iter() {
             let found = gradients.of(leaf).unwrap();
-            let (error, size) = difference(&found, &expected[&format!("gradient.{slot}")]);
-            let relative = error / size;
-            eprintln!("{name}: gradient of {slot}: relative error {relative:.1e}");
-            assert!(relative <= RELATIVE, "{name}: {slot}: {relative}");
+            let expected = &expected[&format!("gradient.{slot}")];
+            assert_gradient(&format!("{name}: {slot}"), &found, expected);
         }
     }
     if let Some(labelled) = expected.get("output.labelled") {
@@ -153,7 +140,7 @@ fn check(name: &str) {
         let answer = denoiser
             .predict(&weights, noisy, &times, &conditioning)
             .unwrap();
-        assert_close(name, "answer for labels", &answer, labelled);
+        assert_close(&format!("{name}: answer for labels"), &answer, labelled);
         let table = denoiser.constants(&weights).unwrap();
         let table = table.get("class-embeddings").unwrap();
         let classes = denoiser.class_condition().unwrap().classes;
@@ -204,7 +191,11 @@ fn autoencoders_give_the_latents_that_pipelines_of_diffusers_train_on() {
         let expected = expected(name);
         let images = &expected["input.images"];
         let latents = encoder.encode(&weights, images).unwrap();
-        assert_close(name, "latents", &latents, &expected["output.latents"]);
+        assert_close(
+            &format!("{name}: latents"),
+            &latents,
+            &expected["output.latents"],
+        );
         let shape = |tensor: &Tensor| {
             let shape = tensor.shape();
             [shape[1], shape[2], shape[3]]
@@ -750,13 +741,15 @@ fn checkpoints_of_sit_and_repa_answer_with_their_own_velocities_in_their_own_dir
         let answer = denoiser
             .predict(&weights, &mixed.noisy, &times, &conditioning)
             .unwrap();
-        assert_close(name, "answer", &answer, &expected["output.answer"]);
+        assert_close(
+            &format!("{name}: answer"),
+            &answer,
+            &expected["output.answer"],
+        );
         let loss = answer.mul(&expected["input.cotangent"]).unwrap();
         let gradients = loss.sum(&[], false).unwrap().backward().unwrap();
         let found = gradients.of(&condition).unwrap();
-        let (error, size) = difference(&found, &expected["gradient.condition"]);
-        eprintln!("{name}: gradient: relative error {:.1e}", error / size);
-        assert!(error / size <= RELATIVE, "{name}: {error} of {size}");
+        assert_gradient(name, &found, &expected["gradient.condition"]);
     }
 }
 

@@ -7,10 +7,13 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::difference;
 use dtta_models::{
     Backbone, BatchNormStatistics, Denoiser, FEATURES, Group, LOGITS, Lora, LoraConfig, ModelError,
     Models, ParameterId, Weights, read_tensors,
@@ -61,15 +64,6 @@ fn denoiser(name: &str) -> (Box<dyn Denoiser>, Weights) {
     Models::standard()
         .load_denoiser(&fixtures().join(name), None, &Device::cpu())
         .unwrap()
-}
-
-/// The largest difference, and the largest element of what was expected.
-fn difference(found: &Tensor, expected: &Tensor) -> (f32, f32) {
-    assert_eq!(*found.shape(), *expected.shape());
-    let (found, expected) = (found.to_floats().unwrap(), expected.to_floats().unwrap());
-    let pairs = found.iter().zip(&expected);
-    let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    (error, expected.iter().map(|x| x.abs()).fold(0.0, f32::max))
 }
 
 fn factors(weights: &Weights) -> Vec<ParameterId> {

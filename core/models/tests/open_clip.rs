@@ -6,27 +6,21 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::assert_close;
 use dtta_models::{
     BatchNormStatistics, Interpolation, LOGIT_SCALE, ModelFiles, Models, Resized, Tokenizer,
     read_tensors,
 };
-use dtta_tensor::{Device, Tensor};
+use dtta_tensor::Device;
 use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/open_clip")
-}
-
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
-    assert_eq!(*found.shape(), *expected.shape(), "{what}");
-    let (found, expected) = (found.to_floats().unwrap(), expected.to_floats().unwrap());
-    let pairs = found.iter().zip(&expected);
-    let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    eprintln!("{what}: largest absolute error {error:.1e}");
-    assert!(error <= 2e-4, "{what}: {error}");
 }
 
 #[test]

@@ -6,18 +6,18 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
-use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+mod common;
 
+use std::fs;
+use std::path::PathBuf;
+
+use common::{assert_close, assert_gradient, unpacked};
 use dtta_models::{
     BatchNormStatistics, LOGIT_SCALE, ModelError, Models, ParameterSpec, Tokenizer, read_tensors,
 };
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
-const TOLERANCE: f32 = 2e-4;
-const RELATIVE: f32 = 1e-3;
 /// What `tests/reference/siglip.py` calls so.
 const PROMPTS: [&str; 3] = [
     "a photo of a cat.",
@@ -33,34 +33,6 @@ fn model() -> PathBuf {
     fixtures().join("model")
 }
 
-/// The largest difference, and the largest element of what was expected.
-fn difference(found: &Tensor, expected: &Tensor) -> (f32, f32) {
-    assert_eq!(*found.shape(), *expected.shape());
-    let (found, expected) = (found.to_floats().unwrap(), expected.to_floats().unwrap());
-    let pairs = found.iter().zip(&expected);
-    let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    (error, expected.iter().map(|x| x.abs()).fold(0.0, f32::max))
-}
-
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
-    let (error, _) = difference(found, expected);
-    eprintln!("{what}: largest absolute error {error:.1e}");
-    assert!(error <= TOLERANCE, "{what}: {error}");
-}
-
-fn assert_gradient(what: &str, found: &Tensor, expected: &Tensor) {
-    let (error, size) = difference(found, expected);
-    eprintln!("{what}: relative error {:.1e}", error / size);
-    assert!(error / size <= RELATIVE, "{what}: {error} of {size}");
-}
-
-fn unpacked(path: &Path) -> Value {
-    let mut text = String::new();
-    let mut file = flate2::read::GzDecoder::new(fs::File::open(path).unwrap());
-    file.read_to_string(&mut text).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
 fn numbers(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
 }
@@ -69,9 +41,11 @@ fn numbers(value: &Value) -> Vec<u32> {
 fn tokens_of_a_thousand_strings_in_many_scripts_are_those_of_transformers() {
     let tokenizer = Tokenizer::open(&model()).unwrap();
     assert_eq!(tokenizer.most(), Some(64));
-    let strings = unpacked(&fixtures().join("../text/strings.json.gz"));
+    let read =
+        |name: &str| -> Value { serde_json::from_str(&unpacked(&fixtures().join(name))).unwrap() };
+    let strings = read("../text/strings.json.gz");
     let strings = strings["strings"].as_array().unwrap();
-    let expected = unpacked(&fixtures().join("strings.json.gz"));
+    let expected = read("strings.json.gz");
     let ids = expected["ids"].as_array().unwrap();
     assert_eq!((strings.len(), ids.len()), (1000, 1000));
     let text = |n: usize| strings[n].as_str().unwrap();

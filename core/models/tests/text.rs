@@ -7,19 +7,19 @@
     reason = "a test fails by panicking; helpers outside of test functions too"
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use common::{assert_close, assert_gradient, difference, unpacked};
 use dtta_models::{
     BatchNormStatistics, LOGIT_SCALE, ModelError, Models, TOKENS, Tokenizer, read_tensors,
 };
 use dtta_tensor::{Device, Named, Tensor};
 use serde_json::{Map, Value, json};
 
-const TOLERANCE: f32 = 2e-4;
-const RELATIVE: f32 = 1e-3;
 /// What `tests/reference/text.py` calls so.
 const PROMPTS: [&str; 3] = [
     "a photo of a cat.",
@@ -36,41 +36,12 @@ fn expected(name: &str) -> BTreeMap<String, Tensor> {
     read_tensors(&path, &Device::cpu()).unwrap()
 }
 
-/// The largest difference, and the largest element of what was expected.
-fn difference(found: &Tensor, expected: &Tensor) -> (f32, f32) {
-    assert_eq!(*found.shape(), *expected.shape());
-    let (found, expected) = (found.to_floats().unwrap(), expected.to_floats().unwrap());
-    let pairs = found.iter().zip(&expected);
-    let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    (error, expected.iter().map(|x| x.abs()).fold(0.0, f32::max))
-}
-
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
-    let (error, _) = difference(found, expected);
-    eprintln!("{what}: largest absolute error {error:.1e}");
-    assert!(error <= TOLERANCE, "{what}: {error}");
-}
-
-fn assert_gradient(what: &str, found: &Tensor, expected: &Tensor) {
-    let (error, size) = difference(found, expected);
-    eprintln!("{what}: relative error {:.1e}", error / size);
-    assert!(error / size <= RELATIVE, "{what}: {error} of {size}");
-}
-
-fn unpacked(name: &str) -> String {
-    let file = fs::File::open(fixtures().join(name)).unwrap();
-    let mut text = String::new();
-    let mut file = flate2::read::GzDecoder::new(file);
-    file.read_to_string(&mut text).unwrap();
-    text
-}
-
 // --- Tokens ---------------------------------------------------------------------------------------------------------------------------
 
 /// Writes the files of CLIP's own tokenizer. Its vocabulary is: the letters that stand for bytes, the same at the end of a word, what
 /// merges make, and the two special tokens.
 fn whole_tokenizer(folder: &Path) {
-    let merges = unpacked("merges.txt.gz");
+    let merges = unpacked(&fixtures().join("merges.txt.gz"));
     let printable = (b'!'..=b'~').chain(0xa1..=0xac).chain(0xae..=0xff);
     let mut letters: Vec<char> = printable.clone().map(char::from).collect();
     letters.extend(
@@ -99,7 +70,8 @@ fn tokens_of_a_thousand_strings_in_many_scripts_are_those_of_transformers() {
     let folder = tempfile::tempdir().unwrap();
     whole_tokenizer(folder.path());
     let tokenizer = Tokenizer::open(folder.path()).unwrap();
-    let cases: Value = serde_json::from_str(&unpacked("strings.json.gz")).unwrap();
+    let cases: Value =
+        serde_json::from_str(&unpacked(&fixtures().join("strings.json.gz"))).unwrap();
     let numbers = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
     let strings = cases["strings"].as_array().unwrap();
     assert_eq!(strings.len(), 1000);

@@ -2,7 +2,7 @@
 //! for each image from the source weights.
 
 use dtta_base::Issue;
-use dtta_learn::{Feedback, Learner, Movement, OptimizerConfig, Selected, SelectionConfig, State};
+use dtta_learn::{Feedback, Learner, OptimizerConfig, Selected, SelectionConfig, State};
 use dtta_models::Weights;
 use dtta_tensor::{Named, Tensor};
 
@@ -40,11 +40,11 @@ pub(super) trait Rule: Send {
     /// # Errors
     /// Whatever a model refuses.
     fn outputs(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Named> {
-        tools.outputs(self.trained().learner.weights(), &batch.task)
+        tools.outputs(self.learner().weights(), &batch.task)
     }
 
     /// What is trained.
-    fn trained(&mut self) -> &mut Trained;
+    fn learner(&mut self) -> &mut Learner;
 
     /// Back to the source weights, all memory gone.
     fn reset(&mut self, source: &Weights);
@@ -123,45 +123,6 @@ impl Notes {
     }
 }
 
-/// Weights that are trained, and how.
-pub(super) struct Trained {
-    pub learner: Learner,
-    movement: Movement,
-}
-
-impl Trained {
-    /// At the source weights.
-    ///
-    /// # Errors
-    /// A selection that names nothing, by pointer within the method's configuration.
-    pub fn new(
-        setting: &Setting<'_>,
-        optimizer: OptimizerConfig,
-        parameters: &SelectionConfig,
-    ) -> Result<Self, Vec<Issue>> {
-        let chosen = parameters.select("task model", setting.task);
-        let movement = Movement {
-            optimizer,
-            parameters: chosen
-                .map_err(|error| vec![Issue::new("/parameters", error.to_string())])?,
-        };
-        Ok(Self {
-            learner: Learner::new(setting.task, &movement),
-            movement,
-        })
-    }
-
-    /// The optimizer at rest at these weights.
-    pub fn at(&self, weights: &Weights) -> Learner {
-        Learner::new(weights, &self.movement)
-    }
-
-    /// Back to these weights, the optimizer at rest.
-    pub fn reset(&mut self, source: &Weights) {
-        self.learner = self.at(source);
-    }
-}
-
 /// A method of classifiers by its rule.
 pub(super) struct Classifier<R> {
     rule: R,
@@ -225,7 +186,7 @@ impl<R: Rule + 'static> Classifier<R> {
             Some(outputs) => outputs,
             None => self.rule.outputs(tools, batch)?,
         };
-        if let Some(name) = self.rule.trained().learner.not_finite()? {
+        if let Some(name) = self.rule.learner().not_finite()? {
             return Err(Error::NotFinite {
                 what: format!("the parameter `{name}` after the last step"),
             });
@@ -284,7 +245,7 @@ impl<R: Rule + 'static> Method for Classifier<R> {
     }
 
     fn learner(&mut self) -> Option<&mut Learner> {
-        (!self.alone).then(|| &mut self.rule.trained().learner)
+        (!self.alone).then(|| self.rule.learner())
     }
 
     fn reset(&mut self, tools: &Toolbox) {

@@ -7,13 +7,13 @@
 //! ImageNet makes the loss symmetric; that for CIFAR and the paper do not.
 
 use dtta_base::Issue;
-use dtta_learn::{OptimizerConfig, SelectionConfig, State};
+use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State};
 use dtta_models::Weights;
 use dtta_tensor::Named;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule};
 use super::losses::{cross_entropy, logits, probabilities, with_logits};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -83,7 +83,7 @@ impl MethodConfig for CottaConfig {
         let rule = Cotta {
             config: self.clone(),
             seed: setting.seed,
-            trained: Trained::new(setting, self.optimizer, &self.parameters)?,
+            learner: setting.learner(self.optimizer, &self.parameters)?,
             teacher: Teacher::new(setting.task),
             taught: None,
         };
@@ -98,7 +98,7 @@ impl MethodConfig for CottaConfig {
 struct Cotta {
     config: CottaConfig,
     seed: u64,
-    trained: Trained,
+    learner: Learner,
     teacher: Teacher,
     /// The teacher's outputs that the last step of a batch learned from.
     taught: Option<Named>,
@@ -148,18 +148,17 @@ impl Rule for Cotta {
         notes: &mut Notes,
     ) -> Result<()> {
         let taught = self.taught(tools, batch, step)?;
-        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let pass = tools.pass(&self.learner, &batch.task)?;
         let each = cross_entropy(logits(&taught)?, logits(&pass.outputs)?)?;
         notes.step(
             batch,
             &each.detach().to_floats()?,
             &vec![true; batch.ids.len()],
         )?;
-        pass.follow(&mut self.trained.learner, &each.mean(&[], false)?)?;
-        self.teacher
-            .follow(&self.trained.learner, self.config.momentum)?;
+        pass.follow(&mut self.learner, &each.mean(&[], false)?)?;
+        self.teacher.follow(&self.learner, self.config.momentum)?;
         restore_some(
-            &mut self.trained.learner,
+            &mut self.learner,
             tools.source(),
             self.config.restore,
             (self.seed, batch.ids[0], step),
@@ -175,24 +174,24 @@ impl Rule for Cotta {
         }
     }
 
-    fn trained(&mut self) -> &mut Trained {
-        &mut self.trained
+    fn learner(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn reset(&mut self, source: &Weights) {
-        self.trained.reset(source);
+        self.learner.reset(source);
         self.teacher = Teacher::new(source);
     }
 
     fn state(&self) -> State {
         let mut state = State::new();
-        state.put("task", self.trained.learner.state());
+        state.put("task", self.learner.state());
         state.put("teacher", self.teacher.state());
         state
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
-        self.trained.learner.restore(state.take("task"))?;
+        self.learner.restore(state.take("task"))?;
         self.teacher.restore(state.take("teacher"))?;
         Ok(state.finish()?)
     }

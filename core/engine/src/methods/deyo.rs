@@ -6,13 +6,13 @@
 //! the rows and columns left over stay in place.
 
 use dtta_base::Issue;
-use dtta_learn::{OptimizerConfig, SelectionConfig, State};
+use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State};
 use dtta_models::Weights;
 use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule};
 use super::losses::{entropy, logits, probabilities, weighed};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -83,7 +83,7 @@ impl MethodConfig for DeyoConfig {
         let rule = Deyo {
             config: self.clone(),
             seed: setting.seed,
-            trained: Trained::new(setting, self.optimizer, &self.parameters)?,
+            learner: setting.learner(self.optimizer, &self.parameters)?,
         };
         Classifier::boxed(setting, Self::KIND, self.steps, rule)
     }
@@ -96,7 +96,7 @@ impl MethodConfig for DeyoConfig {
 struct Deyo {
     config: DeyoConfig,
     seed: u64,
-    trained: Trained,
+    learner: Learner,
 }
 
 impl Rule for Deyo {
@@ -107,7 +107,7 @@ impl Rule for Deyo {
         step: usize,
         notes: &mut Notes,
     ) -> Result<()> {
-        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let pass = tools.pass(&self.learner, &batch.task)?;
         let logits_here = logits(&pass.outputs)?;
         let classes = (logits_here.shape()[1] as f64).ln();
         let margin = (self.config.margin * classes) as f32;
@@ -121,7 +121,7 @@ impl Rule for Deyo {
             // Only the considered, since layers may normalise by the batch.
             let chosen = batch.select(&places)?;
             let shuffled = shuffled(&chosen, self.config.patches, self.seed, step)?;
-            let outputs = tools.outputs(self.trained.learner.weights(), &shuffled)?;
+            let outputs = tools.outputs(self.learner.weights(), &shuffled)?;
             let after = probabilities(logits(&outputs)?)?;
             let before = probabilities(logits_here)?;
             for (after, &row) in after.iter().zip(&places) {
@@ -142,23 +142,23 @@ impl Rule for Deyo {
             })
             .collect();
         let loss = weighed(&entropy, &weights, count as f64)?;
-        pass.follow(&mut self.trained.learner, &loss)
+        pass.follow(&mut self.learner, &loss)
     }
 
-    fn trained(&mut self) -> &mut Trained {
-        &mut self.trained
+    fn learner(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn reset(&mut self, source: &Weights) {
-        self.trained.reset(source);
+        self.learner.reset(source);
     }
 
     fn state(&self) -> State {
-        self.trained.learner.state()
+        self.learner.state()
     }
 
     fn restore(&mut self, state: State) -> Result<()> {
-        Ok(self.trained.learner.restore(state)?)
+        Ok(self.learner.restore(state)?)
     }
 }
 

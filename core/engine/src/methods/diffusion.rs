@@ -166,7 +166,7 @@ pub struct Diffusion {
     carry: Carry,
     common: Common,
     /// φ on its way, where the denoiser adapts.
-    denoiser: Option<(Movement, Learner)>,
+    denoiser: Option<Learner>,
 }
 
 impl Diffusion {
@@ -242,8 +242,7 @@ impl Diffusion {
                 optimizer: moving.optimizer,
                 parameters,
             };
-            let learner = Learner::new(weights, &movement);
-            Ok::<_, Vec<Issue>>((movement, learner))
+            Ok::<_, Vec<Issue>>(Learner::new(weights, &movement))
         });
         Ok(Self {
             denoiser: learner.transpose()?,
@@ -261,7 +260,7 @@ impl Diffusion {
         tools: &'a Toolbox,
     ) -> Result<(&'a Weights, &'a [ParameterId])> {
         match &self.denoiser {
-            Some((_, learner)) => Ok((learner.weights(), learner.parameters())),
+            Some(learner) => Ok((learner.weights(), learner.parameters())),
             None => Ok((tools.denoiser_weights()?, &[])),
         }
     }
@@ -291,7 +290,7 @@ impl Diffusion {
                 })?;
                 Ok(surrogate(pass.objective.clone(), &pass.conditioning, &own)?)
             })?;
-            if let Some((_, learner)) = &mut self.denoiser {
+            if let Some(learner) = &mut self.denoiser {
                 let mean = 1.0 / way.batch.ids.len() as f64;
                 let gradients = answer
                     .denoiser_gradients
@@ -400,16 +399,14 @@ impl Method for Diffusion {
     }
 
     fn denoiser_learner(&mut self) -> Option<&mut Learner> {
-        self.denoiser.as_mut().map(|(_, learner)| learner)
+        self.denoiser.as_mut()
     }
 
     fn reset(&mut self, tools: &Toolbox) {
         self.carry.reset(tools.source());
         self.common = Common::default();
-        if let (Some((movement, learner)), Ok(weights)) =
-            (&mut self.denoiser, tools.denoiser_weights())
-        {
-            *learner = Learner::new(weights, movement);
+        if let (Some(learner), Ok(weights)) = (&mut self.denoiser, tools.denoiser_weights()) {
+            learner.reset(weights);
         }
     }
 
@@ -417,7 +414,7 @@ impl Method for Diffusion {
         let mut state = State::new();
         state.put("task", self.carry.state());
         state.put("common", self.common.state());
-        if let Some((_, learner)) = &self.denoiser {
+        if let Some(learner) = &self.denoiser {
             state.put("denoiser", learner.state());
         }
         state
@@ -426,7 +423,7 @@ impl Method for Diffusion {
     fn restore(&mut self, mut state: State) -> Result<()> {
         self.carry.restore(state.take("task"))?;
         self.common.restore(state.take("common"))?;
-        if let Some((_, learner)) = &mut self.denoiser {
+        if let Some(learner) = &mut self.denoiser {
             learner.restore(state.take("denoiser"))?;
         }
         Ok(state.finish()?)

@@ -7,8 +7,8 @@
 
 use dtta_base::{Issue, keyed_rng};
 use dtta_learn::{
-    AdamConfig, Draws, Feedback, LossKind, MAX_DRAWS, NoiseSharing, OptimizerConfig, Request,
-    SelectionConfig, State, TimestepSampler, TimestepsConfig, range_problem,
+    AdamConfig, Draws, Feedback, Learner, LossKind, MAX_DRAWS, NoiseSharing, OptimizerConfig,
+    Request, SelectionConfig, State, TimestepSampler, TimestepsConfig, range_problem,
 };
 use dtta_models::{Space, Weights};
 use dtta_tensor::{Named, Tensor};
@@ -16,7 +16,7 @@ use rand_distr::{Distribution, Uniform};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule};
 use super::losses::{certain, logits, probabilities};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::{Error, Result};
@@ -119,7 +119,7 @@ impl MethodConfig for DusaConfig {
             space: self.loss_space,
         };
         let rule = Dusa {
-            trained: Trained::new(setting, self.optimizer, &self.parameters)?,
+            learner: setting.learner(self.optimizer, &self.parameters)?,
             feedback,
             config: self.clone(),
         };
@@ -135,7 +135,7 @@ impl MethodConfig for DusaConfig {
 }
 
 struct Dusa {
-    trained: Trained,
+    learner: Learner,
     feedback: Feedback,
     config: DusaConfig,
 }
@@ -237,7 +237,7 @@ impl Rule for Dusa {
         notes: &mut Notes,
     ) -> Result<()> {
         let images = batch.ids.len();
-        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let pass = tools.pass(&self.learner, &batch.task)?;
         let here = logits(&pass.outputs)?;
         let candidates = self.candidates(here, batch, step)?;
         let shares = shares(here, &candidates)?;
@@ -246,23 +246,23 @@ impl Rule for Dusa {
         notes.step(batch, &losses, &vec![true; images])?;
         let scalar = shares.mul(&gradients)?.sum(&[], false)?;
         let scalar = scalar.affine(1.0 / images as f64, 0.0)?;
-        pass.follow(&mut self.trained.learner, &scalar)
+        pass.follow(&mut self.learner, &scalar)
     }
 
-    fn trained(&mut self) -> &mut Trained {
-        &mut self.trained
+    fn learner(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn reset(&mut self, source: &Weights) {
-        self.trained.reset(source);
+        self.learner.reset(source);
     }
 
     fn state(&self) -> State {
-        self.trained.learner.state()
+        self.learner.state()
     }
 
     fn restore(&mut self, state: State) -> Result<()> {
-        Ok(self.trained.learner.restore(state)?)
+        Ok(self.learner.restore(state)?)
     }
 
     fn draws(&self) -> usize {

@@ -7,12 +7,12 @@
 //! estimated at the source weights from the first images of the stream, without labels, as both do.
 
 use dtta_base::Issue;
-use dtta_learn::{OptimizerConfig, SelectionConfig, State};
+use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State};
 use dtta_models::Weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule};
 use super::losses::{entropy, logits, of_own_label, probabilities, weighed};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -86,7 +86,7 @@ impl MethodConfig for EataConfig {
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
         let rule = Eata {
             config: self.clone(),
-            trained: Trained::new(setting, self.optimizer, &self.parameters)?,
+            learner: setting.learner(self.optimizer, &self.parameters)?,
             mean: ClassMean::default(),
             fisher: Fisher::default(),
         };
@@ -100,7 +100,7 @@ impl MethodConfig for EataConfig {
 
 struct Eata {
     config: EataConfig,
-    trained: Trained,
+    learner: Learner,
     mean: ClassMean,
     fisher: Fisher,
 }
@@ -112,7 +112,7 @@ impl Eata {
         if weight == 0.0 || self.fisher.images() >= samples {
             return Ok(());
         }
-        let source = self.trained.at(tools.source());
+        let source = self.learner.at(tools.source());
         let pass = tools.pass(&source, &batch.task)?;
         let loss = of_own_label(logits(&pass.outputs)?)?.mean(&[], false)?;
         let gradients = pass.gradients(&source, &loss)?;
@@ -132,7 +132,7 @@ impl Rule for Eata {
         _step: usize,
         notes: &mut Notes,
     ) -> Result<()> {
-        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let pass = tools.pass(&self.learner, &batch.task)?;
         let logits = logits(&pass.outputs)?;
         let margin = (self.config.margin * (logits.shape()[1] as f64).ln()) as f32;
         let entropy = entropy(logits)?;
@@ -158,7 +158,7 @@ impl Rule for Eata {
             .map(|(&e, &used)| if used { (margin - e).exp() } else { 0.0 })
             .collect();
         let mut loss = weighed(&entropy, &weights, count as f64)?;
-        let parameters = self.trained.learner.parameters();
+        let parameters = self.learner.parameters();
         let weight = self.config.fisher.weight;
         let penalty = self
             .fisher
@@ -166,31 +166,31 @@ impl Rule for Eata {
         if let Some(penalty) = penalty {
             loss = loss.add(&penalty)?;
         }
-        pass.follow(&mut self.trained.learner, &loss)
+        pass.follow(&mut self.learner, &loss)
     }
 
-    fn trained(&mut self) -> &mut Trained {
-        &mut self.trained
+    fn learner(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn reset(&mut self, source: &Weights) {
-        self.trained.reset(source);
+        self.learner.reset(source);
         self.mean = ClassMean::default();
         self.fisher = Fisher::default();
     }
 
     fn state(&self) -> State {
         let mut state = State::new();
-        state.put("task", self.trained.learner.state());
+        state.put("task", self.learner.state());
         state.put("classes", self.mean.state());
         state.put("fisher", self.fisher.state());
         state
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
-        self.trained.learner.restore(state.take("task"))?;
+        self.learner.restore(state.take("task"))?;
         self.mean.restore(state.take("classes"))?;
-        let parameters = self.trained.learner.parameters().len();
+        let parameters = self.learner.parameters().len();
         self.fisher.restore(state.take("fisher"), parameters)?;
         Ok(state.finish()?)
     }

@@ -1,7 +1,7 @@
 //! Safeguards around any method: the source's answer where the source is surer, a filter of samples, a pull of θ back to the source and an
-//! average of it, a return to the source, and a lower learning rate from there on, when predictions collapse, and an end of steps that change nothing, which methods with steps make themselves (`under_way.rs`,
-//! `classifier.rs`). They look at predictions and weights alone, so every method can have them; those that move θ need a method that
-//! carries it over a stream.
+//! average of it, a return to the source and a lower learning rate when predictions collapse, and an end of steps that change nothing,
+//! which methods with steps make themselves (`under_way.rs`, `classifier.rs`). They look at predictions and weights alone, so every method can
+//! have them; those that move θ need a method that carries it over a stream, and some need classes of whole images.
 
 use std::sync::Arc;
 
@@ -21,22 +21,23 @@ use crate::parts::{ClassMean, Sureness, Teacher, pull};
 use crate::task::{Predictions, replaced};
 
 /// What is meant to keep adaptation from ending below the source model, whatever the method: `{}` is a pull of 0.01, the return after
-/// collapse, and the source's answer where it is surer. Beside them `/adaptation/mode/reset` resets at fixed places (RDumb, Press et al. 2023), `slow_weights` carries what samples have in common,
-/// and `gate` of `diffusion` leaves samples out by the denoiser's judgement, which takes what other methods do not have: a
-/// denoiser, a mapper, draws and a range of times; `reliable` is the judgement of the classifier itself.
+/// collapse, and the source's answer where it is surer. Beside them `/adaptation/mode/reset` resets at fixed places (RDumb, Press et al. 2023),
+/// `slow_weights` carries what samples have in common, and `gate` of `diffusion` leaves samples out by the denoiser's judgement, which takes
+/// what other methods do not have: a denoiser, a mapper, draws and a range of times; `reliable` is the judgement of the classifier itself.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SafeguardsConfig {
-    /// After each batch, weights that are carried go this share of the way back to the source's (weight ensembling, Marsden et al. 2024,
-    /// with its 1 - 0.99). Not for methods that do so themselves.
+    /// After each batch that is adapted to, weights that are carried go this share of the way back to the source's (weight ensembling,
+    /// Marsden et al. 2024, with its 1 - 0.99). Not for methods that do so themselves.
     #[schemars(range(min = 0, max = 1))]
     pub pull: f64,
     /// Returns to the source when predictions collapse.
     pub collapse: Option<Collapse>,
-    /// Gives the source model's answer to a sample of which it says something else than the adapted model and is surer. Adaptation makes
-    /// models sure of themselves, so each is measured against itself in so many samples of the stream, the batch's among them: the share of
-    /// which it was no surer, times how many classes it tells apart there, the perplexity of how often it says each. The measure
-    /// `kept_source` says where. For heads that say how sure they are, in online mode.
+    /// Gives the source model's answer where the two models disagree and the source is surer. Adaptation makes models sure of themselves,
+    /// so each is measured against itself in the last so many samples of the stream, the batch's among them: the share of them of which it was
+    /// less sure, times the number of classes that it tells apart there, the perplexity of how often it says each. The measure
+    /// `kept_source` is 1 where the source's answer is given for this. For classes of whole images in online mode, and heads that say
+    /// how sure they are.
     #[schemars(range(min = 1))]
     pub surer: Option<usize>,
     /// Predicts with a moving average of the weights that are carried, of which this share is kept at each batch; with the weights themselves
@@ -56,12 +57,13 @@ pub struct SafeguardsConfig {
     pub stop_when_stable: Option<usize>,
 }
 
-/// Predictions have collapsed when they are much less diverse than the source's on the same samples: the entropy of how often each class is
+/// Predictions have collapsed when they are less diverse than the source's on the same samples: the entropy of how often each class is
 /// predicted, or for numbers their standard deviation. The batch that shows it keeps the source's predictions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Collapse {
-    /// The share of the source's diversity below which predictions have collapsed. Much lower for streams in which few classes come at a time.
+    /// The share of the source's diversity below which predictions have collapsed. Lower it for streams in which few classes come at a time:
+    /// there a model that is right more often is less diverse, since some of the source's diversity is error.
     #[schemars(range(min = 0, max = 1))]
     pub below: f64,
     /// Samples that the moving means look back on; so many pass after a return before the next judgement.
@@ -143,6 +145,10 @@ impl Guarded {
                 "single-sample mode knows no samples but the one at hand; set `surer` to null";
             issues.push(Issue::new("/surer", message));
         }
+        if config.surer.is_some() && setting.backbone.per_pixel {
+            let message = "is for classes of whole images, and the backbone answers for each pixel; set `surer` to null";
+            issues.push(Issue::new("/surer", message));
+        }
         let shared = setting.adaptation.batch_norm != BatchNormStatistics::Running && !single;
         if config.reliable.is_some() && shared && setting.backbone.batch_statistics {
             let message = "a filter takes images out of a batch that shares its statistics; set `/adaptation/batch_norm` to `running`, or leave it out";
@@ -169,10 +175,24 @@ impl Guarded {
         }))
     }
 
+    /// Adapts to samples, pulls, and predicts with the average.
+    fn moved(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Adapted> {
+        let mut found = self.method.adapt(tools, batch)?;
+        if let Some(learner) = self.method.learner() {
+            pull(learner, tools.source(), self.config.pull)?;
+            if let (Some(average), Some(kept)) = (&mut self.average, self.config.average) {
+                approach(average.weights_mut(), &[learner.weights()], 1.0 - kept)?;
+                let outputs = tools.outputs(average.weights(), &batch.task)?;
+                found.adapted = tools.predict(&outputs, batch.ids.len())?;
+            }
+        }
+        Ok(found)
+    }
+
     /// Adapts to the samples that pass the filter.
     fn filtered(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Adapted> {
         let Some(share) = self.config.reliable else {
-            return self.method.adapt(tools, batch);
+            return self.moved(tools, batch);
         };
         let images = batch.ids.len();
         let outputs = tools.source_outputs(&batch.task, self.apart)?;
@@ -183,13 +203,13 @@ impl Guarded {
             .filter(|&place| f64::from(entropies[place]) < limit)
             .collect();
         if places.len() == images {
-            return self.method.adapt(tools, batch);
+            return self.moved(tools, batch);
         }
         let source = tools.predict(&outputs, images)?;
         if places.is_empty() {
             return Ok(Adapted::unchanged(source));
         }
-        let some = self.method.adapt(tools, &batch.select(&places)?)?;
+        let some = self.moved(tools, &batch.select(&places)?)?;
         let mut all = Adapted::at(source, &places, some.adapted, some.losses)?;
         all.draws = some.draws;
         for (name, values) in some.measures {
@@ -326,14 +346,6 @@ impl Method for Guarded {
         let images = batch.ids.len();
         self.slow();
         let mut found = self.filtered(tools, batch)?;
-        if let Some(learner) = self.method.learner() {
-            pull(learner, tools.source(), self.config.pull)?;
-            if let (Some(average), Some(kept)) = (&mut self.average, self.config.average) {
-                approach(average.weights_mut(), &[learner.weights()], 1.0 - kept)?;
-                let outputs = tools.outputs(average.weights(), &batch.task)?;
-                found.adapted = tools.predict(&outputs, images)?;
-            }
-        }
         let predicts = tools.task().predicts().cloned();
         if self.collapsed(&found, predicts.as_ref())? {
             self.begin(tools);

@@ -6,13 +6,13 @@
 //! layers mix N = 16 counts of the training statistics with those of the views: `/adaptation/batch_norm` as `{"mixed": α}`.
 
 use dtta_base::Issue;
-use dtta_learn::{OptimizerConfig, SelectionConfig, State};
+use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State};
 use dtta_models::Weights;
 use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Gradients, Notes, Rule, Trained, added};
+use super::classifier::{Classifier, Gradients, Notes, Rule, added};
 use super::losses::logits;
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -65,7 +65,7 @@ impl MethodConfig for MemoConfig {
         let rule = Memo {
             config: self.clone(),
             seed: setting.seed,
-            trained: Trained::new(setting, self.optimizer, &self.parameters)?,
+            learner: setting.learner(self.optimizer, &self.parameters)?,
         };
         Classifier::boxed(setting, Self::KIND, self.steps, rule)
     }
@@ -78,7 +78,7 @@ impl MethodConfig for MemoConfig {
 struct Memo {
     config: MemoConfig,
     seed: u64,
-    trained: Trained,
+    learner: Learner,
 }
 
 impl Rule for Memo {
@@ -100,33 +100,33 @@ impl Rule for Memo {
             let own = views.iter().map(|view| view.narrow(0, row, 1));
             let own = own.collect::<Result<Vec<_>, _>>()?;
             let own: Vec<&Tensor> = own.iter().collect();
-            let pass = tools.pass(&self.trained.learner, &Tensor::cat(&own, 0)?)?;
+            let pass = tools.pass(&self.learner, &Tensor::cat(&own, 0)?)?;
             let loss = of_the_mean(logits(&pass.outputs)?)?;
             losses.push(loss.item()?);
             let loss = loss.affine(1.0 / images as f64, 0.0)?;
-            let gradients = pass.gradients(&self.trained.learner, &loss)?;
+            let gradients = pass.gradients(&self.learner, &loss)?;
             sums = added(sums, gradients)?;
-            pass.leave(&mut self.trained.learner)?;
+            pass.leave(&mut self.learner)?;
         }
         notes.step(batch, &losses, &vec![true; images])?;
-        self.trained.learner.step(sums)?;
+        self.learner.step(sums)?;
         Ok(())
     }
 
-    fn trained(&mut self) -> &mut Trained {
-        &mut self.trained
+    fn learner(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn reset(&mut self, source: &Weights) {
-        self.trained.reset(source);
+        self.learner.reset(source);
     }
 
     fn state(&self) -> State {
-        self.trained.learner.state()
+        self.learner.state()
     }
 
     fn restore(&mut self, state: State) -> Result<()> {
-        Ok(self.trained.learner.restore(state)?)
+        Ok(self.learner.restore(state)?)
     }
 }
 

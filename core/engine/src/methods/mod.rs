@@ -28,7 +28,7 @@ mod under_way;
 use std::collections::BTreeMap;
 
 use dtta_base::Issue;
-use dtta_learn::{Feedback, Learner, SelectionConfig, State};
+use dtta_learn::{Feedback, Learner, Movement, OptimizerConfig, SelectionConfig, State};
 use dtta_models::{BackboneSpec, Denoiser, Weights};
 use dtta_tensor::Tensor;
 use schemars::JsonSchema;
@@ -174,6 +174,24 @@ pub struct Setting<'a> {
 }
 
 impl Setting<'_> {
+    /// The chosen parameters of θ with the optimizer that moves them, at rest.
+    ///
+    /// # Errors
+    /// A selection that names nothing, by pointer within the method's configuration.
+    pub fn learner(
+        &self,
+        optimizer: OptimizerConfig,
+        parameters: &SelectionConfig,
+    ) -> std::result::Result<Learner, Vec<Issue>> {
+        let chosen = parameters.select("task model", self.task);
+        let movement = Movement {
+            optimizer,
+            parameters: chosen
+                .map_err(|error| vec![Issue::new("/parameters", error.to_string())])?,
+        };
+        Ok(Learner::new(self.task, &movement))
+    }
+
     /// After how many updates that change no prediction a sample's further steps are left out; none are if absent.
     pub fn stop_when_stable(&self) -> Option<usize> {
         self.adaptation.safeguards?.stop_when_stable

@@ -8,13 +8,13 @@
 //! all the same (a batch of one), where the code divides by 0, the weight is e^0 and nothing is left out.
 
 use dtta_base::Issue;
-use dtta_learn::{OptimizerConfig, SelectionConfig, State};
+use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State};
 use dtta_models::Weights;
 use dtta_tensor::{Named, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule};
 use super::losses::{cross_entropy, entropy, logits, probabilities, weighed, with_logits};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -90,7 +90,7 @@ impl MethodConfig for RoidConfig {
         let rule = Roid {
             config: self.clone(),
             seed: setting.seed,
-            trained: Trained::new(setting, self.optimizer, &self.parameters)?,
+            learner: setting.learner(self.optimizer, &self.parameters)?,
             mean: ClassMean::default(),
         };
         Classifier::boxed(setting, Self::KIND, self.steps, rule)
@@ -104,7 +104,7 @@ impl MethodConfig for RoidConfig {
 struct Roid {
     config: RoidConfig,
     seed: u64,
-    trained: Trained,
+    learner: Learner,
     mean: ClassMean,
 }
 
@@ -144,7 +144,7 @@ impl Rule for Roid {
         notes: &mut Notes,
     ) -> Result<()> {
         let images = batch.ids.len();
-        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let pass = tools.pass(&self.learner, &batch.task)?;
         let logits_here = logits(&pass.outputs)?;
         let weights = self.weights(logits_here)?;
         let ratios = likelihood_ratio(logits_here)?;
@@ -164,12 +164,12 @@ impl Rule for Roid {
             let weights: Vec<f32> = places.iter().map(|&row| weights[row]).collect();
             loss = loss.add(&weighed(&both.affine(0.5, 0.0)?, &weights, images as f64)?)?;
         }
-        pass.follow(&mut self.trained.learner, &loss)?;
-        pull(&mut self.trained.learner, tools.source(), self.config.pull)
+        pass.follow(&mut self.learner, &loss)?;
+        pull(&mut self.learner, tools.source(), self.config.pull)
     }
 
     fn outputs(&mut self, tools: &mut Toolbox, batch: &Batch<'_>) -> Result<Named> {
-        let outputs = tools.outputs(self.trained.learner.weights(), &batch.task)?;
+        let outputs = tools.outputs(self.learner.weights(), &batch.task)?;
         if !self.config.prior_correction {
             return Ok(outputs);
         }
@@ -177,24 +177,24 @@ impl Rule for Roid {
         with_logits(&outputs, &corrected)
     }
 
-    fn trained(&mut self) -> &mut Trained {
-        &mut self.trained
+    fn learner(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn reset(&mut self, source: &Weights) {
-        self.trained.reset(source);
+        self.learner.reset(source);
         self.mean = ClassMean::default();
     }
 
     fn state(&self) -> State {
         let mut state = State::new();
-        state.put("task", self.trained.learner.state());
+        state.put("task", self.learner.state());
         state.put("classes", self.mean.state());
         state
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
-        self.trained.learner.restore(state.take("task"))?;
+        self.learner.restore(state.take("task"))?;
         self.mean.restore(state.take("classes"))?;
         Ok(state.finish()?)
     }

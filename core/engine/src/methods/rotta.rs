@@ -6,13 +6,13 @@
 //! trains. The views are those that all methods share.
 
 use dtta_base::Issue;
-use dtta_learn::{OptimizerConfig, SelectionConfig, State};
+use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State};
 use dtta_models::{BatchNormStatistics, Weights};
 use dtta_tensor::{Device, Named};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule};
 use super::losses::{cross_entropy, entropy, logits, probabilities, weighed};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -92,7 +92,7 @@ impl MethodConfig for RottaConfig {
         let rule = Rotta {
             config: self.clone(),
             seed: setting.seed,
-            trained: Trained::new(setting, self.optimizer, &self.parameters)?,
+            learner: setting.learner(self.optimizer, &self.parameters)?,
             teacher: Teacher::new(setting.task),
             memory: Memory::new(self.memory),
             seen: 0,
@@ -109,7 +109,7 @@ impl MethodConfig for RottaConfig {
 struct Rotta {
     config: RottaConfig,
     seed: u64,
-    trained: Trained,
+    learner: Learner,
     teacher: Teacher,
     memory: Memory,
     /// Images of the stream so far.
@@ -135,7 +135,7 @@ impl Rotta {
             self.teacher.weights_mut().set(id, statistics)?;
         }
         let seen = self.config.view.view(&kept, self.seed, 0, 0)?;
-        let leaves = self.trained.learner.leaves()?;
+        let leaves = self.learner.leaves()?;
         let (outputs, moved) = tools.outputs_mixing(&leaves, &seen, share)?;
         let each = cross_entropy(logits(&taught)?, logits(&outputs)?)?;
         let weights: Vec<f32> = ages
@@ -144,12 +144,11 @@ impl Rotta {
             .collect();
         let loss = weighed(&each, &weights, weights.len() as f64)?;
         let gradients = loss.backward()?;
-        self.trained.learner.follow(&leaves, Some(&gradients))?;
+        self.learner.follow(&leaves, Some(&gradients))?;
         for (id, statistics) in moved {
-            self.trained.learner.weights_mut().set(id, statistics)?;
+            self.learner.weights_mut().set(id, statistics)?;
         }
-        self.teacher
-            .follow(&self.trained.learner, 1.0 - self.config.rate)
+        self.teacher.follow(&self.learner, 1.0 - self.config.rate)
     }
 }
 
@@ -183,12 +182,12 @@ impl Rule for Rotta {
         tools.outputs(self.teacher.weights(), &batch.task)
     }
 
-    fn trained(&mut self) -> &mut Trained {
-        &mut self.trained
+    fn learner(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn reset(&mut self, source: &Weights) {
-        self.trained.reset(source);
+        self.learner.reset(source);
         self.teacher = Teacher::new(source);
         self.memory = Memory::new(self.config.memory);
         self.seen = 0;
@@ -196,7 +195,7 @@ impl Rule for Rotta {
 
     fn state(&self) -> State {
         let mut state = State::new();
-        state.put("task", self.trained.learner.state());
+        state.put("task", self.learner.state());
         state.put("teacher", self.teacher.state());
         state.put("memory", self.memory.state());
         state.counts.insert("seen".into(), self.seen as i64);
@@ -204,7 +203,7 @@ impl Rule for Rotta {
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
-        self.trained.learner.restore(state.take("task"))?;
+        self.learner.restore(state.take("task"))?;
         self.teacher.restore(state.take("teacher"))?;
         self.memory.restore(state.take("memory"), &self.device)?;
         let seen = state.take_count("seen")?;

@@ -7,12 +7,12 @@
 //! blocks as they are: name them under `parameters.exclude`.
 
 use dtta_base::Issue;
-use dtta_learn::{OptimizerConfig, SelectionConfig, State};
+use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State};
 use dtta_models::Weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Notes, Rule, Trained};
+use super::classifier::{Classifier, Notes, Rule};
 use super::losses::{entropy, logits, weighed};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::Result;
@@ -70,7 +70,7 @@ impl MethodConfig for SarConfig {
     fn build(&self, setting: &Setting<'_>) -> Result<Box<dyn Method>, Vec<Issue>> {
         let rule = Sar {
             config: self.clone(),
-            trained: Trained::new(setting, self.optimizer, &self.parameters)?,
+            learner: setting.learner(self.optimizer, &self.parameters)?,
             mean: MovingMean::default(),
         };
         Classifier::boxed(setting, Self::KIND, self.steps, rule)
@@ -83,7 +83,7 @@ impl MethodConfig for SarConfig {
 
 struct Sar {
     config: SarConfig,
-    trained: Trained,
+    learner: Learner,
     mean: MovingMean,
 }
 
@@ -95,7 +95,7 @@ impl Rule for Sar {
         _step: usize,
         notes: &mut Notes,
     ) -> Result<()> {
-        let pass = tools.pass(&self.trained.learner, &batch.task)?;
+        let pass = tools.pass(&self.learner, &batch.task)?;
         let logits_here = logits(&pass.outputs)?;
         let margin = (self.config.margin * (logits_here.shape()[1] as f64).ln()) as f32;
         let here = entropy(logits_here)?;
@@ -105,7 +105,7 @@ impl Rule for Sar {
             notes.step(batch, &entropies, &used)?;
             return Ok(());
         };
-        let learner = &mut self.trained.learner;
+        let learner = &mut self.learner;
         let gradients = pass.gradients(learner, &loss)?;
         let high = climbed(learner, &gradients, self.config.radius)?;
         let pass = tools.pass(&high, &batch.task)?;
@@ -131,24 +131,24 @@ impl Rule for Sar {
         Ok(())
     }
 
-    fn trained(&mut self) -> &mut Trained {
-        &mut self.trained
+    fn learner(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn reset(&mut self, source: &Weights) {
-        self.trained.reset(source);
+        self.learner.reset(source);
         self.mean = MovingMean::default();
     }
 
     fn state(&self) -> State {
         let mut state = State::new();
-        state.put("task", self.trained.learner.state());
+        state.put("task", self.learner.state());
         state.put("loss", self.mean.state());
         state
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
-        self.trained.learner.restore(state.take("task"))?;
+        self.learner.restore(state.take("task"))?;
         self.mean.restore(state.take("loss"))?;
         Ok(state.finish()?)
     }

@@ -8,13 +8,13 @@
 //! here, where the paper's equation 4 moves both; and its classifier is a transformer of 12 blocks on the encoder.
 
 use dtta_base::Issue;
-use dtta_learn::{MAX_BATCH, Masks, OptimizerConfig, Selected, SelectionConfig, State};
+use dtta_learn::{Learner, MAX_BATCH, Masks, OptimizerConfig, Selected, SelectionConfig, State};
 use dtta_models::Weights;
 use dtta_tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{Classifier, Gradients, Notes, Rule, Trained, added};
+use super::classifier::{Classifier, Gradients, Notes, Rule, added};
 use super::{Batch, Method, MethodConfig, Setting, Toolbox};
 use crate::error::{Error, Result};
 
@@ -93,7 +93,7 @@ impl MethodConfig for TttMaeConfig {
         let masks = Masks::new(setting.seed, self.mask_ratio, patches);
         let rule = TttMae {
             masks: masks.map_err(|problem| vec![Issue::new("/mask_ratio", problem)])?,
-            trained: Trained::new(setting, self.optimizer, &self.parameters)?,
+            learner: setting.learner(self.optimizer, &self.parameters)?,
             config: self.clone(),
         };
         Classifier::boxed(setting, Self::KIND, self.steps, rule)
@@ -107,7 +107,7 @@ impl MethodConfig for TttMaeConfig {
 struct TttMae {
     config: TttMaeConfig,
     masks: Masks,
-    trained: Trained,
+    learner: Learner,
 }
 
 impl TttMae {
@@ -118,7 +118,7 @@ impl TttMae {
         batch: &Batch<'_>,
         step: usize,
     ) -> Result<(Gradients, Vec<f32>)> {
-        let learner = &self.trained.learner;
+        let learner = &self.learner;
         let reconstruction = tools.task().backbone().reconstruction();
         let reconstruction = reconstruction.ok_or(Error::NoDecoder)?;
         let masked = |image| (0..self.config.masks).map(move |mask| (image, mask));
@@ -172,23 +172,23 @@ impl Rule for TttMae {
         let images = batch.ids.len();
         let (gradients, losses) = self.evaluate(tools, batch, step)?;
         notes.step(batch, &losses, &vec![true; images])?;
-        self.trained.learner.step(gradients)?;
+        self.learner.step(gradients)?;
         Ok(())
     }
 
-    fn trained(&mut self) -> &mut Trained {
-        &mut self.trained
+    fn learner(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn reset(&mut self, source: &Weights) {
-        self.trained.reset(source);
+        self.learner.reset(source);
     }
 
     fn state(&self) -> State {
-        self.trained.learner.state()
+        self.learner.state()
     }
 
     fn restore(&mut self, state: State) -> Result<()> {
-        Ok(self.trained.learner.restore(state)?)
+        Ok(self.learner.restore(state)?)
     }
 }

@@ -2,7 +2,7 @@
 //! none again, but from where the slow ones stand.
 
 use dtta_base::Issue;
-use dtta_learn::{Learner, Movement, OptimizerConfig, SelectionConfig, State, approach};
+use dtta_learn::{Learner, OptimizerConfig, SelectionConfig, State, approach};
 use dtta_models::Weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,6 @@ enum Left {
 /// Weights that are carried over a stream.
 pub struct Carry {
     left: Left,
-    movement: Movement,
     learner: Learner,
 }
 
@@ -63,12 +62,6 @@ impl Carry {
         parameters: &SelectionConfig,
         slow: Option<SlowWeights>,
     ) -> std::result::Result<Self, Vec<Issue>> {
-        let chosen = parameters.select("task model", setting.task);
-        let movement = Movement {
-            optimizer,
-            parameters: chosen
-                .map_err(|error| vec![Issue::new("/parameters", error.to_string())])?,
-        };
         let left = match (setting.adaptation.mode, slow) {
             (Mode::SingleSample {}, _) => Left::Nothing,
             (Mode::Online { .. }, None) => Left::All,
@@ -76,8 +69,7 @@ impl Carry {
         };
         Ok(Self {
             left,
-            learner: Learner::new(setting.task, &movement),
-            movement,
+            learner: setting.learner(optimizer, parameters)?,
         })
     }
 
@@ -98,7 +90,7 @@ impl Carry {
 
     /// Back to these weights.
     pub fn reset(&mut self, source: &Weights) {
-        self.learner = Learner::new(source, &self.movement);
+        self.learner.reset(source);
     }
 
     /// Where a batch begins: at the source where nothing is carried.

@@ -1,6 +1,7 @@
 //! Which of two models is surer of an image. Each is measured against itself: how sure it was of the images before, and how many classes it
 //! tells apart. A model that has become sure of everything is surer of nothing, and one that always says the same says little.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use dtta_learn::State;
@@ -27,10 +28,10 @@ impl Sureness {
         }
     }
 
-    /// The images of a batch of which the models say different things and the source model is surer. Maps are taken to differ.
+    /// The images of a batch on whose class the models disagree and of which the source model is surer.
     ///
     /// # Errors
-    /// [`Error::Outputs`] for a head that does not say how sure it is.
+    /// [`Error::NoConfidence`] for predictions that are no classes of whole images, or do not say how sure they are.
     pub fn source_is_surer(
         &mut self,
         source: &[Prediction],
@@ -39,9 +40,8 @@ impl Sureness {
         let of_source = self.source.sureness(source, self.window)?;
         let of_adapted = self.adapted.sureness(adapted, self.window)?;
         let images = (0..source.len()).filter(|&image| {
-            let class = source[image].prediction;
-            let differ = class.is_none() || class != adapted[image].prediction;
-            differ && of_source[image] > of_adapted[image]
+            let disagree = source[image].prediction != adapted[image].prediction;
+            disagree && of_source[image] > of_adapted[image]
         });
         Ok(images.collect())
     }
@@ -69,21 +69,14 @@ impl Sureness {
 struct Said(Option<Tensor>);
 
 impl Said {
-    /// Takes in a batch, and says how sure the model is of each of its images: the share of the images looked back on of which it was no
-    /// surer, times the number of classes that it tells apart there, which is the perplexity of how often it said each.
+    /// Takes in a batch, and says how sure the model is of each of its images: the share of the images looked back on of which it was less
+    /// sure, those of which it was as sure counting half, times the number of classes that it tells apart there, which is the perplexity
+    /// of how often it said each.
     fn sureness(&mut self, batch: &[Prediction], window: usize) -> Result<Vec<f64>> {
-        let newest = batch.iter().map(|said| {
-            // Maps have no class; they count as one.
-            let class = said.prediction.unwrap_or(0) as f32;
-            Some((said.confidence?, class))
-        });
+        let newest = batch.iter();
+        let newest = newest.map(|said| Some((said.confidence?, said.prediction? as f32)));
         let newest: Option<Vec<(f32, f32)>> = newest.collect();
-        let newest = newest.ok_or_else(|| Error::Outputs {
-            role: "head",
-            found: "no `confidence`".into(),
-            expected: "`/adaptation/safeguards/surer` compares how sure models are; set it to null"
-                .into(),
-        })?;
+        let newest = newest.ok_or(Error::NoConfidence)?;
         let mut seen = self.seen()?;
         seen.extend(&newest);
         seen.drain(..seen.len().saturating_sub(window.max(newest.len())));
@@ -96,8 +89,12 @@ impl Said {
         )?);
         let classes = perplexity(seen.iter().map(|&(_, class)| class as i64));
         let sureness = |(confidence, _)| {
-            let no_surer = seen.iter().filter(|&&(other, _)| other <= confidence);
-            no_surer.count() as f64 / seen.len() as f64 * classes
+            let count = |order| {
+                let seen = seen.iter().map(|(other, _)| other.total_cmp(&confidence));
+                seen.filter(|&found| found == order).count() as f64
+            };
+            let less_sure = count(Ordering::Less) + 0.5 * count(Ordering::Equal);
+            less_sure / seen.len() as f64 * classes
         };
         Ok(newest.into_iter().map(sureness).collect())
     }
@@ -195,16 +192,30 @@ mod tests {
     #[test]
     fn a_batch_beyond_the_window_is_looked_back_on_whole() {
         let mut sureness = Sureness::new(1);
-        let source = said(&[(1, 0.9), (2, 0.1)]);
-        let adapted = said(&[(3, 0.2), (4, 0.3)]);
-        assert_eq!(sureness.source_is_surer(&source, &adapted).unwrap(), [0]);
+        // Of the second the source is surest and the adapted model least sure. Beside the last image alone all would be level.
+        let source = said(&[(1, 0.5), (2, 0.9), (3, 0.1)]);
+        let adapted = said(&[(4, 0.9), (5, 0.1), (6, 0.5)]);
+        assert_eq!(sureness.source_is_surer(&source, &adapted).unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_model_that_is_sure_of_everything_is_surer_of_nothing() {
+        // All of the adapted model's confidences are level, so each has half of the images below it; the source is above that in its upper half.
+        let source = said(&[(1, 0.2), (2, 0.4), (3, 0.6), (4, 0.8)]);
+        let adapted = said(&[(2, 1.0), (3, 1.0), (4, 1.0), (1, 1.0)]);
+        let mut sureness = Sureness::new(4);
+        assert_eq!(sureness.source_is_surer(&source, &adapted).unwrap(), [2, 3]);
     }
 
     #[test]
     fn a_head_that_does_not_say_how_sure_it_is_is_refused() {
         let mut sureness = Sureness::new(4);
-        let silent = [Prediction::default()];
+        let silent = [Prediction {
+            prediction: Some(1),
+            ..Prediction::default()
+        }];
         let error = sureness.source_is_surer(&silent, &silent).unwrap_err();
-        assert!(error.to_string().contains("safeguards/surer"), "{error}");
+        assert!(matches!(error, Error::NoConfidence), "{error}");
+        assert!(!error.is_of_the_batch());
     }
 }
