@@ -377,3 +377,39 @@ pub fn save(config: &Path, seed: u64) {
         )
         .unwrap();
 }
+
+/// Settings under which the tiny experiment's random classifier is learned from.
+pub fn methods() -> Vec<Value> {
+    let sgd = json!({"kind": "sgd", "learning_rate": 0.05, "momentum": 0.9});
+    vec![
+        json!({"kind": "source"}),
+        json!({"kind": "entropy", "optimizer": sgd, "steps": 2}),
+        json!({"kind": "eata", "optimizer": sgd, "margin": 1, "redundant": 1, "fisher": {"weight": 1, "samples": 6}}),
+        json!({"kind": "sar", "optimizer": sgd, "margin": 1, "steps": 2}),
+        json!({"kind": "cotta", "views": 2, "restore": 0.3, "momentum": 0.5}),
+        json!({"kind": "memo", "views": 2, "optimizer": sgd}),
+        json!({"kind": "roid", "optimizer": sgd}),
+        json!({"kind": "deyo", "optimizer": sgd, "margin": 1, "falls": -1, "patches": 2}),
+        json!({"kind": "rotta", "memory": 6, "every": 3, "rate": 0.5}),
+        json!({"kind": "ttt_mae", "steps": 2, "masks": 3, "micro_batch": 2, "optimizer": sgd}),
+    ]
+}
+
+/// The tiny experiment by a method, without a denoiser, never reset.
+pub fn experiment(method: &Value) -> Value {
+    let mut experiment = Fixture::experiment();
+    experiment["method"] = method.clone();
+    if method["kind"] == "ttt_mae" {
+        experiment["models"]["backbone"]["config"] = json!("masked.json");
+    }
+    experiment["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
+    experiment["models"]
+        .as_object_mut()
+        .unwrap()
+        .remove("denoiser");
+    experiment["plugins"]
+        .as_object_mut()
+        .unwrap()
+        .remove("mapper");
+    experiment
+}
