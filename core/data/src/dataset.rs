@@ -14,6 +14,7 @@ mod memory;
 mod npy;
 mod packed;
 mod paired;
+mod partners;
 mod png;
 mod quantised;
 mod select;
