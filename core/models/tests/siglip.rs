@@ -260,7 +260,7 @@ fn no_field_of_siglips_classes_is_ignored_silently() {
 
 /// The counts are those of the library's class with these configurations.
 #[test]
-fn configurations_are_read_as_google_publishes_them() {
+fn configurations_of_published_sizes_have_as_many_parameters_as_in_transformers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     let processor = |side: usize| {
