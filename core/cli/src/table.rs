@@ -2,7 +2,7 @@
 
 use crate::say::say;
 use comfy_table::{CellAlignment, Table, presets};
-use dtta::{Intervals, Pair, Scores, Summary};
+use dtta::{Interval, Intervals, Pair, Scores, Summary};
 use dtta_plugin::ScoreSpec;
 use dtta_tensor::Precision;
 
@@ -168,15 +168,16 @@ fn change(
         source.get(name).copied().map(scaled),
         adapted.get(name).copied().map(scaled),
     );
+    let interval = intervals.get(name);
     let change = source.zip(adapted).map_or("-".into(), |(source, adapted)| {
         let change = format!("{:+.digits$}", adapted - source);
         let direction = spec.and_then(|spec| spec.higher_is_better);
-        match marked(&change, direction) {
+        match marked(&change, interval, direction) {
             Some(mark) => format!("{change} {mark}"),
             None => change,
         }
     });
-    let interval = intervals.get(name).map_or("-".into(), |interval| {
+    let interval = interval.map_or("-".into(), |interval| {
         format!(
             "{:+.digits$} to {:+.digits$}",
             scaled(interval.low),
@@ -186,11 +187,17 @@ fn change(
     [cell(source), cell(adapted), change, interval]
 }
 
-/// Whether a change, as it is printed, is for the better; not said of one that is printed as none, or of a score without direction.
-fn marked(change: &str, higher_is_better: Option<bool>) -> Option<&'static str> {
+/// Whether a change, as it is printed, is for the better; not said of one that is printed as none, of one whose interval does not exclude
+/// none, or of a score without direction.
+fn marked(
+    change: &str,
+    interval: Option<&Interval>,
+    higher_is_better: Option<bool>,
+) -> Option<&'static str> {
     let is_none = change.chars().all(|c| !c.is_ascii_digit() || c == '0');
+    let is_sure = interval.is_some_and(|interval| interval.low > 0.0 || interval.high < 0.0);
     match higher_is_better {
-        _ if is_none => None,
+        _ if is_none || !is_sure => None,
         Some(higher) if change.starts_with('+') == higher => Some("better"),
         Some(_) => Some("worse"),
         None => None,
@@ -209,12 +216,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_marked_by_the_scores_direction() {
-        assert_eq!(marked("+1.2", Some(true)), Some("better"));
-        assert_eq!(marked("-1.2", Some(true)), Some("worse"));
-        assert_eq!(marked("-0.012", Some(false)), Some("better"));
-        assert_eq!(marked("+0.012", Some(false)), Some("worse"));
-        assert_eq!(marked("-0.0", Some(true)), None);
-        assert_eq!(marked("+1.2", None), None);
+    fn a_change_is_marked_by_the_scores_direction_where_its_interval_excludes_none() {
+        let [above, below, both] =
+            [[0.1, 2.0], [-2.0, -0.1], [-0.1, 2.0]].map(|[low, high]| Some(Interval { low, high }));
+        let mark =
+            |change, interval: &Option<Interval>, higher| marked(change, interval.as_ref(), higher);
+        assert_eq!(mark("+1.2", &above, Some(true)), Some("better"));
+        assert_eq!(mark("-1.2", &below, Some(true)), Some("worse"));
+        assert_eq!(mark("-0.012", &below, Some(false)), Some("better"));
+        assert_eq!(mark("+0.012", &above, Some(false)), Some("worse"));
+        assert_eq!(mark("-0.0", &below, Some(true)), None);
+        assert_eq!(mark("+1.2", &above, None), None);
+        assert_eq!(mark("+1.2", &both, Some(true)), None);
+        assert_eq!(mark("+1.2", &None, Some(true)), None);
     }
 }
