@@ -1215,6 +1215,10 @@ fn settings_are_tuned_and_the_table_says_how_many_were_tried() {
             .unwrap()
     };
     assert!(line("tent").ends_with("cpu, best of 2 settings"), "{table}");
+    assert!(
+        line("tent").contains(r#""learning_rate":"#),
+        "what was chosen: {table}"
+    );
     assert!(line("source").ends_with("cpu, not tuned"), "{table}");
     assert!(
         table.contains("settings were tried on snow/3 (4 samples, seed 3), chosen by accuracy"),

@@ -123,7 +123,10 @@ fn scores_are_those_of_all_seeds_together_on_the_same_samples() {
     let found = bench.compare(&methods(), "out").unwrap();
     let names: Vec<&str> = found.methods.iter().map(|method| &*method.name).collect();
     assert_eq!(names, ["source", "tent", "diffusion"]);
-    assert_eq!((&*found.metric, &*found.source.of), ("accuracy", "source"));
+    assert_eq!(
+        (&*found.metric, &*found.source.model.of),
+        ("accuracy", "source")
+    );
     assert!(found.failed.is_empty() && found.equal_time.is_empty());
     for (place, domain) in ["clean", "gaussian_noise/3"].iter().enumerate() {
         for compared in &found.methods {
@@ -621,9 +624,15 @@ fn the_source_model_is_the_one_before_any_statistics_of_batches() {
         "name": "statistics", "experiment": "experiment.json", "seeds": [0, 1, 2],
         "methods": {"statistics": statistics, "tent": method(entropy(0.01)), "another": {"/method": entropy(0.01)}},
     });
+    // The same with the other task model first, so that these have a source of their own.
+    let mut turned = comparison.clone();
+    turned["methods"] = json!({
+        "another": comparison["methods"]["another"], "statistics": comparison["methods"]["statistics"],
+        "tent": comparison["methods"]["tent"],
+    });
     let found = bench.compare(&comparison, "out").unwrap();
     assert_eq!(
-        (&*found.source.of, &found.source.batch_norm),
+        (&*found.source.model.of, &found.source.model.batch_norm),
         ("tent", &json!("running"))
     );
     let [statistics, tent, another] = [0, 1, 2].map(|place| &found.methods[place]);
@@ -636,10 +645,22 @@ fn the_source_model_is_the_one_before_any_statistics_of_batches() {
     assert_eq!(statistics.mean.against_source.by["confidence"], by);
     // The third has another task model, which is no source of the others.
     assert_eq!(
-        [statistics, tent, another].map(|method| method.own_source),
-        [false, false, true]
+        [statistics, tent, another].map(|method| Some(&*method.own_source.as_ref()?.of)),
+        [None, None, Some("another")]
     );
     assert_ne!(another.mean.source, found.source.mean);
+    let turned = bench.compare(&turned, "turned").unwrap();
+    assert_eq!(turned.source.model.of, "another");
+    for (place, other) in [(1, statistics), (2, tent)] {
+        let method = &turned.methods[place];
+        let source = method.own_source.as_ref().unwrap();
+        assert_eq!(
+            (&*source.of, &source.batch_norm),
+            ("tent", &json!("running"))
+        );
+        assert_eq!(method.mean.source, found.source.mean);
+        assert_eq!(method.mean.against_source, other.mean.against_source);
+    }
 }
 
 #[test]

@@ -282,8 +282,8 @@ impl Comparison {
             }
             vec![
                 match method.own_source {
-                    true => format!("{} (own source)", method.name),
-                    false => method.name.clone(),
+                    Some(_) => format!("{} (own source)", method.name),
+                    None => method.name.clone(),
                 },
                 shown(&mean.source),
                 shown(&mean.adapted),

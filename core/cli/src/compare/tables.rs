@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dtta::{Change, ComparedMethod, Comparison, EqualTime, Interval, Protocol, Scores, TunedOn};
+use dtta::{
+    Change, ComparedMethod, Comparison, EqualTime, Interval, MethodSource, Protocol, Scores,
+    SourceOf, TunedOn,
+};
 use dtta_models::BatchNormStatistics;
 use dtta_plugin::ScoreSpec;
 use dtta_tensor::Precision;
@@ -216,18 +219,14 @@ impl Shown<'_> {
             ..
         } = self.0;
         let mut lines = Vec::new();
-        let plain = serde_json::json!(BatchNormStatistics::Running);
-        let statistics = match source.batch_norm == plain {
-            true => String::new(),
-            false => format!(", with BatchNorm statistics {}", source.batch_norm),
-        };
-        lines.push(format!("{SOURCE}: as before `{}`{statistics}", source.of));
+        lines.push(format!("{SOURCE}: as before {}", of_source(&source.model)));
         for method in methods {
             let name = &method.name;
             lines.push(format!("{name}: {}", of_method(method, tuned_on.as_ref())));
-            if method.own_source {
+            if let Some(source) = &method.own_source {
                 lines.push(format!(
-                    "{name}: its task model is another, so `vs source` is against that model before adaptation"
+                    "{name}: its task model is another, so `vs source` is against that model as before {}",
+                    of_source(source)
                 ));
             }
         }
@@ -286,9 +285,22 @@ impl Shown<'_> {
     }
 }
 
+/// Where a source model's predictions are from.
+fn of_source(source: &SourceOf) -> String {
+    let plain = serde_json::json!(BatchNormStatistics::Running);
+    match source.batch_norm == plain {
+        true => format!("`{}`", source.of),
+        false => format!(
+            "`{}`, with BatchNorm statistics {}",
+            source.of, source.batch_norm
+        ),
+    }
+}
+
 /// What a method's numbers depend on.
 fn of_method(method: &ComparedMethod, tuned_on: Option<&TunedOn>) -> String {
     let Protocol {
+        method: MethodSource { config, .. },
         adaptation,
         in_words,
         device,
@@ -300,6 +312,10 @@ fn of_method(method: &ComparedMethod, tuned_on: Option<&TunedOn>) -> String {
         in_words.clone(),
         format!("batch {}", adaptation.batch),
     ];
+    // Two settings of one method differ here alone.
+    if !config.is_empty() {
+        said.push(format!("with {}", serde_json::json!(config)));
+    }
     match adaptation.batch_norm {
         BatchNormStatistics::Running => {}
         BatchNormStatistics::Batch => said.push("BatchNorm statistics of the batch".into()),
@@ -307,8 +323,8 @@ fn of_method(method: &ComparedMethod, tuned_on: Option<&TunedOn>) -> String {
             said.push(format!("BatchNorm statistics {share} of the batch's"));
         }
     }
-    if adaptation.safeguards.is_some() {
-        said.push("safeguards".into());
+    if let Some(safeguards) = &adaptation.safeguards {
+        said.push(format!("safeguards {}", serde_json::json!(safeguards)));
     }
     if *denoiser_precision != Precision::F32 {
         said.push(format!("denoiser in {denoiser_precision}"));

@@ -63,15 +63,23 @@ pub struct ComparedDomain {
 /// The source model, as it was before any method.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ComparedSource {
-    /// The method whose runs its predictions are taken from: the first whose BatchNorm layers use the statistics of training, or else the
-    /// first.
-    pub of: String,
-    /// What its BatchNorm layers, if any, normalise with, as in an experiment.
-    pub batch_norm: Value,
+    /// Where its predictions are taken from.
+    #[serde(flatten)]
+    pub model: SourceOf,
     /// Its scores in each domain, in the order of the comparison's.
     pub domains: Vec<Scores>,
     /// Their mean over averaged domains.
     pub mean: Scores,
+}
+
+/// Where a source model's predictions are taken from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceOf {
+    /// The method in whose runs they are: the first of that task model whose BatchNorm layers use the statistics of training, or else the
+    /// first.
+    pub of: String,
+    /// What its BatchNorm layers, if any, normalise with, as in an experiment.
+    pub batch_norm: Value,
 }
 
 /// What came of a method.
@@ -82,10 +90,9 @@ pub struct ComparedMethod {
     /// Where it is one of several settings of a method: which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep: Option<Swept>,
-    /// Whether it is held against the source model of its own runs, because its task model is another than that of
-    /// [`Comparison::source`].
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub own_source: bool,
+    /// The source model that it is held against, where its task model is another than that of [`Comparison::source`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_source: Option<SourceOf>,
     /// What it came to in each domain, in the order of the comparison's.
     pub domains: Vec<ComparedScores>,
     /// The mean of scores over averaged domains; samples of all domains.

@@ -20,7 +20,7 @@ mod tune;
 
 pub use self::comparison::{
     Change, ComparedDomain, ComparedMethod, ComparedRun, ComparedScores, ComparedSource,
-    Comparison, Cost, Difference, EqualTime, EqualTimeSetting, FailedRun, Swept,
+    Comparison, Cost, Difference, EqualTime, EqualTimeSetting, FailedRun, SourceOf, Swept,
 };
 pub use self::file::{ComparisonFile, Settings, Tuned, TunedOn, TuningConfig};
 pub use self::finished::compare_runs;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::comparison::{
     ComparedDomain, ComparedMethod, ComparedRun, ComparedScores, ComparedSource, Comparison, Cost,
-    Difference, EqualTime, EqualTimeSetting, FailedRun, Swept,
+    Difference, EqualTime, EqualTimeSetting, FailedRun, SourceOf, Swept,
 };
 use super::file::TunedOn;
 use super::pair::{Held, Of, Pair, Side, pair};
@@ -70,6 +70,13 @@ impl MethodRuns {
 
     fn skipped(&self) -> usize {
         self.finished().map(|run| run.samples.summary.skipped).sum()
+    }
+
+    fn as_source(&self) -> SourceOf {
+        SourceOf {
+            of: self.name.clone(),
+            batch_norm: json!(self.experiment().adaptation.batch_norm),
+        }
     }
 
     /// What the source model's predictions depend on, but for the statistics that it normalises with.
@@ -209,15 +216,23 @@ impl Runs {
         Ok(())
     }
 
-    /// The method whose runs say what the source model predicts: one that normalises with the statistics of training and left nothing out, if
-    /// there is one.
+    /// The method whose runs say what the source model predicts.
     fn source(&self) -> usize {
+        self.source_among(|_| true).unwrap_or(0)
+    }
+
+    /// The same of some methods, which have one task model: one that normalises with the statistics of training and left nothing out, if there
+    /// is one.
+    fn source_among(&self, these: impl Fn(&MethodRuns) -> bool) -> Option<usize> {
         let plain = |method: &MethodRuns| {
             method.experiment().adaptation.batch_norm == BatchNormStatistics::Running
         };
-        let methods = || self.methods.iter();
-        let whole = methods().position(|method| plain(method) && method.skipped() == 0);
-        whole.or_else(|| methods().position(plain)).unwrap_or(0)
+        let first = |so: &dyn Fn(&MethodRuns) -> bool| {
+            let mut methods = self.methods.iter();
+            methods.position(|method| these(method) && so(method))
+        };
+        let whole = first(&|method| plain(method) && method.skipped() == 0);
+        whole.or_else(|| first(&plain)).or_else(|| first(&|_| true))
     }
 }
 
@@ -256,8 +271,7 @@ impl<'a> Compared<'a> {
             source
         };
         Ok(ComparedSource {
-            of: of.name.clone(),
-            batch_norm: json!(of.experiment().adaptation.batch_norm),
+            model: of.as_source(),
             domains: domains.into_iter().map(scores).collect(),
             mean: scores(mean),
         })
@@ -265,10 +279,14 @@ impl<'a> Compared<'a> {
 
     fn method(&self, method: &'a MethodRuns) -> Result<ComparedMethod> {
         let source = self.source_of();
-        let own_source = method.task_model() != source.task_model();
-        let source = match own_source {
-            true => method,
-            false => source,
+        let own = |other: &MethodRuns| other.task_model() == method.task_model();
+        let (source, own_source) = match own(source) {
+            true => (source, None),
+            false => {
+                let place = self.runs.source_among(own);
+                let source = place.map_or(method, |place| &self.runs.methods[place]);
+                (source, Some(source.as_source()))
+            }
         };
         let against_source = self.pair([(source, Of::Source), (method, Of::Method)])?;
         let reference = self.runs.reference.as_ref();
