@@ -23,7 +23,7 @@ pub fn in_words(plan: &Plan) -> String {
     match &plan.work {
         Some(work) => lines.extend(of(work, !plan.missing.is_empty())),
         None => lines.push(
-            "the plan needs the models' configurations and the files of label space and prompts"
+            "the plan needs the models' configurations and the files of label space and class names"
                 .into(),
         ),
     }

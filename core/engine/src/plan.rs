@@ -2,10 +2,10 @@
 //! here. Where weights are missing, models are measured with random ones.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dtta_learn::Footprint;
-use dtta_models::{ModelFiles, Models};
+use dtta_models::{ModelError, ModelFiles, Models};
 use dtta_tensor::{Precision, Tensor};
 
 use crate::adapter::Adapter;
@@ -20,7 +20,7 @@ use crate::seen::Seen;
 pub struct Plan {
     /// Files and folders that are not there.
     pub missing: Vec<Missing>,
-    /// What the models compute; none where a model's configuration or the files of the label space or of the prompts are missing.
+    /// What the models compute; none where a model's configuration or the files of the label space or of the classes' names are missing.
     pub work: Option<Work>,
 }
 
@@ -133,8 +133,7 @@ impl Plan {
         let missing = missing(document, &extensions.models);
         let configurations = missing.iter().any(|missing| {
             let pointer = missing.pointer.as_str();
-            let of_prompts = pointer.starts_with(PROMPTS) && !pointer.ends_with("/weights");
-            pointer.ends_with("/config") || pointer == LABEL_SPACE || of_prompts
+            pointer.ends_with("/config") || [LABEL_SPACE, CLASS_NAMES].contains(&pointer)
         });
         let work = match configurations {
             true => None,
@@ -146,8 +145,8 @@ impl Plan {
 
 /// What names the files of a label space.
 const LABEL_SPACE: &str = "/models/label_space";
-/// What names those of prompts.
-const PROMPTS: &str = "/models/prompts/";
+/// What names that of the classes' names.
+const CLASS_NAMES: &str = "/models/prompts/classes_file";
 
 /// Files and folders that are not there.
 fn missing(document: &Document, models: &Models) -> Vec<Missing> {
@@ -195,6 +194,9 @@ fn missing(document: &Document, models: &Models) -> Vec<Missing> {
             let found = ModelFiles::find(&config, named.as_deref());
             let (weights, more, absent) = match found {
                 Ok(files) => (files.weights, files.shards, files.absent),
+                Err(ModelError::NoWeights {
+                    path, looked_for, ..
+                }) => (expected_in(&path, looked_for), Vec::new(), Vec::new()),
                 Err(_) => (named.unwrap_or(config), Vec::new(), Vec::new()),
             };
             // Models that a model is made of.
@@ -217,6 +219,15 @@ fn missing(document: &Document, models: &Models) -> Vec<Missing> {
         look(&needed.pointer, needed.path, &origin);
     }
     missing
+}
+
+/// The weights that a folder would have by these names: of diffusers, whose configurations name a class, or else of transformers and timm.
+fn expected_in(folder: &Path, names: &[&str]) -> PathBuf {
+    let config = dtta_base::read_json(&folder.join("config.json"), &[]);
+    let of_diffusers = config.is_ok_and(|config| config.get("_class_name").is_some());
+    let is_it = |name: &&&str| name.starts_with("diffusion_") == of_diffusers;
+    let name = names.iter().find(is_it).or(names.first());
+    folder.join(name.unwrap_or(&""))
 }
 
 fn measure(document: &Document, extensions: &Extensions, devices: &Devices) -> Result<Work> {

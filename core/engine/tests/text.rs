@@ -755,8 +755,45 @@ fn a_plan_names_what_prompts_lack() {
     let pointers: Vec<&str> = found.missing.iter().map(|m| m.pointer.as_str()).collect();
     assert_eq!(pointers, ["/models/prompts/denoiser/weights"]);
     assert_eq!(found.missing[0].origin.as_deref(), Some("somewhere"));
-    assert!(found.work.is_some());
+    let size = |plan: &Plan| {
+        let work = plan.work.as_ref().unwrap();
+        let (task, draw) = (work.task.multiply_adds, work.draw.unwrap().multiply_adds);
+        (work.task_parameters, work.denoiser_parameters, task, draw)
+    };
+    let whole = size(&found);
+    // The models' configurations are enough: what the texts are changes no shape.
+    let mut bare = experiment.clone();
+    copy(&models().join("clip"), &fixture.path().join("bare"));
+    for file in ["model.safetensors", "tokenizer.json"] {
+        fs::remove_file(fixture.path().join("bare").join(file)).unwrap();
+    }
+    bare["models"]["backbone"] = json!("bare");
+    bare["models"]["prompts"]["denoiser"] =
+        json!({"text_encoder": "hf:nobody/has-it/text_encoder", "origin": "the Hub"});
+    let found = plan(&bare);
+    let named: Vec<(&str, &str)> = found
+        .missing
+        .iter()
+        .map(|m| (m.pointer.as_str(), m.path.to_str().unwrap()))
+        .collect();
+    let [weights, tokenizer, ..] = named[..] else {
+        panic!("{named:?}")
+    };
+    assert_eq!(weights.0, "/models/backbone/weights");
+    assert!(weights.1.ends_with("bare/model.safetensors"), "{named:?}");
+    assert_eq!(tokenizer.0, "/models/prompts/backbone/tokenizer");
+    assert!(tokenizer.1.ends_with("bare/tokenizer.json"), "{named:?}");
+    let pointers: Vec<&str> = named[2..].iter().map(|(pointer, _)| *pointer).collect();
+    assert_eq!(
+        pointers,
+        [
+            "/models/prompts/denoiser/text_encoder",
+            "/models/prompts/denoiser/tokenizer"
+        ]
+    );
+    assert_eq!(size(&found), whole);
     fs::remove_dir_all(fixture.path().join("sd/tokenizer")).unwrap();
+    assert_eq!(size(&plan(&experiment)), whole);
     experiment["models"]["prompts"] = json!({"classes_file": "names.txt"});
     let found = plan(&experiment);
     let pointers: Vec<&str> = found.missing.iter().map(|m| m.pointer.as_str()).collect();

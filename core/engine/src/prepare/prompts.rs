@@ -111,9 +111,14 @@ impl<'a> Prompts<'a> {
     ) -> Result<Tensor> {
         let source = self.config.backbone.as_ref();
         let encoder = match source.and_then(|source| source.text_encoder.as_ref()) {
-            Some(path) => (self.located(path)?, None),
+            Some(path) => (self.located(path, values)?, None),
             None => (own.0.to_owned(), own.1),
         };
+        let shape = [self.classes(), width];
+        let unknown = || Ok(Tensor::full(&shape, 0.1, device)?);
+        if self.may_wait(source, &encoder.0, values)? {
+            return unknown();
+        }
         let reader = self.open("backbone", source, encoder, models, device, values)?;
         let spec = reader.encoder.spec();
         if !spec.projected || spec.pooled != width {
@@ -128,14 +133,13 @@ impl<'a> Prompts<'a> {
             );
             return Err(self.refusal("/backbone", message));
         }
-        let shape = [self.classes(), width];
         let sums = self.means(&reader, models, spec.length, width, |encoded| {
             let mut rows = encoded.1.to_floats()?;
             rows.chunks_mut(width).for_each(normalise);
             Ok(rows)
         })?;
         let Some(mut means) = sums else {
-            return Ok(Tensor::full(&shape, 0.1, device)?);
+            return unknown();
         };
         means.chunks_mut(width).for_each(normalise);
         Ok(Tensor::from_values(means, &shape, device)?)
@@ -176,12 +180,21 @@ impl<'a> Prompts<'a> {
             };
         };
         let encoder = match (source.and_then(|source| source.text_encoder.as_ref()), own) {
-            (Some(path), _) => self.located(path)?,
+            (Some(path), _) => self.located(path, values)?,
             (None, Some(own)) => beside(own, "text_encoder"),
             (None, None) => {
                 return Err(self.refusal("/denoiser", "is missing: it names the text encoder"));
             }
         };
+        let shape = [self.classes(), length, width];
+        let unknown = || Ok(Some(Tensor::full(&shape, 0.1, device)?));
+        expect_memory(
+            "the texts that the denoiser attends to",
+            shape.into_iter().chain([size_of::<f32>()]),
+        )?;
+        if self.may_wait(source, &encoder, values)? {
+            return unknown();
+        }
         if !encoder.exists() {
             let message = format!(
                 "`{}` is not there; name the text encoder that the denoiser was trained with",
@@ -198,22 +211,39 @@ impl<'a> Prompts<'a> {
             );
             return Err(self.refusal("/denoiser/text_encoder", message));
         }
-        let shape = [self.classes(), length, width];
-        expect_memory(
-            "the texts that the denoiser attends to",
-            shape.into_iter().chain([size_of::<f32>()]),
-        )?;
         let means = self.means(&reader, models, length, length * width, |encoded| {
             Ok(encoded.0.to_floats()?)
         })?;
-        Ok(Some(match means {
-            Some(means) => Tensor::from_values(means, &shape, device)?,
-            None => Tensor::full(&shape, 0.1, device)?,
-        }))
+        match means {
+            Some(means) => Ok(Some(Tensor::from_values(means, &shape, device)?)),
+            None => unknown(),
+        }
     }
 
-    fn located(&self, path: &Path) -> Result<PathBuf> {
-        Ok(locate(path, self.base)?)
+    /// Whether a text encoder or its tokenizer is missing and may be: then nothing is read.
+    fn may_wait(
+        &self,
+        source: Option<&TextSource>,
+        encoder: &Path,
+        values: Values,
+    ) -> Result<bool> {
+        if values != Values::DrawnIfMissing {
+            return Ok(false);
+        }
+        let tokenizer = match source.and_then(|source| source.tokenizer.as_ref()) {
+            Some(folder) => self.located(folder, values)?,
+            None => tokenizer_of(encoder),
+        };
+        Ok(!encoder.exists() || !has_tokenizer(&tokenizer))
+    }
+
+    fn located(&self, path: &Path, values: Values) -> Result<PathBuf> {
+        match locate(path, self.base) {
+            Err(ModelError::NotCached { .. }) if values == Values::DrawnIfMissing => {
+                Ok(self.base.join(path))
+            }
+            found => Ok(found?),
+        }
     }
 
     fn open(
@@ -226,7 +256,7 @@ impl<'a> Prompts<'a> {
         values: Values,
     ) -> Result<Reader> {
         let folder = match source.and_then(|source| source.tokenizer.as_ref()) {
-            Some(folder) => self.located(folder)?,
+            Some(folder) => self.located(folder, values)?,
             None => tokenizer_of(&config),
         };
         let tokenizer = Tokenizer::open(&folder).map_err(|error| match error {
@@ -443,14 +473,17 @@ pub(crate) fn needed<'a>(
             };
             add(&format!("{part}/weights"), found, origin);
         }
-        let tokenizer = said.and_then(|source| source.tokenizer.as_ref());
-        match tokenizer {
-            Some(folder) => add(&format!("{part}/tokenizer"), located(folder), origin),
-            None if encoder.exists() || encoder != own => {
-                add(&format!("{part}/tokenizer"), tokenizer_of(&encoder), origin);
-            }
-            None => {}
-        }
+        let named = said.and_then(|source| source.tokenizer.as_ref());
+        let tokenizer = match named {
+            Some(folder) => located(folder),
+            None if encoder.exists() || encoder != own => tokenizer_of(&encoder),
+            None => continue,
+        };
+        let tokenizer = match tokenizer.exists() && !has_tokenizer(&tokenizer) {
+            true => tokenizer.join("tokenizer.json"),
+            false => tokenizer,
+        };
+        add(&format!("{part}/tokenizer"), tokenizer, origin);
     }
     needed
 }
@@ -491,9 +524,18 @@ fn beside(model: &Path, name: &str) -> PathBuf {
 /// The folder of the tokenizer of a text encoder: its own, or that beside it.
 fn tokenizer_of(encoder: &Path) -> PathBuf {
     let folder = folder_of(encoder);
-    let own = ["tokenizer.json", "vocab.json", "spiece.model"];
-    match own.iter().any(|name| folder.join(name).is_file()) {
+    let other = beside(encoder, "tokenizer");
+    // That of a whole model lies in its folder, that of a pipeline's part beside it.
+    let part = folder
+        .file_name()
+        .is_some_and(|name| name == "text_encoder");
+    match has_tokenizer(folder) || !(part || other.exists()) {
         true => folder.to_owned(),
-        false => beside(encoder, "tokenizer"),
+        false => other,
     }
+}
+
+fn has_tokenizer(folder: &Path) -> bool {
+    let names = ["tokenizer.json", "vocab.json", "spiece.model"];
+    names.iter().any(|name| folder.join(name).is_file())
 }
