@@ -7,7 +7,9 @@ The same command goes on where it was stopped: finished shards end at once.
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,8 +29,10 @@ class Shard:
 
     def __call__(self):
         while True:
-            self.child = subprocess.Popen(self.command)
-            code = self.child.wait()
+            # Slurm sends submitit's signal to all processes of the job. Whom it is not for, it would end: there it waits, blocked.
+            blocked = (signal.SIGUSR1, signal.SIGUSR2)
+            self.child = os.posix_spawnp(self.command[0], self.command, os.environ, setsigmask=blocked)
+            code = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
             # 75 and not asked by submitit, which does not come back here: another process had the folder, or someone stopped this one.
             if code != AGAIN:
                 break
@@ -38,10 +42,16 @@ class Shard:
         return code
 
     def checkpoint(self):
-        """Called by submitit before the time is over, and on preemption: the run makes a checkpoint, and the job is queued again."""
-        if self.child is not None and self.child.poll() is None:
-            self.child.terminate()
-            self.child.wait()
+        """Called by submitit before the time is over, and on preemption: the run makes a checkpoint, and the job is queued again.
+
+        That is a signal's handler, in the middle of `__call__`, so it must need nothing that `__call__` may hold, such as the lock of a `Popen`
+        that is waited for.
+        """
+        if self.child is not None:
+            # It may have ended by itself, and been waited for.
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self.child, signal.SIGTERM)
+                os.waitpid(self.child, 0)
         self.child = None
         return submitit.helpers.DelayedSubmission(self)
 

@@ -36,6 +36,7 @@ def command():
     def run(*arguments):
         return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=True)
 
+    run.program = program
     return run
 
 
