@@ -145,6 +145,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "{name}: {samples} samples in {domains} domains on {}{part}",
         prepared.devices().name()
     );
+    let devices = prepared.devices().name();
+    if let Some(words) = arguments.shard.and_then(|share| share.crowded(&devices)) {
+        log::warn!("{words}");
+    }
     if arguments.dry_run {
         let found = prepared.rehearse(shard, READING);
         say!("{}", rehearsed(&found.map_err(refused)?));
