@@ -556,6 +556,16 @@ fn what_is_no_place_in_an_object_store_is_refused_before_anything_is_computed() 
             refused(&merge, &format!("`--features {scheme}`"));
         }
     }
+    // A slash that was lost does not make a folder `s3:`.
+    refused(&run("s3:/bucket/part", &[]), "`s3://bucket/part`");
+    let scratch = ["--scratch", "s3:/bucket/part"];
+    refused(&run(&there, &scratch), "`s3://bucket/part`");
+    let merge = ["merge", "s3:/bucket/part", "--out", "merged"];
+    refused(&merge, "`s3://bucket/part`");
+    for command in ["compare", "train"] {
+        let out = [command, "experiment.json", "--out", "s3:/bucket/part"];
+        refused(&out, "`s3://bucket/part`");
+    }
     refused(&run("part", &["--scratch", "work"]), "--scratch");
     refused(&run(&there, &["--force"]), "--force");
     refused(
@@ -577,7 +587,7 @@ fn what_is_no_place_in_an_object_store_is_refused_before_anything_is_computed() 
         let said = expect_code(&dtta(fixture.path(), &arguments, &[]), 1);
         assert!(said.contains(words), "{said}");
     }
-    for made in ["work", "bucket", "part", "file:"] {
+    for made in ["work", "bucket", "part", "file:", "s3:"] {
         assert!(!fixture.path().join(made).exists(), "{made}");
     }
 }

@@ -3,7 +3,8 @@
     pip install submitit
     python examples/cluster/submitit_run.py EXPERIMENT --out OUT --shards 8 [--partition gpu] [--local] [-- OPTIONS OF dtta run ...]
 
-The same command goes on where it was stopped: finished shards end at once.
+The same command goes on where it was stopped: finished shards end at once. `--out` is a folder that all nodes share, or a place in an object
+store (README.md); then `--logs` is a shared folder for what submitit writes, `submitit` in the working folder if absent.
 """
 
 import argparse
@@ -18,6 +19,11 @@ import submitit
 
 AGAIN = 75
 SKIPPED = 3
+
+
+def place(out):
+    """A folder wherever it is asked for; one in an object store is what it is."""
+    return out if "://" in out else os.path.abspath(out)
 
 
 class Shard:
@@ -64,6 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description="Runs an experiment in shards through submitit.")
     parser.add_argument("experiment")
     parser.add_argument("--out", required=True)
+    parser.add_argument("--logs", help="of submitit, and its jobs; `submitit` in a folder `--out` if absent")
     parser.add_argument("--shards", type=int, required=True)
     parser.add_argument("--dtta", default=os.environ.get("DTTA", "dtta"))
     parser.add_argument("--partition")
@@ -73,8 +80,9 @@ def main():
     parser.add_argument("--local", action="store_true", help="processes on this machine in place of Slurm")
     arguments = parser.parse_args(own)
 
-    experiment, out = os.path.abspath(arguments.experiment), os.path.abspath(arguments.out)
-    executor = submitit.AutoExecutor(folder=os.path.join(out, "submitit"), cluster="local" if arguments.local else None)
+    experiment, out = os.path.abspath(arguments.experiment), place(arguments.out)
+    logs = arguments.logs or ("submitit" if "://" in out else os.path.join(out, "submitit"))
+    executor = submitit.AutoExecutor(folder=os.path.abspath(logs), cluster="local" if arguments.local else None)
     executor.update_parameters(
         name="dtta",
         timeout_min=arguments.minutes,

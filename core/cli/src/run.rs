@@ -204,6 +204,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 impl Arguments {
     /// The place of `--out` in an object store, if it is one.
     fn store(&self) -> Result<Option<Store>, Failure> {
+        if let Some(scratch) = &self.scratch {
+            dtta_base::expect_folder(scratch).map_err(Failure::misuse)?;
+        }
         let store = match &self.out {
             Some(out) => Store::at(out)?,
             None => None,

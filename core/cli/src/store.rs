@@ -53,14 +53,18 @@ impl fmt::Display for Store {
     }
 }
 
-/// The address of a place in an object store; nothing for a path of this machine.
-fn address(path: &Path) -> Option<&str> {
-    path.to_str().filter(|text| text.contains("://"))
+/// The address of a place in an object store; nothing for a path of this machine. What is neither is refused.
+fn address(path: &Path) -> Result<Option<&str>, Failure> {
+    let address = path.to_str().filter(|text| text.contains("://"));
+    if address.is_none() {
+        dtta_base::expect_folder(path).map_err(Failure::misuse)?;
+    }
+    Ok(address)
 }
 
 /// Refuses an object store where only a folder will do.
 pub fn expect_folder(out: &Path) -> Result<(), Failure> {
-    match address(out) {
+    match address(out)? {
         None => Ok(()),
         Some(address) => Err(Failure::Misuse(anyhow!(
             "`{address}`: this command writes into a folder; `dtta run` and `dtta merge` write into object stores"
@@ -71,7 +75,7 @@ pub fn expect_folder(out: &Path) -> Result<(), Failure> {
 impl Store {
     /// The place that is meant, if it is in an object store. Nothing is asked of the store yet.
     pub fn at(path: &Path) -> Result<Option<Self>, Failure> {
-        let Some(address) = address(path) else {
+        let Some(address) = address(path)? else {
             return Ok(None);
         };
         let (objects, place) = open(address)
