@@ -21,7 +21,7 @@ AGAIN = 75
 SKIPPED = 3
 
 
-def place(out):
+def located(out):
     """A folder wherever it is asked for; one in an object store is what it is."""
     return out if "://" in out else os.path.abspath(out)
 
@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--local", action="store_true", help="processes on this machine in place of Slurm")
     arguments = parser.parse_args(own)
 
-    experiment, out = os.path.abspath(arguments.experiment), place(arguments.out)
+    experiment, out = os.path.abspath(arguments.experiment), located(arguments.out)
     logs = arguments.logs or ("submitit" if "://" in out else os.path.join(out, "submitit"))
     executor = submitit.AutoExecutor(folder=os.path.abspath(logs), cluster="local" if arguments.local else None)
     executor.update_parameters(
