@@ -20,17 +20,20 @@ use serde_json::{Value, json};
 const DTTA: &str = env!("CARGO_BIN_EXE_dtta");
 
 /// Variables by which an engine says which task this is: none of those of the machine that runs the tests count.
-const ENGINES: [&str; 11] = [
+const ENGINES: [&str; 14] = [
     "SLURM_ARRAY_TASK_ID",
     "SLURM_ARRAY_TASK_COUNT",
     "SLURM_ARRAY_TASK_MIN",
     "SLURM_ARRAY_TASK_MAX",
     "SLURM_ARRAY_TASK_STEP",
+    "SLURM_JOB_ID",
+    "SLURM_PROCID",
     "SLURM_STEP_NUM_TASKS",
     "JOB_COMPLETION_INDEX",
     "SKYPILOT_NODE_RANK",
     "SKYPILOT_NUM_NODES",
     "RANK",
+    "LOCAL_RANK",
     "WORLD_SIZE",
 ];
 
@@ -162,6 +165,17 @@ fn a_shard_is_what_the_environment_says() {
     let unit: Value =
         serde_json::from_slice(&fs::read(fixture.path().join("a/unit.json")).unwrap()).unwrap();
     assert_eq!((&unit["shard"], &unit["first"]), (&json!("1/2"), &json!(8)));
+
+    // A task of `srun`, and a batch script, which is none.
+    let step = [
+        ("SLURM_JOB_ID", "7"),
+        ("SLURM_PROCID", "1"),
+        ("SLURM_STEP_NUM_TASKS", "2"),
+    ];
+    let said = expect_code(&auto("srun", &step), 0);
+    assert!(said.contains("shard 1/2"), "{said}");
+    let said = expect_code(&auto("b", &step[..2]), 2);
+    assert!(said.contains("start it by `srun`"), "{said}");
 
     let said = expect_code(&auto("b", &[]), 2);
     assert!(said.contains("--shard auto: no engine"), "{said}");
@@ -542,6 +556,16 @@ fn what_is_no_place_in_an_object_store_is_refused_before_anything_is_computed() 
             refused(&merge, &format!("`--features {scheme}`"));
         }
     }
+    // A slash that was lost does not make a folder `s3:`.
+    refused(&run("s3:/bucket/part", &[]), "`s3://bucket/part`");
+    let scratch = ["--scratch", "s3:/bucket/part"];
+    refused(&run(&there, &scratch), "`s3://bucket/part`");
+    let merge = ["merge", "s3:/bucket/part", "--out", "merged"];
+    refused(&merge, "`s3://bucket/part`");
+    for command in ["compare", "train"] {
+        let out = [command, "experiment.json", "--out", "s3:/bucket/part"];
+        refused(&out, "`s3://bucket/part`");
+    }
     refused(&run("part", &["--scratch", "work"]), "--scratch");
     refused(&run(&there, &["--force"]), "--force");
     refused(
@@ -563,7 +587,7 @@ fn what_is_no_place_in_an_object_store_is_refused_before_anything_is_computed() 
         let said = expect_code(&dtta(fixture.path(), &arguments, &[]), 1);
         assert!(said.contains(words), "{said}");
     }
-    for made in ["work", "bucket", "part", "file:"] {
+    for made in ["work", "bucket", "part", "file:", "s3:"] {
         assert!(!fixture.path().join(made).exists(), "{made}");
     }
 }

@@ -3,8 +3,9 @@
     pip install ray
     python examples/cluster/ray_driver.py EXPERIMENT --out OUT [--shards 8] [--cpus 1] [--gpus 0] [-- --device NAME --set POINTER=VALUE ...]
 
-`--out` is on a file system that all nodes share; `dtta` and the experiment are there on every node. A shard whose worker or node is lost is
-run again and goes on from its checkpoint; one whose exit code is 2 is not tried again. The same command goes on where it was stopped.
+`--out` is on a file system that all nodes share, or in an object store (README.md); `dtta` and the experiment are there on every node. A shard
+whose worker or node is lost is run again and goes on from its checkpoint (that of a run for an object store is in its scratch folder); one
+whose exit code is 2 is not tried again. The same command goes on where it was stopped.
 """
 
 import argparse
@@ -93,7 +94,9 @@ def main():
     parser.add_argument("--dtta", default=os.environ.get("DTTA", "dtta"))
     arguments = parser.parse_args(own)
 
-    experiment, out = os.path.abspath(arguments.experiment), os.path.abspath(arguments.out)
+    experiment = os.path.abspath(arguments.experiment)
+    # A place in an object store is what it is.
+    out = arguments.out if "://" in arguments.out else os.path.abspath(arguments.out)
     dtta = os.path.abspath(arguments.dtta) if os.sep in arguments.dtta else arguments.dtta
     shards = planned(dtta, experiment, arguments.shards, options)
     ray.init(address=arguments.address)

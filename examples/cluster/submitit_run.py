@@ -3,11 +3,14 @@
     pip install submitit
     python examples/cluster/submitit_run.py EXPERIMENT --out OUT --shards 8 [--partition gpu] [--local] [-- OPTIONS OF dtta run ...]
 
-The same command goes on where it was stopped: finished shards end at once.
+The same command goes on where it was stopped: finished shards end at once. `--out` is a folder that all nodes share, or a place in an object
+store (README.md); then `--logs` is a shared folder for what submitit writes, `submitit` in the working folder if absent.
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +19,11 @@ import submitit
 
 AGAIN = 75
 SKIPPED = 3
+
+
+def located(out):
+    """A folder wherever it is asked for; one in an object store is what it is."""
+    return out if "://" in out else os.path.abspath(out)
 
 
 class Shard:
@@ -27,8 +35,10 @@ class Shard:
 
     def __call__(self):
         while True:
-            self.child = subprocess.Popen(self.command)
-            code = self.child.wait()
+            # Slurm sends submitit's signal to all processes of the job. Whom it is not for, it would end: there it waits, blocked.
+            blocked = (signal.SIGUSR1, signal.SIGUSR2)
+            self.child = os.posix_spawnp(self.command[0], self.command, os.environ, setsigmask=blocked)
+            code = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
             # 75 and not asked by submitit, which does not come back here: another process had the folder, or someone stopped this one.
             if code != AGAIN:
                 break
@@ -38,10 +48,16 @@ class Shard:
         return code
 
     def checkpoint(self):
-        """Called by submitit before the time is over, and on preemption: the run makes a checkpoint, and the job is queued again."""
-        if self.child is not None and self.child.poll() is None:
-            self.child.terminate()
-            self.child.wait()
+        """Called by submitit before the time is over, and on preemption: the run makes a checkpoint, and the job is queued again.
+
+        That is a signal's handler, in the middle of `__call__`, so it must need nothing that `__call__` may hold, such as the lock of a `Popen`
+        that is waited for.
+        """
+        if self.child is not None:
+            # It may have ended by itself, and been waited for.
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self.child, signal.SIGTERM)
+                os.waitpid(self.child, 0)
         self.child = None
         return submitit.helpers.DelayedSubmission(self)
 
@@ -54,6 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description="Runs an experiment in shards through submitit.")
     parser.add_argument("experiment")
     parser.add_argument("--out", required=True)
+    parser.add_argument("--logs", help="of submitit, and its jobs; `submitit` in a folder `--out` if absent")
     parser.add_argument("--shards", type=int, required=True)
     parser.add_argument("--dtta", default=os.environ.get("DTTA", "dtta"))
     parser.add_argument("--partition")
@@ -63,8 +80,9 @@ def main():
     parser.add_argument("--local", action="store_true", help="processes on this machine in place of Slurm")
     arguments = parser.parse_args(own)
 
-    experiment, out = os.path.abspath(arguments.experiment), os.path.abspath(arguments.out)
-    executor = submitit.AutoExecutor(folder=os.path.join(out, "submitit"), cluster="local" if arguments.local else None)
+    experiment, out = os.path.abspath(arguments.experiment), located(arguments.out)
+    logs = arguments.logs or ("submitit" if "://" in out else os.path.join(out, "submitit"))
+    executor = submitit.AutoExecutor(folder=os.path.abspath(logs), cluster="local" if arguments.local else None)
     executor.update_parameters(
         name="dtta",
         timeout_min=arguments.minutes,

@@ -1,7 +1,7 @@
 //! Faults of files and documents.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::memory::in_bytes;
 
@@ -33,6 +33,14 @@ pub enum Error {
     Locked {
         /// The folder.
         path: PathBuf,
+    },
+    /// An address in an object store, or what looks like one, in the place of a folder.
+    #[error("`{address}` {reason}")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What it is, and what to give.
+        reason: String,
     },
     /// Something that would take more memory than there is.
     #[error("{what} would take at least {}, but only {} are free", in_bytes(*needed), in_bytes(*free))]
@@ -78,6 +86,29 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl Error {
+    /// The file or folder that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Read { path, .. }
+            | Self::Write { path, .. }
+            | Self::Locked { path }
+            | Self::Encoding { path, .. }
+            | Self::Json { path, .. }
+            | Self::Invalid { path, .. } => Some(path),
+            Self::Address { .. } | Self::Memory { .. } | Self::Override { .. } => None,
+        }
+    }
+
+    /// The faults of a document.
+    pub fn issues(&self) -> &[Issue] {
+        match self {
+            Self::Invalid { issues, .. } => issues,
+            _ => &[],
+        }
+    }
 }
 
 /// An error and its causes in one line, each told once: some errors of other crates repeat their cause.

@@ -104,6 +104,45 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Object stores, by how their addresses begin.
+const STORES: [&str; 4] = ["s3", "gs", "az", "file"];
+
+/// Refuses an address in an object store where a folder is needed, and what looks like one that lost a slash: `s3:/bucket/run` would make a
+/// folder `s3:`.
+///
+/// # Errors
+/// [`Error::Address`].
+pub fn expect_folder(path: &Path) -> Result<()> {
+    let Some(text) = path.to_str() else {
+        return Ok(());
+    };
+    let Some((scheme, rest)) = text.split_once(':') else {
+        return Ok(());
+    };
+    let refuse = |reason: String| {
+        Err(Error::Address {
+            address: text.into(),
+            reason,
+        })
+    };
+    if rest.starts_with("//") {
+        let reason = "is an address, and a folder is needed here; the commands `dtta run` and `dtta merge` put runs into object stores";
+        return refuse(reason.into());
+    }
+    // A drive of Windows has one letter.
+    let is_scheme = scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_store = STORES.contains(&&*scheme.to_ascii_lowercase());
+    if is_scheme && (is_store || rest.starts_with('/')) {
+        let rest = rest.trim_start_matches('/');
+        // After the two slashes of `file://` comes that of the path.
+        let slash = if scheme == "file" { "/" } else { "" };
+        return refuse(format!(
+            "looks like an address of an object store, which would be `{scheme}://{slash}{rest}`; a folder of that name is `./{text}`"
+        ));
+    }
+    Ok(())
+}
+
 /// The right to work in a folder, which one process has at a time. It ends with the process at the latest, however that ends.
 #[derive(Debug)]
 pub struct FolderLock {
@@ -117,8 +156,9 @@ impl FolderLock {
     /// Takes the lock of a folder, which is made if it is not there.
     ///
     /// # Errors
-    /// [`Error::Locked`] if another process has it, [`Error::Write`] if the folder cannot be used.
+    /// [`Error::Locked`] if another process has it, [`Error::Write`] if the folder cannot be used, [`Error::Address`] for what is none.
     pub fn take(folder: &Path) -> Result<Self> {
+        expect_folder(folder)?;
         let path = folder.join(Self::FILE);
         let failed = |source| Error::Write {
             path: path.clone(),
@@ -220,6 +260,39 @@ mod tests {
         let (long, longer) = ("x".repeat(300), "x".repeat(301));
         assert_ne!(file_name(&long), file_name(&longer));
         assert!(file_name(&longer).len() <= 200);
+    }
+
+    #[test]
+    fn an_address_is_no_folder_and_neither_is_what_looks_like_one() {
+        let refused = |text: &str| match expect_folder(Path::new(text)) {
+            Err(Error::Address { reason, .. }) => reason,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert!(refused("s3://bucket/run").contains("is an address"));
+        for text in ["s3:/bucket/run", "s3:bucket/run"] {
+            let reason = refused(text);
+            assert!(reason.contains("`s3://bucket/run`"), "{reason}");
+        }
+        assert!(refused("file:/tmp/run").contains("`file:///tmp/run`"));
+        assert!(refused("S3:/bucket").contains("looks like"));
+        assert!(refused("ftp:/host/run").contains("looks like"));
+        for folder in [
+            "run",
+            "/tmp/run",
+            "./s3:/bucket",
+            "runs/s3:/bucket",
+            "C:/runs",
+            "C:\\runs",
+            "2026-11-27 10:30",
+            "run:3",
+            "",
+        ] {
+            assert!(expect_folder(Path::new(folder)).is_ok(), "{folder}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let made = std::env::current_dir().unwrap().join("s3:");
+        assert!(FolderLock::take(Path::new("s3:/bucket/run")).is_err() && !made.exists());
+        assert!(FolderLock::take(&folder.path().join("s3:")).is_ok());
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use document::{
 };
 pub use error::{Error, Issue, Result, listed, told};
 pub use fault::check;
-pub use file::{FolderLock, file_name, remove, replace, write_json, write_whole};
+pub use file::{FolderLock, expect_folder, file_name, remove, replace, write_json, write_whole};
 pub use json::{escaped, parse_json};
 pub use memory::{expect_memory, in_bytes};
 pub use random::keyed_rng;

@@ -32,16 +32,53 @@ impl FromStr for Share {
 
 impl Share {
     /// The shard that is meant.
-    pub fn shard(self) -> Result<Shard, Failure> {
+    ///
+    /// # Errors
+    /// [`NoShard`] where the environment says none, or several.
+    pub fn shard(self) -> Result<Shard, NoShard> {
         match self {
             Self::Given(shard) => Ok(shard),
-            Self::Auto => {
-                let get = |name: &str| std::env::var_os(name);
-                let found = from_environment(|name| Some(get(name)?.to_string_lossy().into()));
-                found.map_err(|reason| Failure::Misuse(anyhow!("--shard auto: {reason}")))
-            }
+            Self::Auto => from_environment(variable).map_err(NoShard),
         }
     }
+
+    /// What to say where other processes of this machine will compute on the same device: torchrun counts those of a machine, and expects
+    /// each to take the device of its number.
+    pub fn crowded(self, device: &str) -> Option<String> {
+        match self {
+            Self::Given(_) => None,
+            Self::Auto => crowded(variable, device),
+        }
+    }
+}
+
+/// Why the environment does not say which shard is meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoShard(String);
+
+impl From<NoShard> for Failure {
+    fn from(error: NoShard) -> Self {
+        Self::Misuse(anyhow!("--shard auto: {error}"))
+    }
+}
+
+/// A variable of the environment.
+fn variable(name: &str) -> Option<String> {
+    Some(std::env::var_os(name)?.to_string_lossy().into())
+}
+
+fn crowded(get: impl Fn(&str) -> Option<String>, device: &str) -> Option<String> {
+    let local = get("LOCAL_RANK").filter(|rank| rank != "0")?;
+    // One that the process was given alone has the number 0.
+    let alone = get("CUDA_VISIBLE_DEVICES").is_some_and(|shown| !shown.contains(','));
+    let first = device.split(' ').any(|name| name.ends_with("cuda:0"));
+    (first && !alone).then(|| {
+        format!(
+            "LOCAL_RANK is {local}, and this process computes on {device}, as every other of this machine does; show each one its own, by \
+             CUDA_VISIBLE_DEVICES=$LOCAL_RANK (shards of devices with different numbers are not merged)"
+        )
+    })
 }
 
 /// An engine by the variables that say which of how many tasks this is.
@@ -53,7 +90,7 @@ struct Engine {
     without_count: &'static str,
 }
 
-/// Slurm's arrays, which may begin at another number than 0 and count in steps, are read by [`slurm`].
+/// Slurm's arrays, which may begin at another number than 0 and count in steps, are read by [`slurm`], the tasks of `srun` by [`step`].
 const ENGINES: [Engine; 3] = [
     Engine {
         name: "Kubernetes",
@@ -103,10 +140,20 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Shard, Strin
         };
         found.push((format!("{} ({index})", engine.name), shard));
     }
+    // Whatever was started by `srun`, such as torchrun, may start processes of its own, and its word counts.
+    if found.is_empty()
+        && let Some(shard) = step(&number)?
+    {
+        found.push(("Slurm (SLURM_PROCID)".into(), shard));
+    }
     let Some((first, shard)) = found.first() else {
         let names: Vec<&str> = ENGINES.iter().map(|engine| engine.index).collect();
+        let hint = match get("SLURM_JOB_ID") {
+            Some(_) => "; in a job of Slurm that is no array, start it by `srun`, or give",
+            None => "; give",
+        };
         return Err(format!(
-            "no engine says which task this is: none of SLURM_ARRAY_TASK_ID, {} is set; give `--shard I/N`",
+            "no engine says which task this is: none of SLURM_ARRAY_TASK_ID, {}, SLURM_STEP_NUM_TASKS is set{hint} `--shard I/N`",
             names.join(", ")
         ));
     };
@@ -116,6 +163,20 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Shard, Strin
         )),
         None => Ok(*shard),
     }
+}
+
+/// The task of a step, which is what `srun` starts. A batch script has SLURM_PROCID and may have SLURM_NTASKS as well, but is one process
+/// and no step.
+fn step(number: &impl Fn(&str) -> Result<Option<usize>, String>) -> Result<Option<Shard>, String> {
+    let Some(count) = number("SLURM_STEP_NUM_TASKS")? else {
+        return Ok(None);
+    };
+    let index = number("SLURM_PROCID")?
+        .ok_or("SLURM_STEP_NUM_TASKS is set and SLURM_PROCID is not; give `--shard I/N`")?;
+    let shard = Shard::new(index, count).ok_or_else(|| {
+        format!("SLURM_PROCID is {index} and SLURM_STEP_NUM_TASKS is {count}; expected an index below the count")
+    })?;
+    Ok(Some(shard))
 }
 
 /// The task of a job array: its place among the array's numbers, which go from MIN to MAX in steps.
@@ -198,6 +259,58 @@ mod tests {
         assert_eq!(told(&nodes).unwrap(), "1/2");
         let ranks = [("RANK", "0"), ("WORLD_SIZE", "1")];
         assert_eq!(told(&ranks).unwrap(), "0/1");
+    }
+
+    #[test]
+    fn a_step_of_srun_counts_where_nothing_else_does() {
+        let step = [
+            ("SLURM_JOB_ID", "9"),
+            ("SLURM_NTASKS", "8"),
+            ("SLURM_PROCID", "5"),
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_STEP_NUM_TASKS", "8"),
+        ];
+        assert_eq!(told(&step).unwrap(), "5/8");
+        // `srun torchrun …`, a launcher for each machine.
+        let within = [("RANK", "11"), ("WORLD_SIZE", "32")];
+        assert_eq!(told(&[&step[..], &within].concat()).unwrap(), "11/32");
+        // `srun` of one task within an array.
+        let one = [("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "1")];
+        assert_eq!(told(&one).unwrap(), "0/1");
+        assert_eq!(
+            told(&[&one[..], &array("3", "8", "0")].concat()).unwrap(),
+            "3/8"
+        );
+        // A batch script, which is no step.
+        let batch = told(&step[..3]).unwrap_err();
+        assert!(batch.contains("by `srun`"), "{batch}");
+        let lost = told(&step[4..]).unwrap_err();
+        assert!(lost.contains("SLURM_PROCID is not"), "{lost}");
+        let beyond = told(&[("SLURM_PROCID", "8"), step[4]]).unwrap_err();
+        assert!(beyond.contains("SLURM_PROCID is 8"), "{beyond}");
+    }
+
+    #[test]
+    fn processes_of_a_machine_are_told_that_they_share_a_device() {
+        let said = |variables: &[(&str, &str)], device: &str| {
+            let get = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            crowded(get, device)
+        };
+        let second = [("LOCAL_RANK", "1")];
+        let words = said(&second, "cuda:0").unwrap();
+        assert!(words.contains("LOCAL_RANK is 1"), "{words}");
+        assert!(said(&second, "cpu and libtorch:cuda:0 (denoiser)").is_some());
+        assert_eq!(said(&second, "cuda:1"), None);
+        assert_eq!(said(&second, "cpu"), None);
+        assert_eq!(said(&[("LOCAL_RANK", "0")], "cuda:0"), None);
+        assert_eq!(said(&[], "cuda:0"), None);
+        let alone = [("LOCAL_RANK", "1"), ("CUDA_VISIBLE_DEVICES", "1")];
+        assert_eq!(said(&alone, "cuda:0"), None);
+        let all = [("LOCAL_RANK", "1"), ("CUDA_VISIBLE_DEVICES", "0,1")];
+        assert!(said(&all, "cuda:0").is_some());
     }
 
     #[test]

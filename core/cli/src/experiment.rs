@@ -10,6 +10,7 @@ use dtta_tensor::Device;
 use crate::Failure;
 use crate::data::tell_left_out;
 use crate::plugins::registry;
+use crate::run::refused;
 
 /// An experiment, its overrides and its device.
 #[derive(Args)]
@@ -76,14 +77,14 @@ impl Opening {
         overrides.extend(set.iter().map(|set| (*set).to_owned()));
         overrides.extend(self.seed.map(|seed| format!("seed={seed}")));
         let document = Document::load(&self.experiment, &overrides, &extensions.methods);
-        document.map_err(Failure::misuse)
+        document.map_err(refused)
     }
 
     /// What its run takes, whether its files are there or not.
     pub fn plan(&self) -> Result<Plan, Failure> {
         let extensions = extensions();
         let document = self.document(&extensions, &[])?;
-        Plan::of(&document, &extensions, self.places.devices()?).map_err(Failure::misuse)
+        Plan::of(&document, &extensions, self.places.devices()?).map_err(refused)
     }
 
     /// Opens everything that the experiment names, and keeps what encoders make where that is told.
@@ -105,6 +106,6 @@ impl Opening {
             let message = "--keep keeps what `models.encoder` and text encoders make, and the experiment has neither";
             return Err(Failure::Misuse(anyhow!(message)));
         }
-        Prepared::keeping(document, &extensions, devices, keep).map_err(Failure::misuse)
+        Prepared::keeping(document, &extensions, devices, keep).map_err(refused)
     }
 }

@@ -31,6 +31,7 @@ use std::process::ExitCode;
 use crate::say::say;
 use clap::{Parser, Subcommand};
 
+pub use cluster::{NoShard, Share};
 pub use experiment::extensions;
 
 /// Adapts vision models at test time with feedback from a diffusion model.

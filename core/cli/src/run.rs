@@ -145,6 +145,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "{name}: {samples} samples in {domains} domains on {}{part}",
         prepared.devices().name()
     );
+    let devices = prepared.devices().name();
+    if let Some(words) = arguments.shard.and_then(|share| share.crowded(&devices)) {
+        log::warn!("{words}");
+    }
     if arguments.dry_run {
         let found = prepared.rehearse(shard, READING);
         say!("{}", rehearsed(&found.map_err(refused)?));
@@ -200,6 +204,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 impl Arguments {
     /// The place of `--out` in an object store, if it is one.
     fn store(&self) -> Result<Option<Store>, Failure> {
+        if let Some(scratch) = &self.scratch {
+            dtta_base::expect_folder(scratch).map_err(Failure::misuse)?;
+        }
         let store = match &self.out {
             Some(out) => Store::at(out)?,
             None => None,

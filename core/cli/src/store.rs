@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,9 +20,10 @@ use dtta::{Closed, MERGED, RunDescription};
 use dtta_base::{sha256, write_whole};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, WriteMultipart};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutMode};
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
 
 use crate::Failure;
 
@@ -52,14 +53,18 @@ impl fmt::Display for Store {
     }
 }
 
-/// The address of a place in an object store; nothing for a path of this machine.
-fn address(path: &Path) -> Option<&str> {
-    path.to_str().filter(|text| text.contains("://"))
+/// The address of a place in an object store; nothing for a path of this machine. What is neither is refused.
+fn address(path: &Path) -> Result<Option<&str>, Failure> {
+    let address = path.to_str().filter(|text| text.contains("://"));
+    if address.is_none() {
+        dtta_base::expect_folder(path).map_err(Failure::misuse)?;
+    }
+    Ok(address)
 }
 
 /// Refuses an object store where only a folder will do.
 pub fn expect_folder(out: &Path) -> Result<(), Failure> {
-    match address(out) {
+    match address(out)? {
         None => Ok(()),
         Some(address) => Err(Failure::Misuse(anyhow!(
             "`{address}`: this command writes into a folder; `dtta run` and `dtta merge` write into object stores"
@@ -70,7 +75,7 @@ pub fn expect_folder(out: &Path) -> Result<(), Failure> {
 impl Store {
     /// The place that is meant, if it is in an object store. Nothing is asked of the store yet.
     pub fn at(path: &Path) -> Result<Option<Self>, Failure> {
-        let Some(address) = address(path) else {
+        let Some(address) = address(path)? else {
             return Ok(None);
         };
         let (objects, place) = open(address)
@@ -211,27 +216,17 @@ impl Store {
             Failure::Failed(error.context(format!("cannot read `{}`", path.display())))
         };
         let mut file = File::open(path).map_err(unread)?;
-        let mut piece = |bytes: &mut Vec<u8>| {
-            bytes.clear();
-            file.by_ref().take(PIECE as u64).read_to_end(bytes)
-        };
-        let mut bytes = Vec::new();
-        if piece(&mut bytes).map_err(unread)? < PIECE {
-            self.wait(key, self.objects.put(key, bytes.into()))?;
+        let first = piece(&mut file).map_err(unread)?;
+        if first.len() < PIECE {
+            self.wait(key, self.objects.put(key, first.into()))?;
             return Ok(());
         }
-        let upload = self.wait(key, self.objects.put_multipart(key))?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, PIECE);
-        while !bytes.is_empty() {
-            self.wait(key, async {
-                upload.wait_for_capacity(PIECES).await?;
-                upload.write(&bytes);
-                Ok(())
-            })?;
-            piece(&mut bytes).map_err(unread)?;
-        }
-        self.wait(key, upload.finish())?;
-        Ok(())
+        let mut upload = self.wait(key, self.objects.put_multipart(key))?;
+        let sent = send(&mut *upload, first, &mut file);
+        self.runtime.block_on(sent).map_err(|error| match error {
+            Unsent::Unread(error) => unread(error),
+            Unsent::Refused(error) => self.failed(key, error),
+        })
     }
 
     fn wait<T>(
@@ -252,6 +247,64 @@ impl Store {
         let context = format!("`{self}`: `{key}`");
         failure(anyhow::Error::from(error).context(context))
     }
+}
+
+/// The next bytes of a file that are sent at once: fewer at its end.
+fn piece(file: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(PIECE as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Why a file was not sent.
+enum Unsent {
+    Unread(io::Error),
+    Refused(object_store::Error),
+}
+
+impl From<object_store::Error> for Unsent {
+    fn from(error: object_store::Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Sends a file in pieces, the first of which is read already. Where that fails, what was sent is taken back: a store would keep the
+/// pieces of what never became a file, and charge for them.
+async fn send(
+    upload: &mut dyn MultipartUpload,
+    first: Vec<u8>,
+    file: &mut impl Read,
+) -> Result<(), Unsent> {
+    let mut under_way = JoinSet::new();
+    let sent = send_pieces(upload, first, file, &mut under_way).await;
+    if sent.is_err() {
+        under_way.shutdown().await;
+        // The store's own rules are left, then.
+        upload.abort().await.ok();
+    }
+    sent
+}
+
+async fn send_pieces(
+    upload: &mut dyn MultipartUpload,
+    mut bytes: Vec<u8>,
+    file: &mut impl Read,
+    under_way: &mut JoinSet<object_store::Result<()>>,
+) -> Result<(), Unsent> {
+    while !bytes.is_empty() {
+        if under_way.len() == PIECES
+            && let Some(done) = under_way.join_next().await
+        {
+            done.map_err(object_store::Error::from)??;
+        }
+        under_way.spawn(upload.put_part(bytes.into()));
+        bytes = piece(file).map_err(Unsent::Unread)?;
+    }
+    while let Some(done) = under_way.join_next().await {
+        done.map_err(object_store::Error::from)??;
+    }
+    upload.complete().await?;
+    Ok(())
 }
 
 fn read<T: DeserializeOwned>(document: &[u8]) -> anyhow::Result<T> {
@@ -322,5 +375,103 @@ mod tests {
         }
         let key = store.file(b"unit", "nothing");
         assert!(matches!(store.get(&key), Ok(None)));
+    }
+
+    /// An upload that fails at one of its calls, and says which there were.
+    #[derive(Debug, Default)]
+    struct Failing {
+        fails_at: &'static str,
+        calls: Vec<&'static str>,
+    }
+
+    impl Failing {
+        fn call(&mut self, name: &'static str) -> object_store::Result<()> {
+            self.calls.push(name);
+            // The second piece, since all that fail are sent after one that does not.
+            let seen = self.calls.iter().filter(|call| **call == name).count();
+            match name == self.fails_at && (name != "piece" || seen == 2) {
+                true => Err(object_store::Error::NotImplemented {
+                    operation: name.into(),
+                    implementer: "a test".into(),
+                }),
+                false => Ok(()),
+            }
+        }
+    }
+
+    type Answer<'a, T> =
+        std::pin::Pin<Box<dyn Future<Output = object_store::Result<T>> + Send + 'a>>;
+
+    impl MultipartUpload for Failing {
+        fn put_part(&mut self, _: object_store::PutPayload) -> object_store::UploadPart {
+            let answer = self.call("piece");
+            Box::pin(async { answer })
+        }
+
+        fn complete<'a, 'b>(&'a mut self) -> Answer<'b, object_store::PutResult>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            let answer = self.call("complete").map(|()| object_store::PutResult {
+                e_tag: None,
+                version: None,
+                extensions: Default::default(),
+            });
+            Box::pin(async { answer })
+        }
+
+        fn abort<'a, 'b>(&'a mut self) -> Answer<'b, ()>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            let answer = self.call("abort");
+            Box::pin(async { answer })
+        }
+    }
+
+    /// A file of three pieces, which may end with an error.
+    struct Pieces {
+        left: usize,
+        broken: bool,
+    }
+
+    impl Read for Pieces {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.left == 0 && self.broken {
+                return Err(io::Error::other("the disk is gone"));
+            }
+            let count = buffer.len().min(self.left);
+            self.left -= count;
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn what_was_sent_of_a_file_is_taken_back_where_the_rest_fails() {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let sent = |fails_at, broken| {
+            let mut upload = Failing {
+                fails_at,
+                ..Failing::default()
+            };
+            let mut file = Pieces {
+                left: 2 * PIECE + 5,
+                broken,
+            };
+            let first = piece(&mut file).unwrap();
+            let outcome = runtime.block_on(send(&mut upload, first, &mut file));
+            (outcome.is_ok(), upload.calls.join(" "))
+        };
+        let whole = "piece piece piece complete";
+        assert_eq!(sent("", false), (true, whole.into()));
+        assert_eq!(sent("complete", false), (false, format!("{whole} abort")));
+        let (done, calls) = sent("piece", false);
+        assert!(
+            !done && calls.ends_with("abort") && !calls.contains("complete"),
+            "{calls}"
+        );
+        assert_eq!(sent("", true), (false, "piece piece abort".into()));
     }
 }

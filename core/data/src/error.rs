@@ -531,6 +531,48 @@ pub enum DataError {
     },
 }
 
+impl DataError {
+    /// The file or folder that it is about, if it is about one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(error) => error.path(),
+            Self::MissingIdx { folder, .. } => Some(folder),
+            Self::SharedPartner { first, .. } => Some(first),
+            Self::IdxHeader { path, .. }
+            | Self::IdxLength { path, .. }
+            | Self::LabelCount { path, .. }
+            | Self::LabelOutOfRange { path, .. }
+            | Self::DuplicateId { path, .. }
+            | Self::Decode { path, .. }
+            | Self::CutOff { path }
+            | Self::DecodedSize { path, .. }
+            | Self::LfsPointer { path, .. }
+            | Self::NoImages { path, .. }
+            | Self::Empty { path, .. }
+            | Self::MapLabel { path, .. }
+            | Self::MapExtents { path, .. }
+            | Self::NoPartner { path, .. }
+            | Self::Png { path, .. }
+            | Self::MapFormat { path, .. }
+            | Self::Container { path, .. }
+            | Self::Tensor { path, .. }
+            | Self::MetadataMissing { path, .. }
+            | Self::Metadata { path, .. }
+            | Self::Format { path, .. }
+            | Self::FrostPicture { path, .. }
+            | Self::OutputFolder { path, .. }
+            | Self::Npy { path, .. }
+            | Self::Records { path, .. }
+            | Self::NoTraining { path, .. }
+            | Self::ClassOrder { path, .. }
+            | Self::ClassNumber { path, .. }
+            | Self::Unlabelled { path, .. }
+            | Self::Unbalanced { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// That a file or folder could not be read.
 pub(crate) fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> DataError {
     move |source| {

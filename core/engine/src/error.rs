@@ -1,7 +1,8 @@
 //! The engine's error type.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use dtta_base::Issue;
 use dtta_data::DataError;
 use dtta_models::ModelError;
 use dtta_plugin::PluginError;
@@ -111,6 +112,9 @@ pub enum Error {
         /// How many are finished.
         samples: usize,
     },
+    /// What came up while an experiment was opened, before anything was run, and would be a failure of its own later on.
+    #[error(transparent)]
+    Opening(Box<Error>),
     /// Something about learning.
     #[error(transparent)]
     Learn(#[from] dtta_learn::Error),
@@ -143,9 +147,11 @@ impl Error {
     /// What helps.
     pub fn remedy(&self) -> Remedy {
         match self {
+            Self::Opening(_) => Remedy::Mend,
             Self::Interrupted { .. } | Self::Base(dtta_base::Error::Locked { .. }) => {
                 Remedy::TryAgain
             }
+            Self::Plugin(error) if error.is_interrupt() => Remedy::TryAgain,
             // A full disk is nobody's misuse.
             Self::Base(dtta_base::Error::Write { .. }) => Remedy::None,
             Self::Learn(error) if error.is_of_the_caller() => Remedy::Mend,
@@ -157,6 +163,41 @@ impl Error {
             | Self::NoConfidence
             | Self::Base(_) => Remedy::Mend,
             _ => Remedy::None,
+        }
+    }
+
+    /// Of what came up while an experiment was opened: its files and settings are wrong, whatever it would be of a run. But a full disk is
+    /// what it is.
+    pub(crate) fn of_opening(self) -> Self {
+        match self.remedy() {
+            Remedy::None if !matches!(self, Self::Base(_)) => Self::Opening(Box::new(self)),
+            _ => self,
+        }
+    }
+
+    /// The file or folder that it is about, if it is about one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::OutputExists { path } | Self::Resume { path, .. } | Self::Merge { path, .. } => {
+                Some(path)
+            }
+            Self::Opening(error) => error.path(),
+            Self::Base(error) | Self::Learn(dtta_learn::Error::Base(error)) => error.path(),
+            Self::Model(error) | Self::Learn(dtta_learn::Error::Model(error)) => error.path(),
+            Self::Data(error) => error.path(),
+            Self::Plugin(error) => error.path(),
+            _ => None,
+        }
+    }
+
+    /// The faults of a document, where they are of one.
+    pub fn issues(&self) -> &[Issue] {
+        match self {
+            Self::Opening(error) => error.issues(),
+            Self::Base(error) => error.issues(),
+            Self::Model(error) => error.issues(),
+            Self::Plugin(error) => error.issues(),
+            _ => &[],
         }
     }
 

@@ -123,13 +123,18 @@ impl Plan {
     /// Looks for what `document` names, and measures its models.
     ///
     /// # Errors
-    /// Whatever is wrong with the experiment, its plugins, and those of its models' files that are there.
+    /// Whatever is wrong with the experiment, its plugins, and those of its models' files that are there, as [`Prepared::new`] says it.
+    ///
+    /// [`Prepared::new`]: crate::Prepared::new
     pub fn of(
         document: &Document,
         extensions: &Extensions,
         devices: impl Into<Devices>,
     ) -> Result<Self> {
-        let devices = devices.into();
+        Self::measured(document, extensions, &devices.into()).map_err(Error::of_opening)
+    }
+
+    fn measured(document: &Document, extensions: &Extensions, devices: &Devices) -> Result<Self> {
         let missing = missing(document, &extensions.models);
         let configurations = missing.iter().any(|missing| {
             let pointer = missing.pointer.as_str();
@@ -137,7 +142,7 @@ impl Plan {
         });
         let work = match configurations {
             true => None,
-            false => Some(measure(document, extensions, &devices)?),
+            false => Some(measure(document, extensions, devices)?),
         };
         Ok(Self { missing, work })
     }

@@ -2,7 +2,7 @@
 //! has to be taken apart.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dtta_base::{Issue, listed};
 use dtta_tensor::TensorError;
@@ -320,6 +320,38 @@ impl fmt::Display for Mismatches {
 }
 
 impl ModelError {
+    /// The file or folder that it is about, if it is about one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(error) => error.path(),
+            Self::Kind { path, .. }
+            | Self::Safetensors { path, .. }
+            | Self::OtherFormat { path, .. }
+            | Self::Checkpoint { path, .. }
+            | Self::Index { path, .. }
+            | Self::NoConfig { path, .. }
+            | Self::NoTokenizer { path, .. }
+            | Self::Tokenizer { path, .. }
+            | Self::NoWeights { path, .. }
+            | Self::NoAdapter { path, .. }
+            | Self::Pipeline { path, .. }
+            | Self::NoDescription { path, .. }
+            | Self::Mismatch { path, .. }
+            | Self::NotFinite { path, .. }
+            | Self::Copies { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    /// The faults of a document.
+    pub fn issues(&self) -> &[Issue] {
+        match self {
+            Self::File(error) => error.issues(),
+            Self::Config { issues } => issues,
+            _ => &[],
+        }
+    }
+
     pub(crate) fn input(
         argument: impl Into<String>,
         found: impl Into<String>,

@@ -2,7 +2,7 @@
 //! function, what was expected and what to do about it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dtta_base::Issue;
 
@@ -255,6 +255,30 @@ impl PluginError {
             Self::Interrupted { .. } => "interrupted",
             Self::Output { .. } => "output",
             Self::Host { .. } => "host",
+        }
+    }
+
+    /// The file or folder that it is about, if it is about one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Unbuilt { path, .. }
+            | Self::Read { path, .. }
+            | Self::Manifest { path, .. }
+            | Self::Undescribed { path, .. }
+            | Self::Digest { path, .. }
+            | Self::Artifact { path, .. }
+            | Self::Compiling { path, .. }
+            | Self::NotAComponent { path, .. }
+            | Self::NotALibrary { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    /// The faults of a configuration.
+    pub fn issues(&self) -> &[Issue] {
+        match self {
+            Self::Config { issues, .. } => issues,
+            _ => &[],
         }
     }
 

@@ -25,20 +25,24 @@ const PACKAGES: [&str; 6] = [
     "typing_extensions",
 ];
 
-/// What those of networks of PyTorch need beside it.
-const TORCH: [&str; 5] = [
+/// What those of networks of PyTorch need beside it, and those of frames.
+const TORCH: [&str; 9] = [
     "torch>=2.6",
     "torchvision",
     "diffusers",
     "timm",
     "transformers",
+    "pandas>=2.2",
+    "polars>=1.20",
+    "pyarrow>=18",
+    "duckdb>=1.1",
 ];
 
 /// How to test.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Also installs PyTorch, torchvision, diffusers, timm and transformers, and runs the tests that need them: gigabytes, unless pip is told of an index
-    /// with PyTorch for the CPU alone.
+    /// Also installs PyTorch, torchvision, diffusers, timm, transformers, pandas, Polars, PyArrow and DuckDB, and runs the tests that need them:
+    /// gigabytes, unless pip is told of an index with PyTorch for the CPU alone.
     #[arg(long)]
     torch: bool,
     /// The Python to make the environment with; the first of `python3` and `python3.11` to `python3.15` that is new enough if absent.

@@ -91,7 +91,7 @@ typedef struct dtta_run_options {
    */
   const char *device;
   /*
-   Continues a run that was stopped.
+   Continues a run that was stopped, and answers that of a finished one. A shard always does.
    */
   int resume;
   /*

@@ -11,6 +11,8 @@ pub use feedback::{
     dtta_feedback_evaluate, dtta_feedback_open,
 };
 pub use run::{RunOptions, dtta_run, dtta_text_free, dtta_validate};
+#[doc(hidden)] // For the tests.
+pub use status::{Fault, call};
 pub use status::{Status, dtta_last_error};
 
 /// The version of the library, such as "0.1.0".

@@ -17,7 +17,7 @@ pub struct RunOptions {
     pub override_count: usize,
     /// Device, such as "cpu"; null for the CPU.
     pub device: *const c_char,
-    /// Continues a run that was stopped.
+    /// Continues a run that was stopped, and answers that of a finished one. A shard always does.
     pub resume: c_int,
     /// Removes what is in the folder first.
     pub replace: c_int,
@@ -97,9 +97,11 @@ pub unsafe extern "C" fn dtta_run(
                 (true, true) => {
                     return Err(Fault::misuse("`resume` and `replace` exclude each other"));
                 }
-                (true, false) => Existing::Resume,
-                (false, true) => Existing::Replace,
-                (false, false) => Existing::Keep,
+                (_, true) => Existing::Replace,
+                (true, _) => Existing::Resume,
+                // As of the command: who gives a shard, be it the only one, expects that it goes on.
+                _ if options.shard_count > 0 => Existing::Resume,
+                _ => Existing::Keep,
             },
             shard,
             ..dtta::RunOptions::new(Path::new(out), &stop)

@@ -77,7 +77,10 @@ pub extern "C" fn dtta_last_error() -> *const c_char {
 /// Does what a function of the library does. Nothing unwinds into C.
 pub fn call(what: impl FnOnce() -> Result<Status, Fault>) -> Status {
     let outcome = catch_unwind(AssertUnwindSafe(what)).unwrap_or_else(|panic| {
-        let panic = panic.downcast_ref::<String>().map(String::as_str);
+        let literal = panic.downcast_ref::<&str>().copied();
+        let panic = panic
+            .downcast_ref::<String>()
+            .map_or(literal, |panic| Some(panic));
         let message = format!(
             "dtta has a fault, please report it: {}",
             panic.unwrap_or("it panicked")

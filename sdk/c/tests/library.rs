@@ -339,3 +339,201 @@ fn null_pointers_and_wrong_tensors_are_misuse() {
         assert!(!CStr::from_ptr(dtta_version()).is_empty());
     }
 }
+
+/// What a run was asked and answered through C's functions.
+struct Asked {
+    status: dtta_c::Status,
+    said: String,
+    summary: Option<serde_json::Value>,
+}
+
+/// Runs the example with these overrides; `options` says the rest.
+fn asked(out: &Path, overrides: &[&str], change: impl FnOnce(&mut dtta_c::RunOptions)) -> Asked {
+    use std::ffi::{CStr, CString};
+    use std::ptr::{null, null_mut};
+    let text = |text: &str| CString::new(text).unwrap();
+    let texts: Vec<CString> = overrides.iter().map(|one| text(one)).collect();
+    let pointers: Vec<_> = texts.iter().map(|text| text.as_ptr()).collect();
+    let path = text(examples().join("single-sample.json").to_str().unwrap());
+    let out = text(out.to_str().unwrap());
+    let mut options = dtta_c::RunOptions {
+        overrides: pointers.as_ptr(),
+        override_count: pointers.len(),
+        device: null(),
+        resume: 0,
+        replace: 0,
+        shard: 0,
+        shard_count: 0,
+        progress: None,
+        user: null_mut(),
+    };
+    change(&mut options);
+    let mut summary = null_mut();
+    // SAFETY: every pointer leads to what the functions say.
+    unsafe {
+        let status = dtta_c::dtta_run(path.as_ptr(), out.as_ptr(), &options, &mut summary);
+        let said = CStr::from_ptr(dtta_c::dtta_last_error());
+        let said = said.to_str().unwrap().to_owned();
+        let json = (!summary.is_null()).then(|| CStr::from_ptr(summary).to_str().unwrap());
+        let json = json.map(|json| serde_json::from_str(json).unwrap());
+        dtta_c::dtta_text_free(summary);
+        Asked {
+            status,
+            said,
+            summary: json,
+        }
+    }
+}
+
+/// Of one domain, with two batches of two.
+const FEW: [&str; 5] = [
+    "data.stream.samples=4",
+    "data.stream.domains=[{\"kind\": \"clean\"}]",
+    "adaptation.batch=2",
+    "method.draws=2",
+    "output.pictures=0",
+];
+
+/// The records of a run, without their times.
+fn untimed(folder: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(folder.join("records.jsonl")).unwrap();
+    let lines = text.lines().map(|line| {
+        let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+        record.as_object_mut().unwrap().remove("milliseconds");
+        record
+    });
+    lines.collect()
+}
+
+#[test]
+fn a_run_that_progress_stops_is_tried_again_and_goes_on() {
+    use dtta_c::Status;
+    use std::ffi::{c_int, c_void};
+    /// Counts its calls, and stops at the first.
+    unsafe extern "C" fn stop(user: *mut c_void, done: usize, total: usize) -> c_int {
+        assert!(done >= 1 && total == 4);
+        // SAFETY: the test's own counter.
+        unsafe { *user.cast::<usize>() += 1 };
+        1
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let [whole, part] = ["whole", "part"].map(|name| scratch.path().join(name));
+    assert_eq!(asked(&whole, &FEW, |_| ()).status, Status::Ok);
+    let mut calls = 0usize;
+    let stopped = asked(&part, &FEW, |options| {
+        options.progress = Some(stop);
+        options.user = std::ptr::from_mut(&mut calls).cast();
+    });
+    assert_eq!(stopped.status, Status::TryAgain, "{}", stopped.said);
+    assert!(
+        stopped.said.contains("interrupted after 2"),
+        "{}",
+        stopped.said
+    );
+    assert!(stopped.summary.is_none());
+    // Once for each sample of the batch that was under way.
+    assert_eq!(calls, 2);
+    assert_eq!(untimed(&part), untimed(&whole)[..2]);
+    let refused = asked(&part, &FEW, |_| ());
+    assert_eq!(refused.status, Status::Misuse, "{}", refused.said);
+    for _ in 0..2 {
+        let resumed = asked(&part, &FEW, |options| options.resume = 1);
+        assert_eq!(resumed.status, Status::Ok, "{}", resumed.said);
+        assert!(resumed.summary.unwrap()["mean"]["adapted"].is_object());
+        assert_eq!(untimed(&part), untimed(&whole));
+    }
+    let both = asked(&part, &FEW, |options| {
+        (options.resume, options.replace) = (1, 1)
+    });
+    assert_eq!(both.status, Status::Misuse);
+    assert_eq!(
+        asked(&part, &FEW, |options| options.replace = 1).status,
+        Status::Ok
+    );
+}
+
+#[test]
+fn shards_have_the_records_of_the_whole_and_are_finished_once() {
+    use dtta_c::Status;
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = |name: &str| scratch.path().join(name);
+    asked(&folder("whole"), &FEW, |_| ());
+    let mut records = Vec::new();
+    for index in [0, 1, 1] {
+        let out = folder(&index.to_string());
+        let shard = asked(&out, &FEW, |options| {
+            (options.shard, options.shard_count) = (index, 2);
+        });
+        assert_eq!(shard.status, Status::Ok, "{}", shard.said);
+        assert!(out.join("unit.json").is_file());
+        records.push(untimed(&out));
+    }
+    assert_eq!(records[1], records[2]);
+    assert_eq!(records[..2].concat(), untimed(&folder("whole")));
+    for (shard, count, words) in [
+        (2, 2, "below the count"),
+        (0, 3, "only 2 independent units"),
+    ] {
+        let refused = asked(&folder("no"), &FEW, |options| {
+            (options.shard, options.shard_count) = (shard, count);
+        });
+        assert_eq!(refused.status, Status::Misuse);
+        assert!(refused.said.contains(words), "{}", refused.said);
+    }
+    // The only shard goes on, too.
+    for _ in 0..2 {
+        let only = asked(&folder("only"), &FEW, |options| options.shard_count = 1);
+        assert_eq!(only.status, Status::Ok, "{}", only.said);
+    }
+}
+
+#[test]
+fn skipped_samples_show_in_the_status_and_missing_files_are_misuse() {
+    use dtta_c::Status;
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("run");
+    // Weights become infinite at the first step.
+    let infinite = [
+        "method.optimizer={\"kind\": \"sgd\", \"learning_rate\": 1e38}",
+        "method.parameters={\"group\": \"all\"}",
+    ];
+    let failed = asked(&out, &[&FEW[..], &infinite].concat(), |_| ());
+    assert_eq!(failed.status, Status::Failed, "{}", failed.said);
+    let skip = [&FEW[..], &infinite, &["plugins.on_failure=skip"]].concat();
+    let skipped = asked(&out, &skip, |options| options.replace = 1);
+    assert_eq!(skipped.status, Status::Skipped, "{}", skipped.said);
+    assert_eq!(skipped.summary.unwrap()["skipped"], 4);
+
+    let nowhere = ["data.dataset.path=nowhere.safetensors"];
+    let missing = asked(
+        &scratch.path().join("no"),
+        &[&FEW[..], &nowhere].concat(),
+        |_| (),
+    );
+    assert_eq!(missing.status, Status::Misuse, "{}", missing.said);
+    assert!(
+        missing.said.contains("nowhere.safetensors"),
+        "{}",
+        missing.said
+    );
+    assert!(missing.summary.is_none());
+    let address = asked(Path::new("s3://bucket/run"), &FEW, |_| ());
+    assert_eq!(address.status, Status::Misuse);
+    assert!(address.said.contains("is an address"), "{}", address.said);
+}
+
+#[test]
+fn a_panic_does_not_unwind_into_c() {
+    use dtta_c::{Status, call, dtta_last_error};
+    for formatted in [false, true] {
+        let status = call(|| match formatted {
+            true => panic!("out of {}", "cheese"),
+            false => panic!("out of cheese"),
+        });
+        assert_eq!(status, Status::Failed);
+        // SAFETY: a text, which stays until the next failure.
+        let said = unsafe { std::ffi::CStr::from_ptr(dtta_last_error()) };
+        let said = said.to_str().unwrap();
+        assert!(said.contains("please report it: out of cheese"), "{said}");
+    }
+}

@@ -50,7 +50,7 @@ impl Denoiser {
             let models = dtta_cli::extensions().models;
             models.load_denoiser(&config, weights.as_deref(), &Device::cpu())
         });
-        let (model, weights) = loaded.map_err(|error| fault::of_a_model(py, &error))?;
+        let (model, weights) = loaded.map_err(|error| fault::of_opening(py, &error))?;
         Ok(Self(Arc::new(Ready {
             model,
             weights,
@@ -130,5 +130,5 @@ pub fn tensors<'py>(py: Python<'py>, named: &Named) -> PyResult<Bound<'py, PyDic
 /// A schedule from what JSON says of it.
 pub fn schedule(object: &Bound<'_, PyAny>) -> PyResult<NoiseSchedule> {
     let config = crate::json::typed("schedule", object)?;
-    NoiseSchedule::new(&config).map_err(|error| fault::of_a_model(object.py(), &error))
+    NoiseSchedule::new(&config).map_err(|error| fault::of_opening(object.py(), &error))
 }

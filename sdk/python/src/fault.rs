@@ -1,7 +1,9 @@
 //! Errors as Python's exceptions: what a user can mend names its file and place, and what Python itself raised stays what it was.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use dtta::Remedy;
 use dtta_models::{Issue, ModelError};
 use dtta_tensor::TensorError;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
@@ -43,84 +45,64 @@ impl Raised {
     }
 }
 
-/// What is wrong with a file or an experiment.
-struct Fault<'a> {
-    file: Option<String>,
-    issues: &'a [Issue],
+/// What a user can do about an error, by the name of the exception.
+enum Kind {
+    /// Mend a file, a setting or a folder.
+    Experiment,
+    /// Try again: another process works in the folder.
+    Locked,
+    /// Nothing that is known.
+    Run,
 }
 
-/// `dtta.ExperimentError` for what a user can mend, `ValueError` for arguments of feedback, `dtta.RunError` for the rest.
+/// The exception of an error: `dtta.ExperimentError` for what a user can mend, `dtta.LockedError` for a folder that is in use, `ValueError` for
+/// arguments of feedback, `dtta.RunError` for the rest.
 pub fn of(py: Python<'_>, error: &dtta::Error) -> PyErr {
     if let dtta::Error::Learn(error) = error
         && error.is_of_the_caller()
     {
         return PyValueError::new_err(error.to_string());
     }
-    let fault = match error {
-        dtta::Error::Base(error) => of_base(error),
-        dtta::Error::Model(error) => of_model(error),
-        dtta::Error::OutputExists { path }
-        | dtta::Error::Resume { path, .. }
-        | dtta::Error::Merge { path, .. } => Some(in_file(path)),
-        dtta::Error::Shard { .. } => Some(Fault {
-            file: None,
-            issues: &[],
-        }),
-        _ => None,
+    let kind = match (error.remedy(), error) {
+        (Remedy::Mend, _) => Kind::Experiment,
+        (_, dtta::Error::Base(dtta_base::Error::Locked { .. })) => Kind::Locked,
+        _ => Kind::Run,
     };
-    raise(py, fault, dtta::told(error))
+    raise(py, kind, error.path(), error.issues(), dtta::told(error))
 }
 
-/// The same for a model's error.
+/// The exception of a model that cannot be opened.
+pub fn of_opening(py: Python<'_>, error: &ModelError) -> PyErr {
+    let (path, issues) = (error.path(), error.issues());
+    raise(py, Kind::Experiment, path, issues, dtta::told(error))
+}
+
+/// The exception of what a model refuses, or fails at.
 pub fn of_a_model(py: Python<'_>, error: &ModelError) -> PyErr {
-    raise(py, of_model(error), dtta::told(error))
+    raise(py, Kind::Run, error.path(), &[], dtta::told(error))
 }
 
-fn in_file(path: &std::path::Path) -> Fault<'static> {
-    Fault {
-        file: Some(path.display().to_string()),
-        issues: &[],
-    }
-}
-
-fn of_model(error: &ModelError) -> Option<Fault<'_>> {
-    match error {
-        ModelError::File(error) => of_base(error),
-        ModelError::Config { issues } => Some(Fault { file: None, issues }),
-        _ => None,
-    }
-}
-
-fn of_base(error: &dtta_base::Error) -> Option<Fault<'_>> {
-    match error {
-        dtta_base::Error::Invalid { path, issues, .. } => Some(Fault {
-            issues,
-            ..in_file(path)
-        }),
-        dtta_base::Error::Read { path, .. }
-        | dtta_base::Error::Encoding { path, .. }
-        | dtta_base::Error::Json { path, .. }
-        | dtta_base::Error::Locked { path } => Some(in_file(path)),
-        dtta_base::Error::Override { .. } => Some(Fault {
-            file: None,
-            issues: &[],
-        }),
-        _ => None,
-    }
-}
-
-fn raise(py: Python<'_>, fault: Option<Fault<'_>>, message: String) -> PyErr {
+fn raise(
+    py: Python<'_>,
+    kind: Kind,
+    path: Option<&Path>,
+    issues: &[Issue],
+    message: String,
+) -> PyErr {
     let make = || -> PyResult<Bound<'_, PyAny>> {
         let module = py.import("dtta._errors")?;
-        let Some(fault) = fault else {
-            return module.call_method1("RunError", (&message,));
-        };
-        let issues: Vec<(&str, &str)> = fault
-            .issues
-            .iter()
-            .map(|issue| (issue.pointer.as_str(), issue.message.as_str()))
-            .collect();
-        module.call_method1("ExperimentError", (&message, fault.file, issues))
+        let path = path.map(|path| path.display().to_string());
+        match kind {
+            Kind::Experiment => {
+                let issues: Vec<(&str, &str)> = issues
+                    .iter()
+                    .map(|issue| (issue.pointer.as_str(), issue.message.as_str()))
+                    .collect();
+                module.call_method1("ExperimentError", (&message, path, issues))
+            }
+            Kind::Locked => module.call_method1("LockedError", (&message, path)),
+            Kind::Run => module.call_method1("RunError", (&message, path)),
+        }
     };
     match make() {
         Ok(exception) => PyErr::from_value(exception),

@@ -1,11 +1,16 @@
 //! The diffusion loss of images under a condition, and its gradient with respect to the condition.
 
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
 use dtta::{Evaluation, FeedbackConfig, FeedbackPart, Request};
-use dtta_models::Weights;
-use dtta_tensor::Device;
+use dtta_models::{ClassCondition, NoiseSchedule, ParameterSpec, Slot, SpatialConfig, Weights};
+use dtta_tensor::{Device, Named, TensorError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
@@ -128,7 +133,12 @@ impl Feedback {
         } = &*self.denoiser;
         let images = network::tensor("images", images, &Device::cpu())?;
         let condition = network::condition(condition, &**model)?;
-        let found = py.detach(|| {
+        let stop = AtomicBool::new(false);
+        let model = Stoppable {
+            model: &**model,
+            stop: &stop,
+        };
+        let work = || {
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             let request = Request {
                 ids: &ids,
@@ -136,9 +146,109 @@ impl Feedback {
                 conditioning: &condition,
                 step,
             };
-            ask(&**model, weights, &request).map_err(dtta::Error::from)
-        });
+            ask(&model, weights, &request).map_err(dtta::Error::from)
+        };
+        let found = match ids.len() * self.settings.draws.count > self.settings.micro_batch {
+            true => heard(py, &stop, work)?,
+            false => py.detach(work),
+        };
         found.map_err(|error| raised.or(py, &error))
+    }
+}
+
+/// Time between two looks for signals.
+const EVERY: Duration = Duration::from_millis(50);
+
+/// Does what takes long, without Python's lock, and meanwhile hears signals, whose handlers run in Python's main thread alone: where one
+/// raises, as Ctrl-C's does, the work is told to stop, and what was raised is the answer.
+fn heard<T: Send>(
+    py: Python<'_>,
+    stop: &AtomicBool,
+    work: impl FnOnce() -> T + Send,
+) -> PyResult<T> {
+    py.detach(|| {
+        thread::scope(|scope| {
+            let (done, end) = channel::<()>();
+            let worker = scope.spawn(move || {
+                let _done = done;
+                work()
+            });
+            let mut raised = Ok(());
+            // Nothing is sent: the channel closes when the work is over, however that ends.
+            while end.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                if raised.is_ok() {
+                    raised = Python::attach(|py| py.check_signals());
+                    stop.store(raised.is_err(), Ordering::Relaxed);
+                }
+            }
+            let found = worker.join().unwrap_or_else(|panic| resume_unwind(panic));
+            raised.map(|()| found)
+        })
+    })
+}
+
+/// A denoiser that is asked nothing more once it is told to stop.
+struct Stoppable<'a> {
+    model: &'a dyn dtta_models::Denoiser,
+    stop: &'a AtomicBool,
+}
+
+impl dtta_models::Denoiser for Stoppable<'_> {
+    fn parameters(&self) -> &Arc<[ParameterSpec]> {
+        self.model.parameters()
+    }
+
+    fn image_shape(&self) -> [usize; 3] {
+        self.model.image_shape()
+    }
+
+    fn slots(&self) -> &[Slot] {
+        self.model.slots()
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        self.model.schedule()
+    }
+
+    fn spatial(&self) -> Option<&SpatialConfig> {
+        self.model.spatial()
+    }
+
+    fn class_condition(&self) -> Option<ClassCondition> {
+        self.model.class_condition()
+    }
+
+    fn embed_classes(
+        &self,
+        weights: &Weights,
+        labels: &dtta_tensor::Tensor,
+    ) -> dtta_models::Result<dtta_tensor::Tensor> {
+        self.model.embed_classes(weights, labels)
+    }
+
+    fn predict(
+        &self,
+        weights: &Weights,
+        noisy: &dtta_tensor::Tensor,
+        times: &[f64],
+        conditioning: &Named,
+    ) -> dtta_models::Result<dtta_tensor::Tensor> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(TensorError::Backend {
+                op: "feedback",
+                message: "it was told to stop".into(),
+            }
+            .into());
+        }
+        self.model.predict(weights, noisy, times, conditioning)
+    }
+
+    fn constants(&self, weights: &Weights) -> dtta_models::Result<Named> {
+        self.model.constants(weights)
+    }
+
+    fn unconditional(&self, weights: &Weights) -> dtta_models::Result<Option<Named>> {
+        self.model.unconditional(weights)
     }
 }
 

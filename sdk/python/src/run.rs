@@ -8,6 +8,7 @@ use dtta::{
     Devices, Document, Existing, Extensions, Finished, Prepared, RunOptions, Shard, Sink, Start,
 };
 use dtta_base::{Overrides, file_name};
+use dtta_cli::Share;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -46,7 +47,7 @@ pub fn validate(experiment: &Bound<'_, PyAny>, overrides: Vec<String>) -> PyResu
 
 /// Runs an experiment into a folder; answers the folder, and its summary as JSON.
 #[pyfunction]
-#[pyo3(signature = (experiment, overrides, *, out, existing, shard, checkpoint_every, device, denoiser_device, backbone, denoiser, mapper, metric, progress))]
+#[pyo3(signature = (experiment, overrides, *, out, existing, shard, checkpoint_every, device, denoiser_device, backbone, denoiser, mapper, metric, progress, stopping))]
 #[expect(clippy::too_many_arguments, reason = "the options of a run, by name")]
 pub fn run(
     experiment: &Bound<'_, PyAny>,
@@ -62,6 +63,7 @@ pub fn run(
     mapper: Option<&Bound<'_, PyAny>>,
     metric: Option<&Bound<'_, PyAny>>,
     progress: Option<Py<PyAny>>,
+    stopping: Py<PyAny>,
 ) -> PyResult<(PathBuf, String)> {
     let py = experiment.py();
     let refuse = |message: String| PyValueError::new_err(message);
@@ -90,8 +92,11 @@ pub fn run(
     if let Some(name) = denoiser_device {
         devices.denoiser = parse(name)?;
     }
-    let shard = match shard {
-        Some(text) => text.parse().map_err(refuse)?,
+    let shard = match shard.map(str::parse::<Share>) {
+        Some(share) => {
+            let shard = share.map_err(refuse)?.shard();
+            shard.map_err(|error| refuse(format!("shard is `auto`: {error}")))?
+        }
         None => Shard::whole(),
     };
     let existing = match existing {
@@ -117,6 +122,7 @@ pub fn run(
         };
         let watch = Watch {
             progress,
+            stopping: &stopping,
             stop: &stop,
             raised: &raised,
             total: 0,
@@ -150,6 +156,8 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Tells Python of progress, and hears it: a signal, or whatever the callable raises, ends the run after the batch.
 struct Watch<'a> {
     progress: Option<Py<PyAny>>,
+    /// Whether a signal asked to stop, which handlers in Python hear.
+    stopping: &'a Py<PyAny>,
     stop: &'a AtomicBool,
     raised: &'a Raised,
     total: usize,
@@ -164,6 +172,9 @@ impl Watch<'_> {
             py.check_signals()?;
             if let (Some(progress), true) = (&self.progress, due) {
                 progress.call1(py, (done, self.total, domain))?;
+            }
+            if self.stopping.call0(py)?.is_truthy(py)? {
+                self.stop.store(true, Ordering::Relaxed);
             }
             Ok(())
         });

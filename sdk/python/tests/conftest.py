@@ -1,9 +1,11 @@
 """What the tests share. `cargo xtask python` runs them with the command of the same build in `DTTA_COMMAND`."""
 
+import importlib
 import importlib.util
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,19 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def needs(*packages):
-    """Skips a file's tests where a package is missing, unless `DTTA_PYTHON_TORCH` says that it has to be there."""
+    """Skips a test, or a file's tests, where a package is missing, unless `DTTA_PYTHON_TORCH` says that it has to be there."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing and os.environ.get("DTTA_PYTHON_TORCH"):
         pytest.fail(f"DTTA_PYTHON_TORCH is set, and {', '.join(missing)} is not installed", pytrace=False)
     if missing:
         reason = f"{', '.join(missing)} is not installed; `cargo xtask python --torch` installs it"
         pytest.skip(reason, allow_module_level=True)
+
+
+def needed(package):
+    """A module, or the test is skipped as `needs` says."""
+    needs(package)
+    return importlib.import_module(package)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +44,7 @@ def command():
     def run(*arguments):
         return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=True)
 
+    run.program = program
     return run
 
 
@@ -52,3 +61,14 @@ def resident():
     """Bytes of memory that this process holds."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def while_it_runs(process, what):
+    """Waits until something is so, while a process runs."""
+    begun = time.monotonic()
+    while not what():
+        assert process.poll() is None, process.communicate()
+        if time.monotonic() - begun > 300:
+            process.kill()
+            pytest.fail("it did not come to that in five minutes")
+        time.sleep(0.01)

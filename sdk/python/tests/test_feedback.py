@@ -1,6 +1,9 @@
 import gc
 import os
 import pickle
+import signal
+import threading
+import time
 
 import pytest
 from conftest import resident
@@ -117,6 +120,50 @@ def test_however_draws_are_split_their_sum_has_the_same_bits(denoiser):
             feedback.part(images, condition, ids, draws=draws)
     with pytest.raises(ValueError, match="bytes are"):
         dtta.Part.from_bytes(part(range(0, 4)).to_bytes()[:-1])
+
+
+def test_other_threads_of_python_go_on_during_feedback(denoiser):
+    images, condition, ids = problem(denoiser)
+    for micro_batch in (1000, 10):
+        feedback = dtta.Feedback(denoiser, draws=100, micro_batch=micro_batch)
+        done, turns = threading.Event(), []
+
+        def count():
+            while not done.is_set():
+                turns.append(time.monotonic())
+                time.sleep(0.001)
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        begun = time.monotonic()
+        feedback(images, condition, ids)
+        ended = time.monotonic()
+        done.set()
+        thread.join()
+        during = [turn for turn in turns if begun < turn < ended]
+        # A held lock would leave a gap as long as the call.
+        longest = max(b - a for a, b in zip([begun, *during], [*during, ended]))
+        assert longest < 0.5 * (ended - begun), (longest, ended - begun)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_ctrl_c_ends_feedback_between_micro_batches(parts, denoiser):
+    images, condition, ids = problem(denoiser)
+    # A minute of draws and more.
+    feedback = dtta.Feedback(denoiser, draws=4_000, micro_batch=8)
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    begun = time.monotonic()
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            feedback.part(images, condition, ids, draws=range(0, 4_000)) if parts else feedback(images, condition, ids)
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begun < 20
+    few = dtta.Feedback(denoiser, draws=20, micro_batch=8)
+    assert array(few(images, condition, ids)[0]).shape == (3,)
 
 
 def test_tensors_are_read_as_they_lie(denoiser):

@@ -1,11 +1,14 @@
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
-from conftest import told
+from conftest import needed, told, while_it_runs
 
 import dtta
 
@@ -51,11 +54,25 @@ def test_a_run_is_loaded_with_its_records_by_column_and_its_summary(examples, tm
 
 
 def test_records_are_a_frame(examples, tmp_path):
-    pandas = pytest.importorskip("pandas")
+    pandas = needed("pandas")
     records = few(examples, tmp_path / "run").records
     frame = records.to_pandas()
     assert list(frame.columns) == list(records)
     assert frame["id"].tolist() == records["id"]
+    assert pandas.DataFrame(records).equals(frame)
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_records_are_a_table_of_other_libraries(library, examples, tmp_path):
+    needed(library)
+    records = few(examples, tmp_path / "run").records
+    # A column whose first numbers are whole is one of numbers all the same.
+    records["mixed"] = [1] * 29 + [0.5]
+    if library == "polars":
+        found = records.to_polars().to_dict(as_series=False)
+    else:
+        found = records.to_arrow().to_pydict()
+    assert found == dict(records)
 
 
 def test_records_are_a_stream_of_arrow_without_pyarrow(examples, tmp_path):
@@ -112,7 +129,7 @@ def test_columns_of_other_lengths_are_no_table():
 
 @pytest.mark.parametrize("library", ["polars", "pyarrow", "duckdb"])
 def test_libraries_read_the_stream(library, examples, tmp_path):
-    module = pytest.importorskip(library)
+    module = needed(library)
     records = few(examples, tmp_path / "run").records
 
     class Stream:
@@ -170,8 +187,10 @@ def test_faults_of_files_and_folders_name_them(examples, tmp_path):
     few(examples, tmp_path / "run", force=True)
     with pytest.raises(ValueError, match="choose one"):
         few(examples, tmp_path / "run", force=True, resume=True)
-    with pytest.raises(ValueError, match="object stores"):
-        few(examples, "s3://bucket/run")
+    for out in ("s3://bucket/run", "s3:/bucket/run"):
+        with pytest.raises(dtta.ExperimentError, match="address"):
+            few(examples, out)
+    assert not os.path.exists("s3:")
     with pytest.raises(ValueError, match="gpu"):
         few(examples, tmp_path / "other", device="gpu")
 
@@ -212,6 +231,201 @@ def test_what_a_progress_function_raises_comes_back(examples, tmp_path):
     with pytest.raises(Mine, match="of the notebook"):
         changes = {"data.stream.samples": 2, "method.steps": 1, "method.draws": 2}
         dtta.run(examples / "fashion/single-sample.json", changes, out=tmp_path, progress=fail)
+
+
+@pytest.mark.parametrize(
+    ("place", "pointer"),
+    [("data.dataset.path", None), ("models.backbone", None), ("models.denoiser", None), ("plugins.head.use", "/plugins/head/use")],
+)
+def test_what_an_experiment_names_and_is_not_there_can_be_mended(place, pointer, examples, tmp_path):
+    path, nothing = examples / "fashion/single-sample.json", tmp_path / "nothing.json"
+    with pytest.raises(dtta.ExperimentError, match="nothing.json") as found:
+        dtta.run(path, {place: str(nothing)}, out=tmp_path / "run", progress=False)
+    assert found.value.exit_code == 2 and not (tmp_path / "run").exists()
+    # The file that is missing, or the place in the experiment that names it.
+    assert (found.value.file, found.value.pointer) == (str(path if pointer else nothing), pointer)
+
+
+def test_a_denoiser_that_is_not_there_can_be_mended(tmp_path):
+    with pytest.raises(dtta.ExperimentError) as found:
+        dtta.Denoiser(tmp_path / "none.json")
+    assert found.value.file == str(tmp_path / "none.json")
+
+
+def test_damaged_files_of_a_run_are_named(examples, tmp_path):
+    folder = tmp_path / "run"
+    few(examples, folder)
+    for name, text, words in [
+        ("records.jsonl", '{"id": "a"}\n{"id": \n{}\n', "line 2"),
+        ("records.jsonl", '{"id": "a"}\n3\n', "line 2"),
+        ("summary.json", '{"experiment": 1}', "lacks"),
+        ("summary.json", '{"experiment', "not JSON"),
+        ("run.json", '{"status": "lost"}', "no status"),
+        ("run.json", "[]", "no object"),
+        ("run.json", b"\xff", "not JSON"),
+    ]:
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(dtta.ExperimentError, match=words) as found:
+            dtta.load(folder)
+        assert found.value.file == str(folder / name)
+        (folder / name).write_bytes(before)
+    assert dtta.load(folder).status == "finished"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks as the test takes them")
+def test_a_folder_in_which_another_process_works_is_for_later(examples, tmp_path):
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(dtta.LockedError, match="another run") as found:
+            few(examples, tmp_path / "run")
+        assert found.value.exit_code == 75 and found.value.file == str(tmp_path / "run")
+        assert isinstance(found.value, dtta.RunError)
+    assert few(examples, tmp_path / "run").status == "finished"
+
+
+def test_a_finished_shard_is_loaded_and_not_computed_again(examples, tmp_path):
+    for shard in ("1/3", "0/1"):
+        out = tmp_path / shard.replace("/", "-")
+        first = few(examples, out, shard=shard)
+        # Times would be others.
+        assert few(examples, out, shard=shard).records == first.records
+        assert first.status == "finished" and (out / "unit.json").exists()
+        with pytest.raises(dtta.ExperimentError):
+            few(examples, out, shard="2/3")
+        assert few(examples, out, shard=shard, force=True).records != first.records
+    whole = few(examples, tmp_path / "whole")
+    assert few(examples, tmp_path / "whole", resume=True).records == whole.records
+
+
+ENGINES = ["SLURM_ARRAY_TASK_ID", "SLURM_STEP_NUM_TASKS", "JOB_COMPLETION_INDEX", "SKYPILOT_NODE_RANK", "RANK", "WORLD_SIZE"]
+
+
+def test_a_shard_is_what_the_environment_says(examples, tmp_path, monkeypatch):
+    for name in ENGINES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="shard is `auto`: no engine"):
+        few(examples, tmp_path / "none", shard="auto")
+    with pytest.raises(ValueError, match="`3` is not a shard"):
+        few(examples, tmp_path / "none", shard="3")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    few(examples, tmp_path / "auto", shard="auto")
+    assert json.loads((tmp_path / "auto/unit.json").read_text())["shard"] == "1/3"
+    assert not (tmp_path / "none").exists()
+
+
+LONG = """
+import sys, dtta
+try:
+    changes = {"data.stream.samples": 4, "adaptation.batch": 1, "method.steps": 2, "method.draws": 60}
+    dtta.run(sys.argv[1], changes, out=sys.argv[2], shard="0/2", checkpoint_every=1000)
+    print("it goes on")
+except Exception as error:
+    print("caught", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
+def test_sigterm_ends_a_program_with_a_checkpoint_and_the_code_to_try_again(examples, tmp_path):
+    path, work = examples / "fashion/single-sample.json", tmp_path / "part.unfinished"
+
+    def begin(out):
+        return subprocess.Popen([sys.executable, "-c", LONG, path, tmp_path / out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    for name, lines in [("SIGTERM", 2), ("SIGHUP", 5)]:
+        process = begin("part")
+        while_it_runs(process, lambda: (work / "records.jsonl").exists() and len((work / "records.jsonl").read_text().splitlines()) >= lines)
+        process.send_signal(getattr(signal, name))
+        said, complaints = process.communicate()
+        # Neither went the program on, nor was it caught as an error.
+        assert (process.returncode, said) == (75, ""), complaints
+        assert "stopping after this batch" in complaints
+        part = dtta.load(work)
+        assert part.status == "interrupted"
+        checkpoint = json.loads((work / "checkpoint.json").read_text())
+        assert checkpoint["done"]["samples"] == part.records.rows >= lines
+    for out in ("part", "part", "whole"):
+        process = begin(out)
+        said, complaints = process.communicate()
+        assert (process.returncode, said) == (0, "it goes on\n"), complaints
+    assert told(tmp_path / "part") == told(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
+def test_signals_are_what_they_were_before_and_those_with_handlers_are_left_alone(examples, tmp_path):
+    changes = {"data.stream.samples": 2, "method.steps": 1, "method.draws": 2}
+    path = examples / "fashion/single-sample.json"
+
+    def run(number, **more):
+        def interrupt(done, total, domain):
+            if done == 0:
+                signal.raise_signal(number)
+
+        return dtta.run(path, changes, out=tmp_path / "run", progress=interrupt, force=True, **more)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = []
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with pytest.raises(dtta.Interrupted) as found:
+            run(signal.SIGTERM)
+        assert found.value.signal == signal.SIGTERM and found.value.code == found.value.exit_code == 75
+        assert isinstance(found.value, SystemExit) and "SIGTERM" in str(found.value)
+        with pytest.raises(KeyboardInterrupt):
+            run(signal.SIGINT)
+        assert dtta.load(tmp_path / "run").status == "interrupted"
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+        assert run(signal.SIGTERM).status == "finished" and heard == [signal.SIGTERM]
+        # Elsewhere than in the main thread, nobody may say what signals do.
+        ended = []
+        thread = threading.Thread(target=lambda: ended.append(few(examples, tmp_path / "thread")))
+        thread.start()
+        thread.join()
+        assert ended[0].status == "finished"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_second_ctrl_c_does_not_wait(examples, tmp_path):
+    raised = []
+
+    def interrupt(done, total, domain):
+        signal.raise_signal(signal.SIGINT)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raised.append(done)
+            raise
+
+    changes = {"data.stream.samples": 2, "method.steps": 1, "method.draws": 2}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            dtta.run(examples / "fashion/single-sample.json", changes, out=tmp_path / "run", progress=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert raised == [0]
+
+
+def test_a_run_is_shown_in_a_line_and_in_a_notebook_as_a_small_table(examples, tmp_path):
+    run = few(examples, tmp_path / "<run>")
+    assert repr(run) == str(run) and "\n" not in repr(run) and len(repr(run)) < 300
+    for word in (str(tmp_path), "finished", "30 records", run.summary.metric):
+        assert word in repr(run)
+    html = run._repr_html_()
+    assert html.count("<tr>") == 1 + 15 + 1 and len(html) < 3000
+    assert "&lt;run&gt;" in html and "<run>" not in html
+    assert len(repr(run.summary)) < 8000 and "digests" not in repr(run.summary)
+    (tmp_path / "<run>/summary.json").unlink()
+    assert dtta.load(tmp_path / "<run>")._repr_html_().startswith("<p>dtta.Run(")
 
 
 def test_other_threads_of_python_go_on_during_a_run(examples, tmp_path):

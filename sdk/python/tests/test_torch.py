@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 
 import pytest
 from conftest import ROOT, needs, resident, told
@@ -352,6 +353,57 @@ def test_a_run_says_what_it_ran_with_and_continues_with_nothing_else(examples, t
         dtta.run(path, changes, out=tmp_path / "run", resume=True, backbone=dtta.TorchBackbone(model, image=(1, 28, 28)), progress=False)
     with pytest.raises(dtta.ExperimentError, match="backbone"):
         dtta.run(path, changes, out=tmp_path / "run", resume=True, progress=False)
+
+
+@pytest.mark.parametrize("part", ["backbone", "denoiser"])
+def test_ctrl_c_in_a_network_waits_for_the_end_of_the_batch(part, examples, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=10, in_chans=1)
+    slots = {"class-embedding": [8]}
+    calls = []
+
+    class Network(nn.Module):
+        """Where it is asked for the fourth time, someone presses Ctrl-C."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *inputs):
+            calls.append(inputs)
+            if len(calls) == 4:
+                signal.raise_signal(signal.SIGINT)
+            return self.inner(*inputs) if self.inner else inputs[0] * inputs[2]["class-embedding"].mean()
+
+    path, changes = examples / "fashion/single-sample.json", {"data.stream.samples": 2, "method.steps": 1, "method.draws": 2, "adaptation.batch": 2}
+
+    def networks():
+        calls.clear()
+        denoiser = Network(None) if part == "denoiser" else lambda noisy, times, given: noisy * given["class-embedding"].mean()
+        backbone = Network(model) if part == "backbone" else model
+        module = denoiser if part == "denoiser" else nn.Identity()
+        table = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
+        return {
+            "backbone": dtta.TorchBackbone(backbone, image=(1, 28, 28)),
+            "denoiser": dtta.TorchDenoiser(denoiser, DDPMScheduler(), image=(1, 28, 28), slots=slots, class_embeddings=table, module=module),
+        }
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            dtta.run(path, changes, out=tmp_path / "run", progress=False, **networks())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    run = dtta.load(tmp_path / "run")
+    assert run.status == "interrupted" and run.records.rows % 2 == 0 and 2 <= run.records.rows < 30
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        resumed = dtta.run(path, changes, out=tmp_path / "run", resume=True, progress=False, **networks())
+        whole = dtta.run(path, changes, out=tmp_path / "whole", progress=False, **networks())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+    assert resumed.summary.adapted == whole.summary.adapted
 
 
 def test_the_readmes_ten_lines_adapt_and_print_gains(tmp_path, monkeypatch, capsys):

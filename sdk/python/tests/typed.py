@@ -65,3 +65,15 @@ def faults(path: str) -> list[dtta.Issue]:
     except dtta.ExperimentError as error:
         return error.issues
     return []
+
+
+def exit_code(path: str) -> int:
+    try:
+        dtta.run(path, shard="auto", out="part")
+    except dtta.Interrupted as stopped:
+        print(stopped.signal.name)
+        raise
+    except (dtta.ExperimentError, dtta.RunError) as error:
+        print(error.file)
+        return error.exit_code
+    return 0

@@ -34,7 +34,7 @@ pub(crate) use self::prompts::needed as prompts_need;
 pub(crate) use self::views::{ModelView, Views};
 use crate::adapter::Adapter;
 use crate::document::Document;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experiment::Experiment;
 use crate::methods::{Batch, Methods};
 use crate::record::{DomainDescription, Done, RunDescription, Status};
@@ -133,7 +133,8 @@ impl Prepared {
     /// Opens everything that `document` names.
     ///
     /// # Errors
-    /// Whatever a file, a model or a plugin refuses; [`Error::Base`](crate::Error::Base) by pointer for parts that do not fit each other.
+    /// Whatever a file, a model or a plugin refuses, all of which can be mended ([`Error::Opening`] for what would be a failure of a run);
+    /// [`Error::Base`] by pointer for parts that do not fit each other.
     pub fn new(
         document: Document,
         extensions: &Extensions,
@@ -146,14 +147,23 @@ impl Prepared {
     /// same.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and [`Error::Base`](crate::Error::Base) for a folder that cannot be made or read.
+    /// As [`new`](Self::new), and [`Error::Base`] for a folder that cannot be made or read.
     pub fn keeping(
-        mut document: Document,
+        document: Document,
         extensions: &Extensions,
         devices: impl Into<Devices>,
         keep: Option<&Keep>,
     ) -> Result<Self> {
-        let devices = devices.into();
+        let opened = Self::open(document, extensions, devices.into(), keep);
+        opened.map_err(Error::of_opening)
+    }
+
+    fn open(
+        mut document: Document,
+        extensions: &Extensions,
+        devices: Devices,
+        keep: Option<&Keep>,
+    ) -> Result<Self> {
         let kept = keep.map(Kept::open).transpose()?.map(Arc::new);
         extensions.own.write_into(&mut document);
         let experiment = &document.experiment;

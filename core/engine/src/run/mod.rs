@@ -96,7 +96,11 @@ impl Prepared {
         options: &RunOptions<'_>,
         sinks: Vec<Box<dyn Sink + '_>>,
     ) -> Result<Summary> {
-        let range = unit::range(&self.units(), options.shard)?;
+        let range = unit::range(
+            &self.units(),
+            self.experiment().adaptation.mode,
+            options.shard,
+        )?;
         if self.experiment().output.adapters && !options.shard.is_whole() {
             return Err(Error::Shard {
                 count: options.shard.count(),

@@ -39,7 +39,7 @@ impl Prepared {
         let shards = (0..count).filter_map(|index| Shard::new(index, count));
         shards
             .map(|shard| {
-                let range = unit::range(&units, shard)?;
+                let range = unit::range(&units, self.experiment().adaptation.mode, shard)?;
                 let places = range.clone().filter_map(|at| self.stream.order().place(at));
                 let mut domains: Vec<String> = Vec::new();
                 for (domain, _) in places {

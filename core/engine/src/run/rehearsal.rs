@@ -34,7 +34,7 @@ impl Prepared {
     /// Whatever the run would refuse of that batch and of those samples; [`Error::Shard`](crate::Error::Shard) for a shard that cannot be
     /// cut.
     pub fn rehearse(&mut self, shard: Shard, reading: Duration) -> Result<Rehearsal> {
-        let range = unit::range(&self.units(), shard)?;
+        let range = unit::range(&self.units(), self.experiment().adaptation.mode, shard)?;
         let clock = Instant::now();
         let adapted = self.rehearse_batch(range.start)?;
         let each = clock.elapsed().as_secs_f64() / adapted as f64;

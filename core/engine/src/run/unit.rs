@@ -113,14 +113,23 @@ pub(crate) fn units(segments: &[usize], adaptation: &AdaptationConfig) -> Vec<Ra
 ///
 /// # Errors
 /// [`Error::Shard`] if there are fewer units than shards.
-pub(super) fn range(units: &[Range<usize>], shard: Shard) -> Result<Range<usize>> {
+pub(super) fn range(units: &[Range<usize>], mode: Mode, shard: Shard) -> Result<Range<usize>> {
     let Shard { index, count } = shard;
     if count > 1 && units.len() < count {
-        let reason = match units {
-            [_] => "its weights are never reset, so every sample depends on those before it".into(),
-            _ => format!(
-                "it has only {} independent units (batches in single-sample mode, windows between resets online)",
-                units.len()
+        let reason = match (units, mode) {
+            ([_], Mode::SingleSample {}) => {
+                "it has only one batch; a smaller `/adaptation/batch` makes more".into()
+            }
+            (
+                [_],
+                Mode::Online {
+                    reset: Reset::Never,
+                },
+            ) => "its weights are never reset, so every sample depends on those before it".into(),
+            (units, _) => format!(
+                "it has only {} independent unit{} (batches in single-sample mode, windows between resets online)",
+                units.len(),
+                if units.len() == 1 { "" } else { "s" }
             ),
         };
         return Err(Error::Shard { count, reason });
@@ -162,8 +171,22 @@ mod tests {
         );
         let never = cut(json!({"kind": "online", "reset": "never"}), 2);
         assert_eq!((never.len(), never[0].clone()), (1, 0..8));
-        let refused = range(&never, "1/2".parse().unwrap()).unwrap_err();
-        assert!(refused.to_string().contains("never reset"), "{refused}");
+        let refused = |units: &[Range<usize>], mode| {
+            let mode = adaptation(mode, 1).mode;
+            let error = range(units, mode, "1/2".parse().unwrap()).unwrap_err();
+            error.to_string()
+        };
+        let carried = refused(&never, json!({"kind": "online", "reset": "never"}));
+        assert!(carried.contains("never reset"), "{carried}");
+        // One unit has other causes elsewhere.
+        let one = &never[..];
+        let batch = refused(one, json!({"kind": "single_sample"}));
+        assert!(
+            batch.contains("one batch") && !batch.contains("never reset"),
+            "{batch}"
+        );
+        let domain = refused(one, json!({"kind": "online"}));
+        assert!(domain.contains("only 1 independent unit ("), "{domain}");
     }
 
     #[test]
@@ -184,7 +207,7 @@ mod tests {
             if count <= units.len() {
                 let mut next = 0;
                 for index in 0..count {
-                    let range = range(&units, Shard::new(index, count).unwrap()).unwrap();
+                    let range = range(&units, Mode::SingleSample {}, Shard::new(index, count).unwrap()).unwrap();
                     prop_assert_eq!(range.start, next);
                     prop_assert!(!range.is_empty());
                     next = range.end;

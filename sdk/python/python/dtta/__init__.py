@@ -9,7 +9,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ._dtta import Denoiser, Feedback, Part, Tensor, __version__, sum_parts
-from ._errors import ExperimentError, Issue, RunError
+from ._errors import ExperimentError, Interrupted, Issue, LockedError, RunError
 from ._functions import Metric, Score
 from ._records import Records
 from ._run import Domain, Run, Summary, load, run, validate
@@ -22,7 +22,9 @@ __all__ = [
     "Domain",
     "ExperimentError",
     "Feedback",
+    "Interrupted",
     "Issue",
+    "LockedError",
     "Metric",
     "Part",
     "Records",

@@ -136,5 +136,6 @@ def run(
     mapper: Any | None,
     metric: Any | None,
     progress: Callable[[int, int, str], None] | None,
+    stopping: Callable[[], bool],
 ) -> tuple[PathLike[str], str]:
     """Runs an experiment into a folder; answers the folder, and its summary as JSON."""

@@ -1,5 +1,6 @@
-"""What goes wrong, as exceptions."""
+"""What goes wrong, as exceptions. Each has the exit code that the command would end with, which schedulers act on."""
 
+from signal import Signals
 from typing import NamedTuple, Optional
 
 
@@ -15,6 +16,8 @@ class Issue(NamedTuple):
 class ExperimentError(ValueError):
     """What a user can mend: an experiment, a file that it names, or the folder of a run."""
 
+    exit_code: int = 2
+    """Never try again."""
     file: Optional[str]
     """The file, where it is one's fault."""
     pointer: Optional[str]
@@ -41,4 +44,43 @@ class ExperimentError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run failed, or was interrupted. What was finished is in its folder."""
+    """A run failed. What was finished is in its folder."""
+
+    exit_code: int = 1
+    """Try again a few times."""
+    file: Optional[str]
+    """The file, where it is one's fault."""
+
+    def __init__(self, message: str, file: Optional[str] = None) -> None:
+        super().__init__(message, file)
+        self.message = message
+        self.file = file
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class LockedError(RunError):
+    """Another process works in the folder of the run. The same call goes on where that one ends."""
+
+    exit_code: int = 75
+    """Try again."""
+
+
+class Interrupted(SystemExit):
+    """SIGTERM or SIGHUP ended a run after its batch, with a checkpoint; the same call goes on, with `resume=True` or a `shard`.
+
+    It is a `SystemExit`: where nothing catches it, it ends the process with exit code 75, which says to try again.
+    """
+
+    exit_code: int = 75
+    """Try again."""
+    signal: Signals
+    """Which it was."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(self.exit_code)
+        self.signal = Signals(number)
+
+    def __str__(self) -> str:
+        return f"{self.signal.name} ended the run after its batch"

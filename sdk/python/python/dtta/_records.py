@@ -6,24 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from . import _dtta
+from ._errors import ExperimentError
 
 
 class Records(dict[str, list[Any]]):
     """What a run wrote of each sample: a list for each column, with `None` where a record says nothing.
 
-    Fields within fields are joined by a dot: `source.prediction`, `adapted.confidence`. `pandas.DataFrame(records)` and
-    `polars.DataFrame(records)` take it as it is. It is also a stream of Arrow (`__arrow_c_stream__`), for which PyArrow need not be there.
+    Fields within fields are joined by a dot: `source.prediction`, `adapted.confidence`. `pandas.DataFrame(records)` takes it
+    as it is; `to_polars` also takes columns in which some numbers are whole. It is also a stream of Arrow (`__arrow_c_stream__`), for which PyArrow need not be there.
     """
 
     @classmethod
     def read(cls, path: Path) -> "Records":
-        """Of a file `records.jsonl`. A last line that was cut short is left out, as a resumed run does."""
+        """Of a file `records.jsonl`. A last line that was cut short is left out, as a resumed run does.
+
+        Raises `ExperimentError` for a line that is no record.
+        """
         rows: list[dict[str, Any]] = []
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if not line.endswith("\n"):
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
                     break
-                rows.append(dict(_flat("", json.loads(line))))
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise ExperimentError(f"line {number} of `{path}` is no record: {error}", str(path)) from None
+                if not isinstance(record, dict):
+                    raise ExperimentError(f"line {number} of `{path}` is no record but a {type(record).__name__}", str(path))
+                rows.append(dict(_flat("", record)))
         names = dict.fromkeys(name for row in rows for name in row)
         return cls({name: [row.get(name) for row in rows] for name in names})
 
