@@ -259,6 +259,12 @@ pub struct ModelSource {
     /// Where its files are to be had, for people; told where they are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// Height and width of the images of a published backbone whose configuration keeps the shape of each image (`keep_aspect_ratio`, as
+    /// that of Depth Anything) or says no size (GLPN): a model here takes all images alike. Every image is resized to them, whatever its shape
+    /// was. Refused for other models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(range(min = 1)))]
+    pub extents: Option<[usize; 2]>,
     /// Steps from an image in [0, 1] to the model's input; where there are none, those of the library that published the backbone.
     #[serde(default)]
     pub preprocess: Vec<Transform>,

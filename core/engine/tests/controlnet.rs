@@ -291,6 +291,63 @@ fn a_stopped_run_under_a_controlnet_ends_with_the_scores_of_an_unbroken_one() {
 }
 
 #[test]
+fn a_depth_predictor_that_keeps_the_shape_of_images_takes_extents_of_the_experiment() {
+    let fixture = Fixture::dense();
+    models(fixture.path());
+    let from = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models/tests/fixtures/dense/anything_metric");
+    let read = |name: &str| -> Value {
+        serde_json::from_str(&fs::read_to_string(from.join(name)).unwrap()).unwrap()
+    };
+    let processor = read("preprocessor_config.json");
+    let mut keeping = processor.clone();
+    keeping["keep_aspect_ratio"] = json!(true);
+    for (name, processor) in [("stated", processor), ("keeping", keeping)] {
+        let folder = fixture.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(from.join(file), folder.join(file)).unwrap();
+        }
+        let file = folder.join("preprocessor_config.json");
+        fs::write(file, processor.to_string()).unwrap();
+    }
+    let mut experiment = experiment("depth");
+    experiment["data"]["dataset"]["transforms"] =
+        json!([{"kind": "resize", "height": 28, "width": 42}]);
+    experiment["method"] = json!({"kind": "source"});
+    experiment["models"]["backbone"] = json!("stated");
+    let stated = fixture.run(&experiment, "stated-run").unwrap();
+    experiment["models"]["backbone"] = json!({"config": "keeping", "extents": [28, 42]});
+    let chosen = fixture.run(&experiment, "chosen-run").unwrap();
+    let seen = [&stated, &chosen].map(|run| &run.protocol.seen["backbone"]);
+    assert_eq!(seen[0], seen[1]);
+    let steps = seen[1].to_string();
+    assert!(steps.contains("resized to 28 × 42"), "{steps}");
+    assert_eq!(
+        fixture.records("stated-run"),
+        fixture.records("chosen-run"),
+        "the same images"
+    );
+    // Each refusal names the place to mend.
+    for (backbone, told) in [
+        (json!("keeping"), "/models/backbone/extents"),
+        (
+            json!({"config": "keeping", "extents": [28, 41]}),
+            "/models/backbone/extents: ",
+        ),
+        (
+            json!({"config": "stated", "extents": [28, 42]}),
+            "/models/backbone/extents: ",
+        ),
+    ] {
+        experiment["models"]["backbone"] = backbone.clone();
+        let error = fixture.prepare(&experiment).map(drop).unwrap_err();
+        let words = dtta_base::told(&error);
+        assert!(words.contains(told), "{backbone}: {words}");
+    }
+}
+
+#[test]
 fn a_plan_names_the_parts_of_a_controlnet_that_are_missing() {
     let fixture = Fixture::dense();
     models(fixture.path());
