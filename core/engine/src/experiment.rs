@@ -90,7 +90,8 @@ pub struct ModelsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoiser: Option<ModelSource>,
     /// What the denoiser computes in: `f32`, as if absent, or on LibTorch's devices `bf16` or `f16`. Its weights are rounded once, and what it
-    /// is given with every call; θ, the gradient of the slots, the loss and its sums stay in `f32`. `dtta diagnose` says how far the gradient
+    /// is given with every call; θ, the gradient of the slots, the loss and its sums stay in `f32`, and so do scores of attention, which go
+    /// beyond what `f16` holds where a configuration says `upcast_attention`. `dtta diagnose` says how far the gradient
     /// then is from that of `f32`. A denoiser that adapts needs `f32`.
     #[serde(default, skip_serializing_if = "is_f32")]
     pub denoiser_precision: Precision,
