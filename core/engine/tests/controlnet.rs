@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{Fixture, extensions};
+use common::{Fixture, extensions, registry};
 use dtta::{Adapter, Batch, DiffusionConfig, Document, Mode, Plan, Reset};
 use dtta_models::{Group, Models, Precision, Weights};
+use dtta_plugin::{Loading, Role};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
@@ -378,6 +379,45 @@ fn a_plan_names_the_parts_of_a_controlnet_that_are_missing() {
     ];
     assert_eq!(missing, expected);
     assert!(plan.work.is_none());
+}
+
+/// Every text of a document under `description`.
+fn descriptions(document: &Value, found: &mut Vec<String>) {
+    match document {
+        Value::Object(fields) => {
+            found.extend(
+                fields
+                    .get("description")
+                    .and_then(Value::as_str)
+                    .map(Into::into),
+            );
+            fields.values().for_each(|value| descriptions(value, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| descriptions(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_depth_predictors_say_of_the_heads_output_is_what_the_head_takes() {
+    let depth = registry()
+        .load("linked:depth", Path::new(""), &Loading::default())
+        .unwrap();
+    let mut texts = Vec::new();
+    descriptions(&Models::standard().schema(), &mut texts);
+    let mut checked = 0;
+    for text in &texts {
+        for said in text.split("`\"output\": ").skip(1) {
+            let (said, _) = said.split_once('`').unwrap();
+            let output: Value = serde_json::from_str(said).unwrap();
+            let range = json!({"scale": "log", "maximum": 10});
+            let config = json!({"range": range, "output": output});
+            depth.validate_config(Role::Head, &config).unwrap();
+            checked += 1;
+        }
+    }
+    // GLPN and DenseDepth.
+    assert_eq!(checked, 2);
 }
 
 #[test]
