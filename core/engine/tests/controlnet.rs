@@ -432,6 +432,10 @@ fn the_experiments_of_the_papers_dense_table_name_every_file_that_is_missing() {
             "table-4-depth",
             &["nyu2_test", "glpn-nyu", "sd-controlnet-depth"],
         ),
+        (
+            "table-4-densedepth",
+            &["nyu2_test", "densedepth-nyu.pt", "sd-controlnet-depth"],
+        ),
     ] {
         let extensions = extensions();
         let path = folder.join(name).with_extension("json");
