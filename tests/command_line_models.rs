@@ -503,6 +503,76 @@ mod downloads {
         assert!(words.contains("404"), "{words}");
     }
 
+    /// Files of these names, each with its own name in it but for the models' own.
+    fn pipeline(fixture: &Fixture) -> BTreeMap<String, (Vec<u8>, String)> {
+        let own = |name: &str| fs::read(fixture.path().join(name)).unwrap();
+        let model = [own("classifier.json"), own("classifier.safetensors")];
+        let mut files = BTreeMap::new();
+        let mut put = |name: String, bytes: Vec<u8>| {
+            let digest = sha256(&bytes);
+            files.insert(name, (bytes, digest));
+        };
+        for (folder, weights) in [
+            ("unet", "diffusion_pytorch_model.safetensors"),
+            ("vae", "diffusion_pytorch_model.safetensors"),
+            ("text_encoder", "model.safetensors"),
+        ] {
+            put(format!("{folder}/config.json"), model[0].clone());
+            put(format!("{folder}/{weights}"), model[1].clone());
+        }
+        for name in [
+            "model_index.json",
+            "scheduler/scheduler_config.json",
+            "tokenizer/merges.txt",
+            "tokenizer/special_tokens_map.json",
+            "tokenizer/tokenizer_config.json",
+            "tokenizer/vocab.json",
+            "tokenizer_2/vocab.json",
+        ] {
+            put(name.into(), name.as_bytes().to_vec());
+        }
+        files
+    }
+
+    #[test]
+    fn a_part_of_a_pipeline_brings_what_it_is_loaded_with_and_says_so_first() {
+        let fixture = Fixture::new();
+        let files = pipeline(&fixture);
+        let hub = Hub::new(files.clone());
+        let tokenizer = [
+            "tokenizer/merges.txt",
+            "tokenizer/special_tokens_map.json",
+            "tokenizer/tokenizer_config.json",
+            "tokenizer/vocab.json",
+        ];
+        for (part, along) in [
+            ("unet", &["scheduler/scheduler_config.json"][..]),
+            ("vae", &[]),
+            ("text_encoder", &tokenizer),
+        ] {
+            let cache = fixture.path().join("hubs").join(part);
+            let model = format!("owner/name/{part}");
+            let output = hub.fetch(&[&model], &cache);
+            done(&output);
+            let words = said(&output);
+            for name in along {
+                assert!(words.contains(&format!("`{name}`")), "{name}: {words}");
+            }
+            let snapshot = cache.join("models--owner--name/snapshots").join(COMMIT);
+            for name in files.keys() {
+                let own = name.starts_with(&format!("{part}/"));
+                let expected = own || along.contains(&name.as_str());
+                assert_eq!(snapshot.join(name).is_file(), expected, "{part}: {name}");
+            }
+            // Weights come last, so that what is told is told before them.
+            let asked = hub.asked();
+            let last = asked.last().unwrap();
+            assert!(last.contains(".safetensors"), "{asked:?}");
+            hub.fetch(&[&model], &cache);
+            assert_eq!(hub.asked().len(), 1, "what is there is not fetched again");
+        }
+    }
+
     #[test]
     fn an_adapter_is_fetched_by_its_own_files() {
         let fixture = Fixture::new();

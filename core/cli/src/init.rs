@@ -24,6 +24,9 @@ pub struct Arguments {
     /// The configuration of a classifier of images or pixels, or of a predictor of depth; its weights beside it.
     #[arg(long, value_name = "CONFIG")]
     backbone: PathBuf,
+    /// Height and width of the backbone's images, if its published configuration leaves them open: `--extents 480,640`.
+    #[arg(long, value_name = "HEIGHT,WIDTH", value_parser = crate::models::extents)]
+    extents: Option<[usize; 2]>,
     /// The diffusion model's configuration, its weights beside it.
     #[arg(long, value_name = "CONFIG")]
     denoiser: PathBuf,
@@ -72,10 +75,14 @@ fn write(arguments: &Arguments) -> Result<()> {
         );
     }
     let extensions = extensions();
-    let backbone = extensions.models.backbone(&arguments.backbone)?;
+    let chosen = arguments
+        .extents
+        .map(|extents| extensions.models.with_extents(extents));
+    let of_backbone = chosen.as_ref().unwrap_or(&extensions.models);
+    let backbone = of_backbone.backbone(&arguments.backbone)?;
     let denoiser = extensions.models.denoiser(&arguments.denoiser)?;
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    let published = extensions.models.preprocessing(&arguments.backbone)?;
+    let published = of_backbone.preprocessing(&arguments.backbone)?;
     let value = experiment(arguments, &*backbone, published.as_ref(), &*denoiser)?;
     let document = Document::parse(&path, value, &extensions.methods)?;
     let prepared = Prepared::new(document, &extensions, Device::cpu())?;
@@ -132,6 +139,10 @@ fn experiment(
     let corrupted = |name: &str| json!({"kind": "corrupted", "corruption": name, "severity": 5});
     let name = fs::canonicalize(folder)?;
     let name = name.file_name().unwrap_or(folder.as_os_str());
+    let mut backbone = model(&arguments.backbone, shown)?;
+    if let Some(extents) = arguments.extents {
+        backbone["extents"] = json!(extents);
+    }
     Ok(json!({
         "$schema": SCHEMA,
         "name": name.to_string_lossy(),
@@ -146,7 +157,7 @@ fn experiment(
             },
         },
         "models": {
-            "backbone": model(&arguments.backbone, shown)?,
+            "backbone": backbone,
             "denoiser": model(&arguments.denoiser, task.steps(image, denoiser.image_shape()))?,
         },
         "plugins": task.plugins(arguments, spec.outputs, denoiser)?,
@@ -343,7 +354,7 @@ fn resized(published: &Preprocessing) -> [Value; 2] {
         Resized::Short(side) => {
             json!({"kind": "resize_short", "side": side, "filter": filter, "as_bytes": true})
         }
-        Resized::To([height, width]) => {
+        Resized::To([height, width]) | Resized::Chosen([height, width]) => {
             json!({"kind": "resize", "height": height, "width": width, "filter": filter, "as_bytes": true})
         }
     };

@@ -83,9 +83,28 @@ struct Source {
     /// Its weights, if they are elsewhere.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
+    /// Height and width of its images, if its configuration leaves them open: `--extents 480,640`.
+    #[arg(long, value_name = "HEIGHT,WIDTH", value_parser = extents)]
+    extents: Option<[usize; 2]>,
+}
+
+/// `HEIGHT,WIDTH`.
+pub fn extents(text: &str) -> Result<[usize; 2], String> {
+    let number = |text: &str| text.trim().parse().ok().filter(|&number| number > 0);
+    text.split_once(',')
+        .and_then(|(height, width)| Some([number(height)?, number(width)?]))
+        .ok_or_else(|| "expected HEIGHT,WIDTH, such as 480,640".into())
 }
 
 impl Source {
+    /// The architectures, for images of the extents that were chosen.
+    fn models(&self, models: Models) -> Models {
+        match self.extents {
+            Some(extents) => models.with_extents(extents),
+            None => models,
+        }
+    }
+
     fn describe(&self, models: &Models) -> Result<(PathBuf, Description), Failure> {
         let path = locate(&self.model, Path::new("")).map_err(Failure::misuse)?;
         let description = models.describe(&path, self.weights.as_deref());
@@ -105,14 +124,20 @@ pub fn models(arguments: &Arguments) -> Result<(), Failure> {
     let models = Models::standard();
     match &arguments.verb {
         Verb::List { json } => list(&models, *json),
-        Verb::Inspect { source, json } => inspect(&models, source, *json),
+        Verb::Inspect { source, json } => inspect(&source.models(models), source, *json),
         Verb::Fetch { model, files } => fetch_model(model, files),
         Verb::Convert {
             source,
             out,
             precision,
             adapter,
-        } => convert(&models, source, out, *precision, adapter.as_deref()),
+        } => convert(
+            &source.models(models),
+            source,
+            out,
+            *precision,
+            adapter.as_deref(),
+        ),
     }
 }
 
@@ -331,6 +356,9 @@ fn preprocessing_in_words(preprocessing: &Preprocessing) -> String {
     let resized = match preprocessing.resized {
         Resized::Short(side) => format!("the shorter side {side}"),
         Resized::To([height, width]) => format!("{height} × {width}"),
+        Resized::Chosen([height, width]) => {
+            format!("{height} × {width} as chosen, whatever their shape")
+        }
     };
     format!(
         "resized to {resized} ({}), the centre of {height} × {width}, mean {:?}, standard deviation {:?}",

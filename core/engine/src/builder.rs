@@ -21,6 +21,7 @@ pub struct AdapterBuilder {
     extensions: Extensions,
     devices: Option<Devices>,
     backbone: Option<Model<dyn Backbone>>,
+    backbone_extents: Option<[usize; 2]>,
     denoiser: Option<Model<dyn Denoiser>>,
     /// Folders with factors of low rank for backbone and denoiser.
     adapters: [Option<PathBuf>; 2],
@@ -63,6 +64,14 @@ impl AdapterBuilder {
     #[must_use]
     pub fn backbone(mut self, config: impl Into<PathBuf>) -> Self {
         self.backbone = Some(Model::File(config.into()));
+        self
+    }
+
+    /// Height and width of the images of a published backbone whose configuration leaves them open, as an experiment's
+    /// `models.backbone.extents`.
+    #[must_use]
+    pub fn backbone_extents(mut self, extents: [usize; 2]) -> Self {
+        self.backbone_extents = Some(extents);
         self
     }
 
@@ -219,7 +228,13 @@ impl AdapterBuilder {
         let models = &self.extensions.models;
         let backbone = match backbone {
             Model::Own(backbone, weights) => (backbone, weights),
-            Model::File(path) => models.load_backbone(&locate(path, here)?, None, &devices.task)?,
+            Model::File(path) => {
+                let chosen = self
+                    .backbone_extents
+                    .map(|extents| models.with_extents(extents));
+                let models = chosen.as_ref().unwrap_or(models);
+                models.load_backbone(&locate(path, here)?, None, &devices.task)?
+            }
         };
         let denoiser = match self.denoiser {
             None => None,

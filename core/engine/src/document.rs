@@ -159,6 +159,18 @@ fn contradictions(experiment: &Experiment, method: &dyn AnyConfig) -> Vec<Issue>
             issue("/output/adapters", message.into());
         }
     }
+    for (name, source) in [
+        ("denoiser", &experiment.models.denoiser),
+        ("encoder", &experiment.models.encoder),
+    ] {
+        if source
+            .as_ref()
+            .is_some_and(|source| source.extents.is_some())
+        {
+            let message = "is offered for the backbone; remove it";
+            issue(&format!("/models/{name}/extents"), message.into());
+        }
+    }
     if let Some(encoder) = &experiment.models.encoder {
         if encoder.adapter.is_some() {
             let message = "is offered for backbone and denoiser; remove it";
@@ -252,6 +264,12 @@ mod tests {
             "encoder": {"config": "vae"},
         });
         assert_eq!(load(&value, &[]).unwrap(), short);
+        for model in ["denoiser", "encoder"] {
+            let override_ = format!("models.{model}.extents=[8,8]");
+            let error = load(&value, &[&override_]).unwrap_err();
+            let expected = format!("/models/{model}/extents");
+            assert_eq!(pointers(&error), [expected.as_str()], "{error}");
+        }
         let other = load(&value, &["models.backbone=hf:a/b"]).unwrap();
         assert_eq!(other.models.backbone.config, Path::new("hf:a/b"));
         // The schema says so to editors, which do not spell it out.

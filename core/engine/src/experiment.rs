@@ -90,7 +90,8 @@ pub struct ModelsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoiser: Option<ModelSource>,
     /// What the denoiser computes in: `f32`, as if absent, or on LibTorch's devices `bf16` or `f16`. Its weights are rounded once, and what it
-    /// is given with every call; θ, the gradient of the slots, the loss and its sums stay in `f32`. `dtta diagnose` says how far the gradient
+    /// is given with every call; θ, the gradient of the slots, the loss and its sums stay in `f32`, and so do scores of attention, which go
+    /// beyond what `f16` holds where a configuration says `upcast_attention`. `dtta diagnose` says how far the gradient
     /// then is from that of `f32`. A denoiser that adapts needs `f32`.
     #[serde(default, skip_serializing_if = "is_f32")]
     pub denoiser_precision: Precision,
@@ -259,6 +260,12 @@ pub struct ModelSource {
     /// Where its files are to be had, for people; told where they are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// Height and width of the images of a published backbone whose configuration keeps the shape of each image (`keep_aspect_ratio`, as
+    /// that of Depth Anything) or says no size (GLPN): a model here takes all images alike. Every image is resized to them, whatever its shape
+    /// was. Refused for other models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(range(min = 1)))]
+    pub extents: Option<[usize; 2]>,
     /// Steps from an image in [0, 1] to the model's input; where there are none, those of the library that published the backbone.
     #[serde(default)]
     pub preprocess: Vec<Transform>,

@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{Fixture, extensions};
+use common::{Fixture, extensions, registry};
 use dtta::{Adapter, Batch, DiffusionConfig, Document, Mode, Plan, Reset};
 use dtta_models::{Group, Models, Precision, Weights};
+use dtta_plugin::{Loading, Role};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
@@ -291,6 +292,63 @@ fn a_stopped_run_under_a_controlnet_ends_with_the_scores_of_an_unbroken_one() {
 }
 
 #[test]
+fn a_depth_predictor_that_keeps_the_shape_of_images_takes_extents_of_the_experiment() {
+    let fixture = Fixture::dense();
+    models(fixture.path());
+    let from = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models/tests/fixtures/dense/anything_metric");
+    let read = |name: &str| -> Value {
+        serde_json::from_str(&fs::read_to_string(from.join(name)).unwrap()).unwrap()
+    };
+    let processor = read("preprocessor_config.json");
+    let mut keeping = processor.clone();
+    keeping["keep_aspect_ratio"] = json!(true);
+    for (name, processor) in [("stated", processor), ("keeping", keeping)] {
+        let folder = fixture.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(from.join(file), folder.join(file)).unwrap();
+        }
+        let file = folder.join("preprocessor_config.json");
+        fs::write(file, processor.to_string()).unwrap();
+    }
+    let mut experiment = experiment("depth");
+    experiment["data"]["dataset"]["transforms"] =
+        json!([{"kind": "resize", "height": 28, "width": 42}]);
+    experiment["method"] = json!({"kind": "source"});
+    experiment["models"]["backbone"] = json!("stated");
+    let stated = fixture.run(&experiment, "stated-run").unwrap();
+    experiment["models"]["backbone"] = json!({"config": "keeping", "extents": [28, 42]});
+    let chosen = fixture.run(&experiment, "chosen-run").unwrap();
+    let seen = [&stated, &chosen].map(|run| &run.protocol.seen["backbone"]);
+    assert_eq!(seen[0], seen[1]);
+    let steps = seen[1].to_string();
+    assert!(steps.contains("resized to 28 × 42"), "{steps}");
+    assert_eq!(
+        fixture.records("stated-run"),
+        fixture.records("chosen-run"),
+        "the same images"
+    );
+    // Each refusal names the place to mend.
+    for (backbone, told) in [
+        (json!("keeping"), "/models/backbone/extents"),
+        (
+            json!({"config": "keeping", "extents": [28, 41]}),
+            "/models/backbone/extents: ",
+        ),
+        (
+            json!({"config": "stated", "extents": [28, 42]}),
+            "/models/backbone/extents: ",
+        ),
+    ] {
+        experiment["models"]["backbone"] = backbone.clone();
+        let error = fixture.prepare(&experiment).map(drop).unwrap_err();
+        let words = dtta_base::told(&error);
+        assert!(words.contains(told), "{backbone}: {words}");
+    }
+}
+
+#[test]
 fn a_plan_names_the_parts_of_a_controlnet_that_are_missing() {
     let fixture = Fixture::dense();
     models(fixture.path());
@@ -323,6 +381,45 @@ fn a_plan_names_the_parts_of_a_controlnet_that_are_missing() {
     assert!(plan.work.is_none());
 }
 
+/// Every text of a document under `description`.
+fn descriptions(document: &Value, found: &mut Vec<String>) {
+    match document {
+        Value::Object(fields) => {
+            found.extend(
+                fields
+                    .get("description")
+                    .and_then(Value::as_str)
+                    .map(Into::into),
+            );
+            fields.values().for_each(|value| descriptions(value, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| descriptions(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_depth_predictors_say_of_the_heads_output_is_what_the_head_takes() {
+    let depth = registry()
+        .load("linked:depth", Path::new(""), &Loading::default())
+        .unwrap();
+    let mut texts = Vec::new();
+    descriptions(&Models::standard().schema(), &mut texts);
+    let mut checked = 0;
+    for text in &texts {
+        for said in text.split("`\"output\": ").skip(1) {
+            let (said, _) = said.split_once('`').unwrap();
+            let output: Value = serde_json::from_str(said).unwrap();
+            let range = json!({"scale": "log", "maximum": 10});
+            let config = json!({"range": range, "output": output});
+            depth.validate_config(Role::Head, &config).unwrap();
+            checked += 1;
+        }
+    }
+    // GLPN and DenseDepth.
+    assert_eq!(checked, 2);
+}
+
 #[test]
 fn the_experiments_of_the_papers_dense_table_name_every_file_that_is_missing() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/dense");
@@ -334,6 +431,10 @@ fn the_experiments_of_the_papers_dense_table_name_every_file_that_is_missing() {
         (
             "table-4-depth",
             &["nyu2_test", "glpn-nyu", "sd-controlnet-depth"],
+        ),
+        (
+            "table-4-densedepth",
+            &["nyu2_test", "densedepth-nyu.pt", "sd-controlnet-depth"],
         ),
     ] {
         let extensions = extensions();

@@ -163,6 +163,52 @@ fn in_half_precision_the_gradient_keeps_its_direction() {
     }
 }
 
+/// Scores of attention are far beyond what `f16` can hold, 65504, and so is what comes of rounding them: diffusers' `upcast_attention`.
+#[test]
+fn scores_of_attention_beyond_half_precision_stay_finite() {
+    let device = device();
+    let (tokens, width, heads) = (12, 64, 2);
+    for precision in [Precision::F16, Precision::Bf16] {
+        let Ok(half) = device.with_precision(precision) else {
+            return;
+        };
+        // The same numbers in both: multiples of 1/4 below 512, which 8 bits of mantissa do not all hold, so that `f32` gets the rounded.
+        let large = |phase: f32| {
+            let values: Vec<f32> = (0..tokens * width)
+                .map(|n| (n as f32 * 0.61 + phase).sin() * 500.0)
+                .collect();
+            let exact = Tensor::from_floats(&values, &[1, tokens, width], &device).unwrap();
+            exact.to_precision(precision).unwrap()
+        };
+        let inputs = [large(0.0), large(0.4), large(1.1)];
+        let wide = inputs
+            .each_ref()
+            .map(|x| x.to_precision(Precision::F32).unwrap());
+        let mixed = |[query, key, value]: &[Tensor; 3]| {
+            let [query, key] = [query, key].map(|x| x.to_leaf().unwrap());
+            let seen = query.attention(&key, value, heads).unwrap();
+            let gradients = seen.sum(&[], false).unwrap().backward().unwrap();
+            let found = [
+                seen,
+                gradients.of(&query).unwrap(),
+                gradients.of(&key).unwrap(),
+            ];
+            found.map(|x| x.to_precision(Precision::F32).unwrap().to_floats().unwrap())
+        };
+        let largest = wide[0]
+            .matmul(&wide[1].permute(&[0, 2, 1]).unwrap())
+            .unwrap();
+        let largest = largest.to_floats().unwrap().into_iter().fold(0.0, f32::max);
+        assert!(largest > 20.0 * 65504.0, "{largest}");
+        let (found, expected) = (mixed(&inputs), mixed(&wide));
+        assert!(found.iter().flatten().all(|x| x.is_finite()), "{precision}");
+        let pairs = found[0].iter().zip(&expected[0]);
+        let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(error <= 4.0, "{precision}: {error} of 500");
+        assert_eq!(half.precision(), precision);
+    }
+}
+
 #[test]
 fn a_device_without_half_precision_says_so() {
     for precision in [Precision::Bf16, Precision::F16] {

@@ -19,7 +19,7 @@ use crate::table::Architecture;
 use crate::weights::{Declaration, ParameterSpec, Weights};
 
 /// DenseDepth: a backbone that answers with y = maximum / depth for each pixel, where the maximum is that of its training data (10 m for NYU
-/// Depth v2). So with depth in metres, heads take 1/d = y / 10: `output: { inverse_depth: { scale: 0.1, shift: 0 } }` of the plugin `depth`. The
+/// Depth v2). So with depth in metres, heads take 1/d = y / 10: `"output": {"inverse_depth": {"scale": 0.1, "shift": 0}}` of the plugin `depth`. The
 /// network's own answer has half the extents of the image; it is brought to these by bilinear interpolation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

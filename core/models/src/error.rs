@@ -152,6 +152,16 @@ pub enum ModelError {
         /// The cache.
         cache: PathBuf,
     },
+    /// Extents were chosen for the images of a model that does not leave them open.
+    #[error("`{path}` cannot take images of {height} × {width}: {reason}", path = path.display(), height = extents[0], width = extents[1])]
+    Extents {
+        /// The configuration.
+        path: PathBuf,
+        /// Height and width.
+        extents: [usize; 2],
+        /// Why.
+        reason: String,
+    },
     /// A weight file does not hold the tensors that the model declares. Lists every difference.
     #[error("`{path}` does not fit the model: {mismatches}", path = path.display())]
     Mismatch {

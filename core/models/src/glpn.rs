@@ -24,7 +24,7 @@ use crate::weights::{Declaration, ParameterSpec};
 const EPSILON: f64 = 1e-5;
 
 /// A GLPN: a backbone that answers with the distance of each pixel, from 0 to `max_depth`, in the unit of its training data (metres for NYU
-/// Depth v2 and KITTI). Heads take it as it is: `output: { kind: "depth" }` of the plugin `depth`.
+/// Depth v2 and KITTI). Heads take it as it is: `"output": "depth"` of the plugin `depth`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GlpnConfig {

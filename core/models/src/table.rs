@@ -29,7 +29,7 @@ use crate::encoder::Encoder;
 use crate::encoder_decoder::EncoderDecoderConfig;
 use crate::error::{ModelError, Result};
 use crate::glpn::GlpnConfig;
-use crate::published::{self, Names, Preprocessing};
+use crate::published::{self, EXTENTS, Extents, Names, Preprocessing};
 use crate::resnet::ResNetConfig;
 use crate::segformer::SegformerConfig;
 use crate::siglip::{SiglipTextConfig, SiglipVisionConfig};
@@ -64,6 +64,8 @@ pub trait Architecture: DeserializeOwned + JsonSchema {
 #[derive(Clone)]
 pub struct Models {
     rows: Vec<Row>,
+    /// Height and width of images, for models whose configurations leave them open.
+    extents: Extents,
 }
 
 /// One architecture.
@@ -256,6 +258,17 @@ impl Models {
                 Row::text::<BertConfig>(),
                 Row::text::<SiglipTextConfig>(),
             ],
+            extents: None,
+        }
+    }
+
+    /// The same, for a model whose published configuration keeps the shape of each image, or says no extents: its images are resized to this
+    /// height and width, whatever their shape was. Any other model is refused ([`ModelError::Extents`]).
+    #[must_use]
+    pub fn with_extents(&self, extents: [usize; 2]) -> Self {
+        Self {
+            rows: self.rows.clone(),
+            extents: Some(extents),
         }
     }
 
@@ -603,11 +616,22 @@ impl Models {
         {
             return Err(dtta_base::invalid(path, DOCUMENT, vec![issue]).into());
         }
-        if let Some(translation) = published.and_then(translate) {
-            let translation =
-                translation.map_err(|issues| dtta_base::invalid(path, DOCUMENT, issues))?;
-            document = translation.document;
-            (names, preprocessing) = (translation.names, translation.preprocessing);
+        let translation = published.and_then(|fields| translate(fields, self.extents));
+        match (translation, self.extents) {
+            (Some(translation), _) => {
+                let translation = translation.map_err(|issues| self.refused(path, issues))?;
+                document = translation.document;
+                (names, preprocessing) = (translation.names, translation.preprocessing);
+            }
+            (None, Some(extents)) => {
+                let reason = "is no configuration of a library that leaves them open".into();
+                return Err(ModelError::Extents {
+                    path: path.into(),
+                    extents,
+                    reason,
+                });
+            }
+            (None, None) => {}
         }
         let kind = document.get("kind").and_then(Value::as_str);
         let row = self.rows.iter().find(|row| kind == Some(row.kind));
@@ -627,6 +651,19 @@ impl Models {
                 let issues = dtta_base::check(&document, &self.schema());
                 Err(dtta_base::invalid(path, DOCUMENT, issues).into())
             }
+        }
+    }
+
+    /// The faults of a published configuration, or that of the extents that were chosen for its images.
+    fn refused(&self, path: &Path, mut issues: Vec<Issue>) -> ModelError {
+        let of_extents = issues.iter().position(|issue| issue.pointer == EXTENTS);
+        match (of_extents, self.extents) {
+            (Some(n), Some(extents)) => ModelError::Extents {
+                path: path.into(),
+                extents,
+                reason: issues.swap_remove(n).message,
+            },
+            _ => dtta_base::invalid(path, DOCUMENT, issues).into(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod clip;
 mod settings;
+mod siglip;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -89,6 +90,16 @@ impl Tokenizer {
         whole.map_err(|error| faulty(error.to_string()))?;
         if let Some(words) = &settings.words {
             words.expect_in(&tokenizer).map_err(&faulty)?;
+        }
+        if matches!(tokenizer.get_model(), ModelWrapper::Unigram(_)) {
+            let class = settings.class.as_deref();
+            if let Some(class) = class.filter(|class| !siglip::CLASSES.contains(class)) {
+                let reason = format!(
+                    "has the pieces of sentencepiece, of a `{class}`; supported of these is SiglipTokenizer"
+                );
+                return Err(faulty(reason));
+            }
+            siglip::expect_in(&tokenizer).map_err(&faulty)?;
         }
         let find = |(name, usual): (&str, &str), said: Option<&Special>| {
             let content = said.map_or(usual, |special| &special.content);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use common::difference;
 use dtta_models::{
     Backbone, BatchNormStatistics, Denoiser, FEATURES, Group, LOGITS, Lora, LoraConfig, ModelError,
-    Models, ParameterId, Weights, read_tensors,
+    Models, ParameterId, Weights, read_tensors, write_tensors,
 };
 use dtta_tensor::{Device, Named, Tensor};
 use serde_json::{Value, json};
@@ -210,6 +210,74 @@ fn factors_of_a_unet_are_those_of_diffusers_with_and_without_its_metadata() {
         let (model, weights) = lora.on_denoiser((model, weights)).unwrap();
         check(name, &weights, |weights| noise(&*model, weights, &inputs));
     }
+}
+
+/// What peft and diffusers write for a U-Net alone moves the U-Net beside a ControlNet in the same way, and nothing else.
+#[test]
+fn factors_of_a_unet_are_those_of_the_unet_that_a_controlnet_steers() {
+    let (unet, alone) = denoiser("dense/controlnet/unet");
+    let (_, controlled) = denoiser("dense/controlnet/model.json");
+    let settings = config(json!({"rank": 2, "alpha": 2, "targets": ["to_q", "to_out.0"]}));
+    let lora = Lora::new(&settings, &alone, 5).unwrap();
+    let (_, mut weights) = lora.clone().on_denoiser((unet, alone.clone())).unwrap();
+    for id in factors(&weights) {
+        let count = weights.spec(id).elements();
+        let values: Vec<f32> = (0..count).map(|n| (n as f32 * 0.37).sin()).collect();
+        let values = Tensor::from_floats(&values, &weights.spec(id).shape, &Device::cpu());
+        weights.set(id, values.unwrap()).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let [peft, diffusers, saved] = ["peft", "diffusers", "saved"].map(|n| folder.path().join(n));
+    lora.at(&weights).unwrap().save(&peft).unwrap();
+    let tensors = read_tensors(&peft.join("adapter_model.safetensors"), &Device::cpu()).unwrap();
+    let renamed = tensors.iter().map(|(name, tensor)| {
+        let own = name.strip_prefix("base_model.model.").unwrap();
+        (format!("unet.{own}"), tensor.clone())
+    });
+    fs::create_dir(&diffusers).unwrap();
+    write_tensors(
+        &diffusers.join("pytorch_lora_weights.safetensors"),
+        &renamed.collect(),
+    )
+    .unwrap();
+    let merged = |folder: &Path, weights: &Weights| {
+        let lora = Lora::load(folder, weights).unwrap();
+        let mut merged = weights.clone();
+        lora.merge(&mut merged).unwrap();
+        (lora, merged)
+    };
+    let (_, expected) = merged(&peft, &alone);
+    let mut moved = 0;
+    for adapter in [&peft, &diffusers, &saved] {
+        let (lora, found) = merged(adapter, &controlled);
+        for (id, spec, tensor) in found.iter() {
+            let name = &spec.name;
+            let wanted = match name.strip_prefix("unet.") {
+                Some(own) => {
+                    let id = expected.find(own).unwrap();
+                    let (change, _) = difference(expected.get(id), alone.get(id));
+                    moved += usize::from(change > 1e-3);
+                    expected.get(id)
+                }
+                None => controlled.get(id),
+            };
+            let (error, _) = difference(tensor, wanted);
+            assert!(error <= 1e-6, "{}: {name}: {error}", adapter.display());
+        }
+        // What is written of it is read as what it is.
+        lora.save(&saved).unwrap();
+    }
+    assert!(moved >= 12, "{moved}");
+    // A module that only the other part has is none of the U-Net's.
+    let mut wrong = tensors.clone();
+    let any = tensors.values().next().unwrap();
+    wrong.insert(
+        "base_model.model.controlnet_mid_block.lora_A.weight".into(),
+        any.clone(),
+    );
+    write_tensors(&peft.join("adapter_model.safetensors"), &wrong).unwrap();
+    let refused = Lora::load(&peft, &controlled).unwrap_err().to_string();
+    assert!(refused.contains("controlnet_mid_block"), "{refused}");
 }
 
 #[test]

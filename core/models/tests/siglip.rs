@@ -154,6 +154,68 @@ fn a_folder_with_sentencepieces_own_file_alone_is_refused_by_name() {
 }
 
 #[test]
+fn a_file_that_prepares_texts_otherwise_than_siglips_class_is_refused_by_what_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |name: &str| fs::read_to_string(model().join(name)).unwrap();
+    let own: Value = serde_json::from_str(&read("tokenizer.json")).unwrap();
+    fs::write(
+        folder.path().join("tokenizer_config.json"),
+        read("tokenizer_config.json"),
+    )
+    .unwrap();
+    let opened = |change: &dyn Fn(&mut Value)| {
+        let mut document = own.clone();
+        change(&mut document);
+        fs::write(folder.path().join("tokenizer.json"), document.to_string()).unwrap();
+        Tokenizer::open(folder.path()).map(drop)
+    };
+    opened(&|_| {}).unwrap();
+    let without = |step: usize| {
+        move |document: &mut Value| {
+            let steps = document.pointer_mut("/normalizer/normalizers").unwrap();
+            steps.as_array_mut().unwrap().remove(step);
+        }
+    };
+    let with = |added: Value| {
+        move |document: &mut Value| {
+            let steps = document.pointer_mut("/normalizer/normalizers").unwrap();
+            steps.as_array_mut().unwrap().insert(0, added.clone());
+        }
+    };
+    let sign = |document: &mut Value| {
+        document["normalizer"]["normalizers"][1]["pattern"] = json!({"Regex": "[!-/:-@_{-~]"});
+    };
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let changes: [(&str, Change<'_>); 8] = [
+        ("makes letters small", &without(0)),
+        ("takes signs out", &without(1)),
+        ("makes one space", &without(2)),
+        ("takes spaces off", &without(3)),
+        ("NFKC", &without(4)),
+        ("takes signs out", &sign),
+        ("makes letters small", &|document| {
+            document["normalizer"] = Value::Null;
+        }),
+        (
+            "leaves accents",
+            &with(
+                json!({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]}),
+            ),
+        ),
+    ];
+    for (step, change) in changes {
+        let error = opened(change).unwrap_err();
+        assert!(matches!(error, ModelError::Tokenizer { .. }), "{step}");
+        let message = error.to_string();
+        assert!(message.contains(step), "{step}: {message}");
+    }
+    let other = json!({"tokenizer_class": "T5Tokenizer"}).to_string();
+    fs::write(folder.path().join("tokenizer_config.json"), other).unwrap();
+    let message = opened(&|_| {}).unwrap_err().to_string();
+    assert!(message.contains("T5Tokenizer"), "{message}");
+}
+
+#[test]
 fn refuses_patches_larger_than_images() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.json");

@@ -16,6 +16,8 @@ use sha1::{Digest as _, Sha1};
 use ureq::Agent;
 use ureq::http::{Response, header};
 
+use crate::say::say;
+
 /// What says how images and texts are prepared for a model, where it has that.
 const BESIDE: [&str; 11] = [
     "preprocessor_config.json",
@@ -29,6 +31,25 @@ const BESIDE: [&str; 11] = [
     "1_Pooling/config.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
+];
+
+/// What a part of a pipeline of diffusers takes from a folder beside its own: a denoiser which noise it denoises, a text encoder its
+/// tokenizer. A ControlNet has the noise of its U-Net, an autoencoder none.
+const TAKEN_ALONG: [(&str, &str); 5] = [
+    ("unet", "scheduler"),
+    ("transformer", "scheduler"),
+    ("text_encoder", "tokenizer"),
+    ("text_encoder_2", "tokenizer_2"),
+    ("text_encoder_3", "tokenizer_3"),
+];
+/// What is taken of such a folder, so far as it is there.
+const ALONG: [&str; 6] = [
+    "scheduler_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
 ];
 
 /// Where the Hub is, unless `HF_ENDPOINT` says otherwise.
@@ -55,7 +76,8 @@ struct About {
     bytes: Option<u64>,
 }
 
-/// Fetches the files of a model or an adapter that are not in the cache yet: those that are named, or else its configuration and weights.
+/// Fetches the files of a model or an adapter that are not in the cache yet: those that are named, or else its configuration and weights, with
+/// what it takes from the folders of its pipeline. Says first which.
 pub fn fetch(model: &HubModel, files: &[String], cache: &HubCache) -> Result<()> {
     let hub = Hub::new();
     let about = hub.json(&format!(
@@ -85,12 +107,14 @@ pub fn fetch(model: &HubModel, files: &[String], cache: &HubCache) -> Result<()>
     let repository = cache.repository(model);
     let snapshot = repository.join("snapshots").join(commit);
     let get = |name: &str| hub.file(model, commit, &format!("{prefix}{name}"), &repository);
+    let tell = |names: &[&str]| say!("`{model}`: {}", quoted(names));
     let adapter = match there.contains(&"config.json") {
         true => Vec::new(),
         false => Lora::files_among(|name| there.contains(&name)),
     };
-    for name in adapter.iter().filter(|_| files.is_empty()) {
-        get(name)?;
+    if files.is_empty() && !adapter.is_empty() {
+        tell(&adapter);
+        adapter.iter().try_for_each(|name| get(name))?;
     }
     if files.is_empty() && adapter.is_empty() {
         let weights = ModelFiles::weights_among(|name| there.contains(&name));
@@ -112,13 +136,21 @@ pub fn fetch(model: &HubModel, files: &[String], cache: &HubCache) -> Result<()>
                 ),
             }
         };
-        get("config.json")?;
-        get(weights)?;
-        for name in BESIDE {
-            if there.contains(&name) {
-                get(name)?;
-            }
+        let beside = BESIDE.into_iter().filter(|name| there.contains(name));
+        let own: Vec<&str> = ["config.json", weights].into_iter().chain(beside).collect();
+        tell(&own);
+        let along = along(model.folder.as_deref(), &all);
+        if !along.is_empty() {
+            say!("with what it takes from its pipeline: {}", quoted(&along));
         }
+        // Weights last: what is small tells soonest that something is wrong.
+        for name in along {
+            hub.file(model, commit, name, &repository)?;
+        }
+        for name in own.iter().filter(|name| **name != weights) {
+            get(name)?;
+        }
+        get(weights)?;
         if weights.ends_with(".json") {
             let index = ModelFiles::find(&snapshot.join(&prefix), None)?;
             for shard in &index.shards {
@@ -144,6 +176,20 @@ pub fn fetch(model: &HubModel, files: &[String], cache: &HubCache) -> Result<()>
         dtta_base::write_whole(&refs.join(&model.revision), commit.as_bytes())?;
     }
     Ok(())
+}
+
+/// What the model in a folder takes from the folders of its pipeline, of the files that there are.
+fn along<'a>(folder: Option<&str>, all: &[&'a str]) -> Vec<&'a str> {
+    let folder = folder.unwrap_or_default();
+    let (above, name) = match folder.rsplit_once('/') {
+        Some((above, name)) => (format!("{above}/"), name),
+        None => (String::new(), folder),
+    };
+    let taken = TAKEN_ALONG.into_iter().filter(|(part, _)| *part == name);
+    let files = taken.flat_map(|(_, other)| ALONG.map(|file| format!("{above}{other}/{file}")));
+    files
+        .filter_map(|file| all.iter().copied().find(|there| **there == *file))
+        .collect()
 }
 
 fn quoted(names: &[&str]) -> String {

@@ -62,6 +62,14 @@ pub(crate) fn open(
     let mut opener = Opener::new(document, extensions);
     let models = &extensions.models;
     let source = &experiment.models.backbone;
+    let chosen = source.extents.map(|extents| models.with_extents(extents));
+    let of_backbone = chosen.as_ref().unwrap_or(models);
+    let misfit = |error: ModelError| match error {
+        ModelError::Extents { .. } => {
+            document.refusal("/models/backbone/extents", dtta_base::told(&error))
+        }
+        other => other.into(),
+    };
     // Where the backbone's file is, unless it is the program's own.
     let mut backbone_file: Option<PathBuf> = None;
     let mut own_weights = None;
@@ -73,9 +81,10 @@ pub(crate) fn open(
         None => {
             let (config, weights) = opener.model("backbone", source, values)?;
             let loaded = match &weights {
-                Some(weights) => models.load_backbone(&config, Some(weights), &devices.task)?,
-                None => models.draw_backbone(&config, &devices.task)?,
+                Some(weights) => of_backbone.load_backbone(&config, Some(weights), &devices.task),
+                None => of_backbone.draw_backbone(&config, &devices.task),
             };
+            let loaded = loaded.map_err(misfit)?;
             own_weights = source.weights_from(document.base());
             backbone_file = Some(config);
             loaded
@@ -86,7 +95,7 @@ pub(crate) fn open(
         None,
     ];
     let published = match &backbone_file {
-        Some(config) => models.preprocessing(config)?,
+        Some(config) => of_backbone.preprocessing(config)?,
         None => None,
     };
     if let Some(published) = &published {

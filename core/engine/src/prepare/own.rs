@@ -94,6 +94,7 @@ impl OwnParts {
         if let Some(own) = &self.backbone {
             models.backbone.config = PathBuf::from(&own.name);
             (models.backbone.weights, models.backbone.origin) = (None, None);
+            models.backbone.extents = None;
         }
         if let (Some(own), Some(denoiser)) = (&self.denoiser, &mut models.denoiser) {
             denoiser.config = PathBuf::from(&own.name);

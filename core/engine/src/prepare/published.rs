@@ -17,7 +17,7 @@ pub(super) fn steps(preprocessing: &Preprocessing) -> Vec<Transform> {
             filter,
             as_bytes: true,
         },
-        Resized::To([height, width]) => Transform::Resize {
+        Resized::To([height, width]) | Resized::Chosen([height, width]) => Transform::Resize {
             height,
             width,
             filter,

@@ -32,7 +32,8 @@ const METADATA: &str = "lora_adapter_metadata";
 const DOCUMENT: &str = "adapter configuration";
 
 impl Lora {
-    /// The factors that a folder has for the model of these weights.
+    /// The factors that a folder has for the model of these weights. Of a U-Net with a ControlNet, those of the U-Net, if their names are its
+    /// own, as peft and diffusers write them: neither knows of the two as one model.
     ///
     /// # Errors
     /// [`ModelError::NoAdapter`] for a folder without any; [`ModelError::File`] for a configuration that cannot be read, or says what is not
@@ -46,9 +47,25 @@ impl Lora {
         let document = dtta_base::read_json(config, &[])?;
         let refuse = |issues| ModelError::from(dtta_base::invalid(config, DOCUMENT, issues));
         let settings = settings(document, None).map_err(refuse)?;
-        let chosen = targets::chosen(&settings.targets, weights);
+        let part = match targets::part(weights) {
+            "" => "",
+            part => {
+                // What this crate wrote of the whole has the names of the whole.
+                let checkpoint = Checkpoint::open(tensors)?;
+                let is_of_whole = |name: &String| {
+                    let own = name.strip_prefix(PREFIX).unwrap_or(name);
+                    let mut parts = targets::CONTROLLED.iter();
+                    parts.any(|part| own.starts_with(part))
+                };
+                match checkpoint.tensors().keys().any(is_of_whole) {
+                    true => "",
+                    false => part,
+                }
+            }
+        };
+        let chosen = targets::chosen_within(part, &settings.targets, weights);
         let chosen = chosen.map_err(|issues| refuse(in_their_words(issues)))?;
-        Self::read(tensors, PREFIX, settings, chosen, weights)
+        Self::read(tensors, PREFIX, part, settings, chosen, weights)
     }
 
     /// The files of the adapter in a folder: what a digest of it is of.
@@ -150,20 +167,25 @@ impl Lora {
             let name = name.strip_prefix(&prefix)?.strip_suffix(end)?;
             Some(name.strip_suffix('.')?.to_owned())
         };
+        let within = targets::part(weights);
         let modules: Vec<String> = names.iter().filter_map(|name| module(name, A)).collect();
         // What is no factor, or one of a module that the model does not have.
         let known: Vec<Module> = modules
             .iter()
             .filter_map(|name| {
                 let one = LoraTargets::Names(vec![name.clone()]);
-                targets::chosen(&one, weights).ok()
+                targets::chosen_within(within, &one, weights).ok()
             })
             .flatten()
-            .filter(|found| modules.contains(&found.name))
+            .filter(|found| {
+                modules
+                    .iter()
+                    .any(|name| found.name[within.len()..] == **name)
+            })
             .collect();
         let extra = names.iter().filter(|name| {
             let of = module(name, A).or_else(|| module(name, B));
-            !of.is_some_and(|of| known.iter().any(|known| known.name == of))
+            !of.is_some_and(|of| known.iter().any(|known| known.name[within.len()..] == of))
         });
         let extra: Vec<String> = extra.map(|name| (*name).clone()).collect();
         if !extra.is_empty() || known.is_empty() {
@@ -182,7 +204,7 @@ impl Lora {
                 mismatches: Box::new(mismatches),
             });
         }
-        let first = format!("{prefix}{}.{A}", known[0].name);
+        let first = format!("{prefix}{}.{A}", &known[0].name[within.len()..]);
         let rank = checkpoint.tensors()[&first].shape.first().copied();
         let refuse = |issues| ModelError::from(dtta_base::invalid(path, DOCUMENT, issues));
         let stated = safetensors_metadata(path)?.remove(METADATA);
@@ -203,13 +225,15 @@ impl Lora {
         };
         settings.targets = LoraTargets::Names(modules);
         drop(checkpoint);
-        Self::read(path, &prefix, settings, known, weights)
+        Self::read(path, &prefix, within, settings, known, weights)
     }
 
+    /// Factors from a file where their names begin with `prefix` in the place of `part`.
     fn read(
         path: &Path,
         prefix: &str,
-        settings: Settings,
+        part: &'static str,
+        mut settings: Settings,
         chosen: Vec<Module>,
         weights: &Weights,
     ) -> Result<Self> {
@@ -217,9 +241,17 @@ impl Lora {
         for module in &chosen {
             declare(&mut declaration, module, settings.rank);
         }
+        if !part.is_empty() {
+            // The same names may be those of the other part's modules.
+            let names = chosen.iter().map(|module| module.name.clone());
+            settings.targets = LoraTargets::Names(names.collect());
+        }
         let prefix = prefix.to_owned();
         let names = Names {
-            source: Box::new(move |name| Source::Named(format!("{prefix}{name}"))),
+            source: Box::new(move |name| {
+                let own = name.strip_prefix(part).unwrap_or(name);
+                Source::Named(format!("{prefix}{own}"))
+            }),
             unused: Box::new(|_| false),
         };
         let device = weights.get(chosen[0].base).device();

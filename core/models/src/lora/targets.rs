@@ -11,6 +11,8 @@ use crate::weights::{Group, ParameterId, ParameterSpec, Weights};
 
 /// What a module's matrix is called behind the module's name.
 const WEIGHT: &str = ".weight";
+/// What the parts of a U-Net with a ControlNet are called, with the dot behind them.
+pub(super) const CONTROLLED: [&str; 2] = ["unet.", "controlnet."];
 /// The most names that a message lists.
 const LISTED: usize = 12;
 
@@ -36,6 +38,20 @@ impl Module {
 struct Named {
     module: Module,
     other: Option<&'static str>,
+}
+
+/// Of a model that is made of others, the one that adapters are made for, before whose names that of the part stands: the U-Net beside a
+/// ControlNet. Empty for any other model.
+pub(super) fn part(weights: &Weights) -> &'static str {
+    let is_within = |part: &str| {
+        weights
+            .iter()
+            .any(|(_, spec, _)| spec.name.starts_with(part))
+    };
+    match CONTROLLED.into_iter().all(is_within) {
+        true => CONTROLLED[0],
+        false => "",
+    }
 }
 
 /// The modules of a model, by the names of its checkpoint.
@@ -90,13 +106,26 @@ fn other(spec: &ParameterSpec) -> Option<&'static str> {
 /// # Errors
 /// Names that no module has, and modules that are no linear layers, by pointer within a [`LoraConfig`](super::LoraConfig).
 pub(super) fn chosen(targets: &LoraTargets, weights: &Weights) -> Result<Vec<Module>, Vec<Issue>> {
-    let all = modules(weights);
+    chosen_within("", targets, weights)
+}
+
+/// The same, of the modules whose names begin with `part`, which the choice of names leaves out.
+pub(super) fn chosen_within(
+    part: &str,
+    targets: &LoraTargets,
+    weights: &Weights,
+) -> Result<Vec<Module>, Vec<Issue>> {
+    let all: Vec<Named> = modules(weights)
+        .into_iter()
+        .filter(|named| named.module.name.starts_with(part))
+        .collect();
+    let own = |named: &Named| named.module.name[part.len()..].to_owned();
     let mut issues = Vec::new();
     let mut meant = vec![false; all.len()];
     match targets {
         LoraTargets::Names(names) => {
             for (place, name) in names.iter().enumerate() {
-                let fits = |module: &Named| is_or_ends_with(&module.module.name, name);
+                let fits = |module: &Named| is_or_ends_with(&own(module), name);
                 let pointer = format!("/targets/{place}");
                 choose(&all, &mut meant, fits, name, &pointer, &mut issues);
             }
@@ -104,9 +133,9 @@ pub(super) fn chosen(targets: &LoraTargets, weights: &Weights) -> Result<Vec<Mod
                 issues.push(Issue::new("/targets", "is empty, so nothing would adapt"));
             }
         }
-        LoraTargets::Pattern(pattern) => match fitting(pattern, &all) {
+        LoraTargets::Pattern(pattern) => match fitting(pattern, all.iter().map(own)) {
             Ok(fitting) => {
-                let fits = |module: &Named| fitting.contains(module.module.name.as_str());
+                let fits = |module: &Named| fitting.contains(&own(module));
                 choose(&all, &mut meant, fits, pattern, "/targets", &mut issues);
             }
             Err(error) => {
@@ -130,17 +159,16 @@ fn is_or_ends_with(name: &str, end: &str) -> bool {
 }
 
 /// The names that a pattern fits as a whole, as Python's `re.fullmatch` has it.
-fn fitting<'a>(
+fn fitting(
     pattern: &str,
-    all: &'a [Named],
-) -> Result<BTreeSet<&'a str>, Box<fancy_regex::Error>> {
+    names: impl Iterator<Item = String>,
+) -> Result<BTreeSet<String>, Box<fancy_regex::Error>> {
     // By itself first, so that nothing in it closes the parenthesis around it.
     Regex::new(pattern)?;
     let regex = Regex::new(&format!(r"\A(?:{pattern})\z"))?;
     let mut fitting = BTreeSet::new();
-    for named in all {
-        let name = named.module.name.as_str();
-        if regex.is_match(name)? {
+    for name in names {
+        if regex.is_match(&name)? {
             fitting.insert(name);
         }
     }

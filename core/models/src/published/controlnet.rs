@@ -121,7 +121,7 @@ fn translate(fields: &mut Fields) -> Value {
         fields.fixed(name, Value::Null);
     }
     for name in [
-        // Precision within attention.
+        // Scores of attention in single precision: they are that here in any precision.
         "upcast_attention",
         // Of what is refused above.
         "addition_time_embed_dim",

@@ -183,7 +183,7 @@ fn condition_unet(fields: &mut Fields) -> Option<Translation> {
         fields.fixed(name, supported);
     }
     for name in [
-        // Precision within attention.
+        // Scores of attention in single precision: they are that here in any precision.
         "upcast_attention",
         // Of `addition_embed_type` and of a `class_embed_type` that are refused.
         "addition_time_embed_dim",

@@ -4,6 +4,9 @@ use dtta_base::Issue;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+/// Where chosen extents are, which are in no file.
+pub(crate) const EXTENTS: &str = "/extents";
+
 /// The fields of a configuration that were not asked for yet, and the faults of those that were.
 pub(crate) struct Fields {
     library: &'static str,
@@ -11,6 +14,8 @@ pub(crate) struct Fields {
     issues: Vec<Issue>,
     /// Where they are in the file, for those of an object within.
     within: String,
+    /// Height and width that whoever uses the model chose for its images, if its configuration leaves them open.
+    extents: Option<[usize; 2]>,
 }
 
 impl Fields {
@@ -21,7 +26,18 @@ impl Fields {
             rest: fields,
             issues: Vec::new(),
             within: String::new(),
+            extents: None,
         }
+    }
+
+    /// The same, of a model whose images get these extents if its configuration leaves them open.
+    pub fn for_extents(self, extents: Option<[usize; 2]>) -> Self {
+        Self { extents, ..self }
+    }
+
+    /// The extents that were chosen.
+    pub fn extents(&self) -> Option<[usize; 2]> {
+        self.extents
     }
 
     /// A field that is honoured: its value, or where it is absent the value that the library's class has by default. Null is no value of it.
@@ -92,6 +108,7 @@ impl Fields {
             rest: fields,
             issues: Vec::new(),
             within: format!("{}/{name}", self.within),
+            extents: self.extents,
         }
     }
 
@@ -110,6 +127,11 @@ impl Fields {
         );
         let pointer = format!("{}/{name}", self.within);
         self.issues.push(Issue::new(pointer, message));
+    }
+
+    /// That the extents that were chosen are not supported, and why.
+    pub fn refuse_extents(&mut self, reason: impl Into<String>) {
+        self.issues.push(Issue::new(EXTENTS, reason));
     }
 
     /// Refuses what nobody asked for. Fields that begin with an underscore are the library's notes on the file itself.

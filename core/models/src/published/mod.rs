@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub(crate) use self::controlnet::{control, control_names};
-pub(crate) use self::fields::Fields;
+pub(crate) use self::fields::{EXTENTS, Fields};
 pub(crate) use self::open_clip::with_class;
 pub(crate) use self::scheduler::with_scheduler;
 pub(crate) use self::transformers::{with_preprocessor, with_sentences};
@@ -114,6 +114,8 @@ pub enum Resized {
     Short(usize),
     /// Height and width become these, whatever the shape was.
     To([usize; 2]),
+    /// Height and width become these, which whoever uses the model chose: the library keeps the shape of each image.
+    Chosen([usize; 2]),
 }
 
 /// How pixels between pixels are computed, as Pillow does: with a window that grows with the reduction.
@@ -143,7 +145,11 @@ type Translate = fn(&mut Fields) -> Option<Translation>;
 type Find = fn(&str) -> Option<Translate>;
 
 /// Translates a configuration that has a library's mark on it; `None` for others.
-pub(crate) type Translator = fn(&Map<String, Value>) -> Option<Result<Translation, Vec<Issue>>>;
+pub(crate) type Translator =
+    fn(&Map<String, Value>, Extents) -> Option<Result<Translation, Vec<Issue>>>;
+
+/// Height and width that were chosen for images, if any.
+pub(crate) type Extents = Option<[usize; 2]>;
 
 /// Which library wrote a configuration file, and which class of models it describes.
 struct Publisher {
@@ -185,12 +191,15 @@ pub(crate) fn library(document: &Map<String, Value>) -> Option<&'static str> {
 /// The published model that a configuration file describes; `None` if no library's mark is on it.
 ///
 /// # Errors
-/// Every field that cannot be honoured, by JSON pointer.
-pub(crate) fn translate(document: &Map<String, Value>) -> Option<Result<Translation, Vec<Issue>>> {
+/// Every field that cannot be honoured, by JSON pointer; at [`EXTENTS`] extents that were chosen and are not the model's to have.
+pub(crate) fn translate(
+    document: &Map<String, Value>,
+    extents: Extents,
+) -> Option<Result<Translation, Vec<Issue>>> {
     let publisher = PUBLISHERS
         .iter()
         .find(|publisher| document.contains_key(publisher.field))?;
-    Some(publisher.translated(document, publisher.translate))
+    Some(publisher.translated(document, publisher.translate, extents))
 }
 
 /// As [`translate`], of a configuration of several models the text encoder.
@@ -199,6 +208,7 @@ pub(crate) fn translate(document: &Map<String, Value>) -> Option<Result<Translat
 /// As [`translate`].
 pub(crate) fn translate_texts(
     document: &Map<String, Value>,
+    extents: Extents,
 ) -> Option<Result<Translation, Vec<Issue>>> {
     let with_texts: [(Publisher, Find); 2] = [
         (transformers::PUBLISHER, transformers::text_translation),
@@ -208,8 +218,8 @@ pub(crate) fn translate_texts(
         .iter()
         .find(|(publisher, _)| document.contains_key(publisher.field));
     match known {
-        Some((publisher, find)) => Some(publisher.translated(document, *find)),
-        None => translate(document),
+        Some((publisher, find)) => Some(publisher.translated(document, *find, extents)),
+        None => translate(document, extents),
     }
 }
 
@@ -218,6 +228,7 @@ impl Publisher {
         &self,
         document: &Map<String, Value>,
         find: Find,
+        extents: Extents,
     ) -> Result<Translation, Vec<Issue>> {
         let class = match &document[self.field] {
             // transformers lists the classes that a configuration is of; one is saved.
@@ -233,8 +244,16 @@ impl Publisher {
             );
             return Err(vec![Issue::new(format!("/{}", self.field), message)]);
         };
-        let mut fields = Fields::new(self.library, document.clone());
+        let mut fields = Fields::new(self.library, document.clone()).for_extents(extents);
         let translation = translate(&mut fields);
+        let images = translation.as_ref().map(|found| &found.preprocessing);
+        let own = |images: &Option<Preprocessing>| {
+            let resized = images.as_ref().map(|images| images.resized);
+            !matches!(resized, Some(Resized::Chosen(_)))
+        };
+        if extents.is_some() && images.is_some_and(own) {
+            fields.refuse_extents("its configuration does not leave them open");
+        }
         fields.skip(self.field);
         fields.finish()?;
         let none = || vec![Issue::new("", "describes a model that dtta does not have")];

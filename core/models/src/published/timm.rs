@@ -266,7 +266,7 @@ mod tests {
     /// What a file translates to, or its refusals.
     fn translated(document: &Value) -> Result<(Value, Option<Preprocessing>), Vec<String>> {
         let fields = document.as_object().unwrap();
-        let translation = crate::published::translate(fields).unwrap();
+        let translation = crate::published::translate(fields, None).unwrap();
         translation
             .map(|translation| (translation.document, translation.preprocessing))
             .map_err(|issues| issues.into_iter().map(|issue| issue.message).collect())

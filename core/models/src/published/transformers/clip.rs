@@ -292,7 +292,7 @@ fn preprocessing(fields: &mut Fields) -> Option<Preprocessing> {
     };
     let [tall, wide] = match resized {
         Resized::Short(side) => [side; 2],
-        Resized::To(sides) => sides,
+        Resized::To(sides) | Resized::Chosen(sides) => sides,
     };
     if height > tall || width > wide {
         let reason = format!("supported is at most what images are resized to, {tall} by {wide}");

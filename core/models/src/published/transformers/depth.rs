@@ -469,7 +469,8 @@ mod tests {
         let mut config = dtta_base::read_json(&folder.join("config.json"), &[]).unwrap();
         let processor = dtta_base::read_json(&folder.join("preprocessor_config.json"), &[]);
         config["preprocessor"] = processor.unwrap();
-        let translated = |config: &Value| crate::published::translate(config.as_object().unwrap());
+        let translated =
+            |config: &Value| crate::published::translate(config.as_object().unwrap(), None);
         let refused = translated(&config).unwrap().err().unwrap();
         assert_eq!(refused[0].pointer, "/add_projection");
         config["fusion_hidden_size"] = json!(256);

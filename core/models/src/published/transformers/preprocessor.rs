@@ -113,11 +113,7 @@ fn translate(processor: &mut Fields, defaults: &Defaults) -> Option<Preprocessin
             processor.refuse(name, &json!(true), "supported is false");
         }
     }
-    if processor.take("keep_aspect_ratio", false) {
-        let reason = "the extents would depend on the image, and a model has the same for all; write false, and the extents of your images \
-                      as `size`";
-        processor.refuse("keep_aspect_ratio", &json!(true), reason);
-    }
+    let keeps_shape = processor.take("keep_aspect_ratio", false);
     let interpolation = match processor.find::<u8>("resample") {
         None => defaults.interpolation,
         Some(2) => Interpolation::Bilinear,
@@ -135,7 +131,10 @@ fn translate(processor: &mut Fields, defaults: &Defaults) -> Option<Preprocessin
         true => divisor.unwrap_or(32),
         false => multiple,
     };
-    let size = size(processor).or(defaults.size);
+    let stated = size(processor).or(defaults.size);
+    // Where the shape is kept, this is what each image is brought near to.
+    let own = stated.filter(|_| !keeps_shape);
+    let size = own.or(processor.extents());
     let (mean, std) = match processor.take("do_normalize", defaults.normalised) {
         true => (
             processor.find("image_mean").unwrap_or(defaults.mean),
@@ -152,21 +151,27 @@ fn translate(processor: &mut Fields, defaults: &Defaults) -> Option<Preprocessin
     }
     let Some(size) = size else {
         let reason = format!(
-            "images keep their extents so far as {step} divides them, and a model has the same for all; write those of your images, as \
-             {{\"height\": …, \"width\": …}}"
+            "how large an image becomes would depend on its shape, and a model takes all alike; choose height and width, multiples of \
+             {step}, to which every image is resized: in an experiment as /models/backbone/extents, for `dtta models` by `--extents`"
         );
-        processor.refuse("size", &Value::Null, reason);
+        match keeps_shape {
+            true => processor.refuse("keep_aspect_ratio", &json!(true), reason),
+            false => processor.refuse("size", &Value::Null, reason),
+        }
         return None;
     };
     if step == 0 || size.iter().any(|extent| *extent == 0 || extent % step != 0) {
         let reason = format!("supported are multiples of {step}");
-        processor.refuse("size", &json!(size), reason);
+        match own {
+            Some(_) => processor.refuse("size", &json!(size), reason),
+            None => processor.refuse_extents(reason),
+        }
         return None;
     }
     Some(Preprocessing {
         image: [3, size[0], size[1]],
         interpolation,
-        resized: Resized::To(size),
+        resized: own.map_or(Resized::Chosen(size), Resized::To),
         mean,
         std,
     })

@@ -135,7 +135,7 @@ mod tests {
             json!({"architectures": ["ViTMAEForPreTraining"], "model_type": "vit_mae"});
         let fields: &mut Map<String, Value> = document.as_object_mut().unwrap();
         fields.extend(changes.as_object().unwrap().clone());
-        match crate::published::translate(fields).unwrap() {
+        match crate::published::translate(fields, None).unwrap() {
             Ok(translation) => Ok(translation.document),
             Err(issues) => Err(issues.into_iter().map(|issue| issue.pointer).collect()),
         }
@@ -180,7 +180,7 @@ mod tests {
             let document = json!({
                 "architectures": ["ViTMAEForPreTraining"], "model_type": "vit_mae", "image_size": size, "preprocessor": processor
             });
-            crate::published::translate(document.as_object().unwrap()).unwrap()
+            crate::published::translate(document.as_object().unwrap(), None).unwrap()
         };
         let found = document(32).unwrap().preprocessing.unwrap();
         assert_eq!((found.image, found.mean), ([3, 32, 32], [0.0; 3]));
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn classes_that_are_not_there_are_told_with_those_that_are() {
         let document = json!({"architectures": ["ViTMAEModel"], "model_type": "vit_mae"});
-        let issues = crate::published::translate(document.as_object().unwrap())
+        let issues = crate::published::translate(document.as_object().unwrap(), None)
             .unwrap()
             .err()
             .unwrap();
