@@ -39,7 +39,7 @@ fn its_blocks_are_parts_of_an_experiment_or_a_comparison() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    assert_eq!(blocks.len(), 9);
+    assert_eq!(blocks.len(), 10);
     for block in blocks {
         let mut experiment = Fixture::experiment();
         if block.contains("\"methods\"") {

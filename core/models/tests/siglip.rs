@@ -193,7 +193,7 @@ fn a_file_that_prepares_texts_otherwise_than_siglips_class_is_refused_by_what_it
         ("takes spaces off", &without(3)),
         ("NFKC", &without(4)),
         ("takes signs out", &sign),
-        ("makes letters small", &|document| {
+        ("takes signs out", &|document| {
             document["normalizer"] = Value::Null;
         }),
         (

@@ -281,7 +281,7 @@ pub(crate) fn open(
         .digests
         .extend(prompts.map(Prompts::digests).into_iter().flatten());
     let library = match &backbone_file {
-        Some(config) => models.library(config)?,
+        Some(config) => of_backbone.library(config)?,
         None => None,
     };
     let parts = Parts {

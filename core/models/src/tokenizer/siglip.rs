@@ -39,11 +39,11 @@ pub(super) fn expect_in(tokenizer: &Tokenizer) -> std::result::Result<(), String
             )),
         }
     };
-    for (text, expected, step) in SHOWN {
-        expect(text, expected, step)?;
-    }
     for sign in SIGNS.chars() {
         expect(&format!("a{sign}b"), "ab", "takes signs out")?;
+    }
+    for (text, expected, step) in SHOWN {
+        expect(text, expected, step)?;
     }
     Ok(())
 }
