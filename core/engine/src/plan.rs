@@ -135,7 +135,7 @@ impl Plan {
     }
 
     fn measured(document: &Document, extensions: &Extensions, devices: &Devices) -> Result<Self> {
-        let missing = missing(document, &extensions.models);
+        let missing = Missing::of(document, &extensions.models);
         let configurations = missing.iter().any(|missing| {
             let pointer = missing.pointer.as_str();
             pointer.ends_with("/config") || [LABEL_SPACE, CLASS_NAMES].contains(&pointer)
@@ -153,34 +153,36 @@ const LABEL_SPACE: &str = "/models/label_space";
 /// What names that of the classes' names.
 const CLASS_NAMES: &str = "/models/prompts/classes_file";
 
-/// Files and folders that are not there.
-fn missing(document: &Document, models: &Models) -> Vec<Missing> {
-    let (base, experiment) = (document.base(), &document.experiment);
-    let mut missing = Vec::new();
-    let mut look = |pointer: &str, path: PathBuf, origin: &Option<String>| {
-        if !path.exists() {
-            missing.push(Missing {
-                pointer: pointer.into(),
-                path,
-                origin: origin.clone(),
-            });
+impl Missing {
+    /// Files and folders that `document` names and that are not there.
+    pub fn of(document: &Document, models: &Models) -> Vec<Self> {
+        let (base, experiment) = (document.base(), &document.experiment);
+        let mut missing = Vec::new();
+        let mut look = |pointer: &str, path: PathBuf, origin: &Option<String>| {
+            if !path.exists() {
+                missing.push(Self {
+                    pointer: pointer.into(),
+                    path,
+                    origin: origin.clone(),
+                });
+            }
+        };
+        let data = &experiment.data;
+        let datasets = data.dataset.iter().cloned().chain(data.stream.datasets());
+        for dataset in datasets {
+            look("/data", base.join(dataset.path()), &data.origin);
         }
-    };
-    let data = &experiment.data;
-    let datasets = data.dataset.iter().cloned().chain(data.stream.datasets());
-    for dataset in datasets {
-        look("/data", base.join(dataset.path()), &data.origin);
-    }
-    for path in experiment
-        .models
-        .label_space
-        .iter()
-        .flat_map(|space| space.files(base))
-    {
-        look(LABEL_SPACE, path, &None);
-    }
-    let model =
-        |look: &mut dyn FnMut(&str, PathBuf, &Option<String>), name: &str, source: &ModelSource| {
+        for path in experiment
+            .models
+            .label_space
+            .iter()
+            .flat_map(|space| space.files(base))
+        {
+            look(LABEL_SPACE, path, &None);
+        }
+        let model = |look: &mut dyn FnMut(&str, PathBuf, &Option<String>),
+                     name: &str,
+                     source: &ModelSource| {
             let config = match source.config_from(base) {
                 Ok(config) if config.exists() => config,
                 // What is not in the Hub's cache has the name of its repository.
@@ -212,18 +214,19 @@ fn missing(document: &Document, models: &Models) -> Vec<Missing> {
                 look(&format!("/models/{name}/weights"), path, &source.origin);
             }
         };
-    model(&mut look, "backbone", &experiment.models.backbone);
-    if let Some(denoiser) = &experiment.models.denoiser {
-        model(&mut look, "denoiser", denoiser);
+        model(&mut look, "backbone", &experiment.models.backbone);
+        if let Some(denoiser) = &experiment.models.denoiser {
+            model(&mut look, "denoiser", denoiser);
+        }
+        if let Some(encoder) = &experiment.models.encoder {
+            model(&mut look, "encoder", encoder);
+        }
+        for needed in prompts_need(&experiment.models, base, models) {
+            let origin = needed.origin.map(str::to_owned);
+            look(&needed.pointer, needed.path, &origin);
+        }
+        missing
     }
-    if let Some(encoder) = &experiment.models.encoder {
-        model(&mut look, "encoder", encoder);
-    }
-    for needed in prompts_need(&experiment.models, base, models) {
-        let origin = needed.origin.map(str::to_owned);
-        look(&needed.pointer, needed.path, &origin);
-    }
-    missing
 }
 
 /// The weights that a folder would have by these names: of diffusers, whose configurations name a class, or else of transformers and timm.

@@ -31,7 +31,7 @@ pub struct PromptsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backbone: Option<TextSource>,
     /// What the denoiser reads with; by default the folders `text_encoder` and `tokenizer` beside its own, as pipelines of diffusers have
-    /// them.
+    /// them, or beside that of the U-Net of a ControlNet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoiser: Option<TextSource>,
 }
@@ -53,6 +53,10 @@ pub struct TextSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub templates: Option<Vec<String>>,
+    /// Of a denoiser: one text for all images, such as the empty one, in the place of sentences of the classes. The denoiser's slot of tokens is
+    /// filled with it, so that mappers fill the others: the image of a ControlNet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
     /// Where its files are to be had, for people; told where they are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
@@ -77,6 +81,19 @@ impl PromptsConfig {
                 issues.push(Issue::new(format!("/classes/{n}"), message));
             }
         }
+        let prompt = |source: &Option<TextSource>| {
+            source
+                .as_ref()
+                .is_some_and(|source| source.prompt.is_some())
+        };
+        if prompt(&self.backbone) {
+            let message = "is offered for the denoiser; remove it";
+            issues.push(Issue::new("/backbone/prompt", message));
+        }
+        if prompt(&self.denoiser) && templates_of(self.denoiser.as_ref()).is_some() {
+            let message = "says nothing beside `prompt`; remove one of them";
+            issues.push(Issue::new("/denoiser/templates", message));
+        }
         let all = [
             ("", Some(&self.templates)),
             ("/backbone", templates_of(self.backbone.as_ref())),
@@ -90,6 +107,11 @@ impl PromptsConfig {
             }
         }
         issues
+    }
+
+    /// The one text for all images that the denoiser is told, if it is.
+    pub(crate) fn prompt(&self) -> Option<&str> {
+        self.denoiser.as_ref()?.prompt.as_deref()
     }
 
     /// The sentences of a model with a source of its own. Those that are no templates, which [`contradictions`](Self::contradictions) tells,
@@ -147,6 +169,13 @@ impl Template {
         match parts.len() {
             1 => Err("has no place for the name of the class, `{}`".into()),
             _ => Ok(Self { parts }),
+        }
+    }
+
+    /// The name alone.
+    pub fn bare() -> Self {
+        Self {
+            parts: vec![String::new(); 2],
         }
     }
 

@@ -13,8 +13,8 @@ use std::fs;
 use std::path::Path;
 
 use common::{Fixture, extensions, registry};
-use dtta::{Adapter, Batch, DiffusionConfig, Document, Mode, Plan, Reset};
-use dtta_models::{Group, Models, Precision, Weights};
+use dtta::{Adapter, Batch, DiffusionConfig, Document, Missing, Mode, Plan, Reset};
+use dtta_models::{Group, Models, Precision, Tokenizer, Weights, read_tensors, write_tensors};
 use dtta_plugin::{Loading, Role};
 use dtta_tensor::{Device, Tensor};
 use serde_json::{Value, json};
@@ -292,6 +292,81 @@ fn a_stopped_run_under_a_controlnet_ends_with_the_scores_of_an_unbroken_one() {
 }
 
 #[test]
+fn a_prompt_that_the_experiment_says_is_told_as_one_that_a_file_holds() {
+    let fixture = Fixture::dense();
+    models(fixture.path());
+    let reader =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/text/sd_epsilon");
+    let half = json!({
+        "image": [3, 6, 8], "block_out_channels": [8, 8], "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "layers_per_block": 1, "norm_num_groups": 2, "tokens": {"length": 77, "width": 16, "heads": 2},
+    });
+    let mut config = json!({"kind": "controlnet", "unet": half, "controlnet": {"encoder": half, "widths": [4, 6]}});
+    let [bare, whole] = ["bare", "whole"].map(|name| fixture.path().join(name));
+    fs::write(bare.with_extension("json"), config.to_string()).unwrap();
+    config["prompt"] = json!("within");
+    fs::write(whole.with_extension("json"), config.to_string()).unwrap();
+    fill(&whole.with_extension("json"), 3);
+    // What the text encoder makes of the empty text, in the one file and not in the other.
+    let (architectures, device) = (Models::standard(), Device::cpu());
+    let (encoder, weights) = architectures
+        .load_text_encoder(&reader.join("text_encoder"), None, &device)
+        .unwrap();
+    let tokenizer = Tokenizer::open(&reader.join("tokenizer")).unwrap();
+    let ids = tokenizer.filled("", 77).unwrap().ids;
+    let prompt = encoder.encode(&weights, &[ids]).unwrap().tokens;
+    let file = whole.with_extension("safetensors");
+    let mut tensors = read_tensors(&file, &device).unwrap();
+    tensors.insert("prompt".into(), prompt);
+    write_tensors(&file, &tensors).unwrap();
+    tensors.remove("prompt");
+    write_tensors(&bare.with_extension("safetensors"), &tensors).unwrap();
+
+    let mut experiment = experiment("depth");
+    experiment["data"]["stream"]["samples"] = json!(2);
+    experiment["models"]["denoiser"]["config"] = json!("whole.json");
+    fixture.run(&experiment, "stored").unwrap();
+    experiment["models"]["denoiser"]["config"] = json!("bare.json");
+    let source =
+        |prompt: &str| json!({"text_encoder": reader.join("text_encoder"), "prompt": prompt});
+    experiment["models"]["prompts"] = json!({"denoiser": source("")});
+    fixture.run(&experiment, "said").unwrap();
+    assert_eq!(fixture.records("stored"), fixture.records("said"));
+    experiment["models"]["prompts"] = json!({"denoiser": source("a photo of a cat")});
+    fixture.run(&experiment, "another").unwrap();
+    assert_ne!(fixture.records("said"), fixture.records("another"));
+    // By default the text encoder is beside the U-Net that a ControlNet's configuration names.
+    let apart =
+        json!({"kind": "controlnet", "unet": reader.join("unet"), "controlnet": "elsewhere"});
+    fs::write(fixture.path().join("apart.json"), apart.to_string()).unwrap();
+    let mut missing = experiment.clone();
+    missing["models"]["denoiser"]["config"] = json!("apart.json");
+    missing["models"]["prompts"] = json!({"denoiser": {"prompt": ""}});
+    let extensions = extensions();
+    let document = Document::load(&fixture.write(&missing), &[], &extensions.methods).unwrap();
+    let plan = Plan::of(&document, &extensions, Device::cpu()).unwrap();
+    let found: Vec<_> = plan.missing.iter().map(|missing| &*missing.path).collect();
+    assert_eq!(found, [fixture.path().join("elsewhere")]);
+
+    experiment["models"]["denoiser"]["config"] = json!("whole.json");
+    let refused = |experiment: &Value| {
+        let error = fixture.prepare(experiment).map(drop).unwrap_err();
+        dtta_base::told(&error)
+    };
+    let words = refused(&experiment);
+    assert!(words.contains("attends to no tokens"), "{words}");
+    experiment["models"]["prompts"]["denoiser"]["templates"] = json!(["a {}"]);
+    experiment["models"]["prompts"]["backbone"] = json!({"prompt": "a"});
+    let words = refused(&experiment);
+    for pointer in [
+        "/models/prompts/denoiser/templates",
+        "/models/prompts/backbone/prompt",
+    ] {
+        assert!(words.contains(pointer), "{pointer}: {words}");
+    }
+}
+
+#[test]
 fn a_depth_predictor_that_keeps_the_shape_of_images_takes_extents_of_the_experiment() {
     let fixture = Fixture::dense();
     models(fixture.path());
@@ -440,11 +515,7 @@ fn the_experiments_of_the_papers_dense_table_name_every_file_that_is_missing() {
         let extensions = extensions();
         let path = folder.join(name).with_extension("json");
         let document = Document::load(&path, &[], &extensions.methods).unwrap();
-        let plan = Plan::of(&document, &extensions, Device::cpu()).unwrap();
-        // Nothing of it is committed.
-        assert!(plan.work.is_none());
-        let missing: Vec<String> = plan
-            .missing
+        let missing: Vec<String> = Missing::of(&document, &extensions.models)
             .iter()
             .map(|missing| {
                 assert!(missing.origin.is_some(), "{missing:?}");
@@ -454,7 +525,7 @@ fn the_experiments_of_the_papers_dense_table_name_every_file_that_is_missing() {
         for part in expected.iter().chain(&[
             "stable-diffusion-v1-5/unet",
             "stable-diffusion-v1-5/vae",
-            "prompt.safetensors",
+            "stable-diffusion-v1-5/text_encoder",
         ]) {
             assert!(
                 missing.iter().any(|line| line.contains(part)),

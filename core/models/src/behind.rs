@@ -35,6 +35,22 @@ pub(crate) trait Between: Send + Sync {
         Ok(own)
     }
 
+    /// What a denoiser is conditioned on by who asks it.
+    fn slots<'a>(&'a self, own: &'a [Slot]) -> &'a [Slot] {
+        own
+    }
+
+    /// What a denoiser is conditioned on, beside what is `noisy`.
+    fn conditioning<'a>(&self, given: &'a Named, noisy: &Tensor) -> Result<Cow<'a, Named>> {
+        let _ = noisy;
+        Ok(Cow::Borrowed(given))
+    }
+
+    /// What each slot holds where training left the condition out.
+    fn unconditional(&self, own: Option<Named>) -> Option<Named> {
+        own
+    }
+
     /// What heads and mappers may ask for by name.
     fn constants(&self, own: Named) -> Result<Named> {
         Ok(own)
@@ -147,7 +163,7 @@ impl<B: Between> Denoiser for Behind<dyn Denoiser, B> {
     }
 
     fn slots(&self) -> &[Slot] {
-        self.model.slots()
+        self.between.slots(self.model.slots())
     }
 
     fn schedule(&self) -> &NoiseSchedule {
@@ -175,7 +191,8 @@ impl<B: Between> Denoiser for Behind<dyn Denoiser, B> {
         conditioning: &Named,
     ) -> Result<Tensor> {
         let weights = self.between.weights(weights)?;
-        self.model.predict(&weights, noisy, times, conditioning)
+        let conditioning = self.between.conditioning(conditioning, noisy)?;
+        self.model.predict(&weights, noisy, times, &conditioning)
     }
 
     fn constants(&self, weights: &Weights) -> Result<Named> {
@@ -185,6 +202,7 @@ impl<B: Between> Denoiser for Behind<dyn Denoiser, B> {
 
     fn unconditional(&self, weights: &Weights) -> Result<Option<Named>> {
         let weights = self.between.weights(weights)?;
-        self.model.unconditional(&weights)
+        let own = self.model.unconditional(&weights)?;
+        Ok(self.between.unconditional(own))
     }
 }

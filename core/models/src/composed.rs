@@ -67,6 +67,12 @@ pub(crate) fn parts(config: &Path) -> Vec<Part> {
     }
 }
 
+/// The U-Net that a configuration of kind `controlnet` names by a path, if it names one.
+pub fn unet_of(config: &Path) -> Option<PathBuf> {
+    let unet = parts(config).into_iter().find(|part| part.name == UNET)?;
+    unet.path.ok()
+}
+
 /// Whether a file is short and begins as a JSON object does: one with weights is not read whole for this.
 fn may_be_json(path: &Path) -> bool {
     let short = fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() < LONGEST);

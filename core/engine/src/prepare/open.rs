@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use dtta_base::{Issue, sha256, sha256_file};
 use dtta_data::View;
 use dtta_models::{
-    Backbone, Denoiser, Lora, ModelError, ModelFiles, Preprocessing, SomeClasses, SomeEmbeddings,
-    TextClasses, Weights,
+    Backbone, Denoiser, Lora, ModelError, ModelFiles, Preprocessing, Prompted, SomeClasses,
+    SomeEmbeddings, TextClasses, Weights,
 };
 use dtta_plugin::{LoaderKind, Loading, Plugin, PluginError, Role};
 use dtta_tensor::{Device, Named};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::assemble::{Part, Parts, assemble};
 use super::class_names::Known;
 use super::kept::Kept;
-use super::prompts::{Prompts, TEXT_EMBEDDINGS, TEXT_FEATURES};
+use super::prompts::{Prompts, TEXT_EMBEDDINGS, TEXT_FEATURES, Texts};
 use super::{Devices, Extensions, Own, published};
 use crate::adapter::Adapter;
 use crate::document::{Document, within};
@@ -117,7 +117,7 @@ pub(crate) fn open(
         Some(config) => Some(Prompts::new(
             config,
             document.base(),
-            &known,
+            (&known, text_space.is_some() || config.prompt().is_none()),
             &refuse,
             kept,
         )?),
@@ -169,17 +169,31 @@ pub(crate) fn open(
             if let Some((_, weights)) = &denoiser {
                 adapters[1] = opener.adapter("denoiser", source, weights, values)?;
             }
-            if let (Some(prompts), Some((denoiser, _))) = (&mut prompts, &denoiser) {
+            if let Some(prompts) = &mut prompts
+                && let Some((model, weights)) = denoiser.take()
+            {
                 let texts = prompts.embeddings(
-                    &**denoiser,
+                    &*model,
                     file.as_deref(),
                     models,
                     &devices.denoiser,
                     values,
                 )?;
-                if let Some(texts) = texts {
-                    constants.push(TEXT_EMBEDDINGS, texts.to_device(&devices.task)?);
-                }
+                let model = match texts {
+                    Some(Texts::OfAll(tokens)) => {
+                        let prompted = Prompted::of(model, tokens);
+                        prompted.map_err(|error| {
+                            document
+                                .refusal("/models/prompts/denoiser/prompt", dtta_base::told(&error))
+                        })?
+                    }
+                    Some(Texts::OfClasses(texts)) => {
+                        constants.push(TEXT_EMBEDDINGS, texts.to_device(&devices.task)?);
+                        model
+                    }
+                    None => model,
+                };
+                denoiser = Some((model, weights));
             }
             views[1] = view(source, None);
             let library = match &file {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use dtta_base::{Issue, expect_memory, sha256, sha256_file};
 use dtta_models::{
-    Denoiser, ModelError, ModelFiles, Models, TOKENS, TextEncoder, Tokenizer, locate,
+    Denoiser, ModelError, ModelFiles, Models, TOKENS, TextEncoder, Tokenizer, locate, unet_of,
 };
 use dtta_tensor::{Device, Tensor};
 use serde_json::json;
@@ -44,6 +44,14 @@ pub(crate) struct Prompts<'a> {
     kept: Option<&'a Kept>,
 }
 
+/// What a denoiser attends to.
+pub(crate) enum Texts {
+    /// Tokens of each class, `[classes, L, D]`: [`TEXT_EMBEDDINGS`].
+    OfClasses(Tensor),
+    /// Those of one text for all images, `[1, L, D]`.
+    OfAll(Tensor),
+}
+
 /// A text encoder with what it needs.
 struct Reader {
     /// The model that it reads for.
@@ -58,14 +66,14 @@ struct Reader {
 }
 
 impl<'a> Prompts<'a> {
-    /// Finds what the classes are called.
+    /// Finds what the classes are called, where a model `reads` of them.
     ///
     /// # Errors
     /// By pointer: too few names or too many, none, or such that say nothing; a file that cannot be read.
     pub fn new(
         config: &'a PromptsConfig,
         base: &'a Path,
-        known: &Known<'_>,
+        (known, reads): (&Known<'_>, bool),
         refuse: Refuse<'a>,
         kept: Option<&'a Kept>,
     ) -> Result<Self> {
@@ -73,7 +81,10 @@ impl<'a> Prompts<'a> {
             config,
             base,
             refuse,
-            names: class_names(config, base, known, refuse)?,
+            names: match reads {
+                true => class_names(config, base, known, refuse)?,
+                false => Vec::new(),
+            },
             digests: BTreeMap::new(),
             kept,
         };
@@ -133,7 +144,8 @@ impl<'a> Prompts<'a> {
             );
             return Err(self.refusal("/backbone", message));
         }
-        let sums = self.means(&reader, models, spec.length, width, |encoded| {
+        let names = self.names.clone();
+        let sums = self.means(&reader, &names, models, (spec.length, width), |encoded| {
             let mut rows = encoded.1.to_floats()?;
             rows.chunks_mut(width).for_each(normalise);
             Ok(rows)
@@ -159,7 +171,7 @@ impl<'a> Prompts<'a> {
         }
     }
 
-    /// [`TEXT_EMBEDDINGS`] on `device`, for a denoiser from that folder or configuration, if it attends to tokens.
+    /// What a denoiser from that folder or configuration attends to, on `device`, if it attends to tokens.
     ///
     /// # Errors
     /// By pointer for a text encoder that does not fit; whatever its files refuse.
@@ -170,7 +182,7 @@ impl<'a> Prompts<'a> {
         models: &Models,
         device: &Device,
         values: Values,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Texts>> {
         let source = self.config.denoiser.as_ref();
         let slot = denoiser.slots().iter().find(|slot| slot.name == TOKENS);
         let Some(&[length, width]) = slot.map(|slot| slot.shape.as_slice()) else {
@@ -181,13 +193,22 @@ impl<'a> Prompts<'a> {
         };
         let encoder = match (source.and_then(|source| source.text_encoder.as_ref()), own) {
             (Some(path), _) => self.located(path, values)?,
-            (None, Some(own)) => beside(own, "text_encoder"),
+            (None, Some(own)) => beside(&read_beside(own), "text_encoder"),
             (None, None) => {
                 return Err(self.refusal("/denoiser", "is missing: it names the text encoder"));
             }
         };
-        let shape = [self.classes(), length, width];
-        let unknown = || Ok(Some(Tensor::full(&shape, 0.1, device)?));
+        let prompt = self.config.prompt();
+        let names = match prompt {
+            Some(text) => vec![vec![text.to_owned()]],
+            None => self.names.clone(),
+        };
+        let texts = |tokens: Tensor| match prompt {
+            Some(_) => Texts::OfAll(tokens),
+            None => Texts::OfClasses(tokens),
+        };
+        let shape = [names.len(), length, width];
+        let unknown = || Ok(Some(texts(Tensor::full(&shape, 0.1, device)?)));
         expect_memory(
             "the texts that the denoiser attends to",
             shape.into_iter().chain([size_of::<f32>()]),
@@ -202,7 +223,7 @@ impl<'a> Prompts<'a> {
             );
             return Err(self.refusal("/denoiser/text_encoder", message));
         }
-        let reader = self.open("denoiser", source, (encoder, None), models, device, values)?;
+        let mut reader = self.open("denoiser", source, (encoder, None), models, device, values)?;
         let spec = reader.encoder.spec();
         if spec.width != width || spec.length < length {
             let message = format!(
@@ -211,11 +232,18 @@ impl<'a> Prompts<'a> {
             );
             return Err(self.refusal("/denoiser/text_encoder", message));
         }
-        let means = self.means(&reader, models, length, length * width, |encoded| {
-            Ok(encoded.0.to_floats()?)
-        })?;
+        if prompt.is_some() {
+            reader.templates = vec![Template::bare()];
+        }
+        let means = self.means(
+            &reader,
+            &names,
+            models,
+            (length, length * width),
+            |encoded| Ok(encoded.0.to_floats()?),
+        )?;
         match means {
-            Some(means) => Ok(Some(Tensor::from_values(means, &shape, device)?)),
+            Some(means) => Ok(Some(texts(Tensor::from_values(means, &shape, device)?))),
             None => unknown(),
         }
     }
@@ -320,18 +348,18 @@ impl<'a> Prompts<'a> {
         })
     }
 
-    /// The mean over its sentences for each class, of `numbers` that `of` takes from what the text encoder makes of some of them (tokens and
+    /// The mean over its sentences for each class with these names, of `numbers` that `of` takes from what the text encoder makes of some of them (tokens and
     /// vectors); nothing where the text encoder has no values. Its weights are read only where no run has kept the means.
     fn means(
         &mut self,
         reader: &Reader,
+        names: &[Vec<String>],
         models: &Models,
-        length: usize,
-        numbers: usize,
+        (length, numbers): (usize, usize),
         of: impl Fn((&Tensor, &Tensor)) -> Result<Vec<f32>>,
     ) -> Result<Option<Vec<f32>>> {
         let mut sentences = Vec::new();
-        for (class, names) in self.names.iter().enumerate() {
+        for (class, names) in names.iter().enumerate() {
             for name in names {
                 for template in &reader.templates {
                     sentences.push((class, template.of(name)));
@@ -373,13 +401,13 @@ impl<'a> Prompts<'a> {
             let (config, weights) = &reader.files;
             let (_, weights) =
                 models.load_text_encoder(config, weights.as_deref(), &reader.device)?;
-            let mut means = vec![0.0f32; self.names.len() * numbers];
+            let mut means = vec![0.0f32; names.len() * numbers];
             let each = sentences.chunks(BATCH).zip(tokens.chunks(BATCH));
             for (sentences, tokens) in each {
                 let encoded = reader.encoder.encode(&weights, tokens)?;
                 let rows = of((&encoded.tokens, &encoded.pooled))?;
                 for ((class, _), row) in sentences.iter().zip(rows.chunks(numbers)) {
-                    let share = 1.0 / (self.names[*class].len() * reader.templates.len()) as f32;
+                    let share = 1.0 / (names[*class].len() * reader.templates.len()) as f32;
                     let mean = &mut means[class * numbers..(class + 1) * numbers];
                     mean.iter_mut()
                         .zip(row)
@@ -397,7 +425,7 @@ impl<'a> Prompts<'a> {
             key.field(sentence);
         }
         key.field((numbers as u64).to_le_bytes());
-        let all = self.names.len() * numbers;
+        let all = names.len() * numbers;
         kept.get(&key.finish(), all, compute).map(Some)
     }
 }
@@ -457,7 +485,7 @@ pub(crate) fn needed<'a>(
         let encoder = match (named, part) {
             (Some(path), _) => located(path),
             (None, "backbone") => own.clone(),
-            (None, _) => beside(&own, "text_encoder"),
+            (None, _) => beside(&read_beside(&own), "text_encoder"),
         };
         // The backbone's own folder is asked for with the backbone.
         if encoder != own {
@@ -510,6 +538,11 @@ fn folder_of(model: &Path) -> &Path {
         true => model.parent().unwrap_or(Path::new("")),
         false => model,
     }
+}
+
+/// The model beside which a denoiser's text encoder is: the U-Net of a ControlNet, or the denoiser itself.
+fn read_beside(denoiser: &Path) -> PathBuf {
+    unet_of(denoiser).unwrap_or_else(|| denoiser.to_owned())
 }
 
 /// A folder beside a model's.
