@@ -119,6 +119,8 @@ fn dpt() -> [Value; 2] {
 const DEPTH_ANYTHING_V2_SMALL: usize = 24_710_849;
 const DPT_LARGE: usize = 341_848_257;
 const GLPN: usize = 61_220_903;
+/// Of the 83,653,863 of diffusers' class those of the encoder and `quant_conv`: the decoder is left out here.
+const AUTOENCODER: usize = 34_163_664;
 
 #[test]
 fn images_get_chosen_extents_where_the_published_processor_keeps_their_shape() {
@@ -284,4 +286,37 @@ fn stable_diffusion_1_5_with_its_controlnet_is_understood_as_published() {
         .map(|slot| (slot.name.as_str(), slot.shape.clone()))
         .collect();
     assert_eq!(slots.len(), 2, "{slots:?}");
+}
+
+#[test]
+fn the_configurations_beside_the_papers_experiments_describe_what_is_published() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let models = Models::standard();
+    for (folder, expected) in [
+        ("imagenet/weights/clip-vit-base-patch32", 87_849_217),
+        ("imagenet/weights/stable-diffusion-2-base/unet", 865_910_724),
+        ("imagenet/weights/stable-diffusion-2-base/vae", AUTOENCODER),
+        (
+            "dense/weights/segformer-b0-finetuned-ade-512-512",
+            3_752_694,
+        ),
+        ("dense/weights/stable-diffusion-v1-5/unet", 859_520_964),
+        ("dense/weights/stable-diffusion-v1-5/vae", AUTOENCODER),
+        (
+            "dense/models/controlnet-seg.json",
+            859_520_964 + 361_279_120,
+        ),
+        (
+            "dense/models/controlnet-depth.json",
+            859_520_964 + 361_279_120,
+        ),
+    ] {
+        let described = models.describe(&examples.join(folder), None).unwrap();
+        let found = elements(described.model.parameters());
+        assert_eq!(found, expected, "{folder}");
+    }
+    let models = models.with_extents([480, 640]);
+    let glpn = examples.join("dense/weights/glpn-nyu");
+    let described = models.describe(&glpn, None).unwrap();
+    assert_eq!(elements(described.model.parameters()), GLPN);
 }
