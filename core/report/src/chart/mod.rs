@@ -20,7 +20,7 @@ const UNITS: i32 = 4;
 /// Text in pixels.
 const TEXT: i32 = 13;
 /// What a letter takes on average, of its size; there are no fonts here to ask.
-const LETTER: f64 = 0.54;
+const LETTER: f64 = 0.58;
 
 /// A chart.
 #[derive(Debug, Clone)]
