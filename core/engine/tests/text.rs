@@ -15,7 +15,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use common::{Fixture, write_samples};
-use dtta::{Adapter, Batch, DiffusionConfig, Document, Keep, Mode, Plan, Reset, RunOptions};
+use dtta::{
+    Adapter, Batch, DiffusionConfig, Document, Keep, Mode, Plan, Reset, RunOptions, compare_runs,
+};
 use dtta_data::{CLASS, Image, Sample, Target, Targets};
 use dtta_models::{Models, Tokenizer, Weights, read_tensors};
 use dtta_tensor::{Device, Tensor};
@@ -731,6 +733,30 @@ fn what_texts_come_to_is_kept_for_other_runs() {
     other["models"]["prompts"] = json!({"denoiser": {"templates": ["a drawing of a {}"]}});
     assert_ne!(run("other", &other), first);
     assert_eq!(files().len(), 9);
+}
+
+#[test]
+fn runs_whose_classifier_read_other_sentences_have_source_models_of_their_own() {
+    let fixture = fixture();
+    let mut experiment = experiment("clip", "sd_v");
+    let drawing = json!(["a drawing of a {}"]);
+    for (name, prompts) in [
+        ("one", json!({})),
+        ("two", json!({ "templates": drawing })),
+        ("three", json!({ "denoiser": { "templates": drawing } })),
+    ] {
+        experiment["name"] = json!(name);
+        experiment["models"]["prompts"] = prompts;
+        fixture.run(&experiment, name).unwrap();
+    }
+    let folders = ["one", "two", "three"].map(|name| fixture.path().join(name));
+    let found = compare_runs(&folders, &common::extensions(), &Device::cpu()).unwrap();
+    let own = found
+        .methods
+        .iter()
+        .map(|method| Some(&method.own_source.as_ref()?.of));
+    let two = &found.methods[1].name;
+    assert_eq!(own.collect::<Vec<_>>(), [None, Some(two), None]);
 }
 
 #[test]
