@@ -69,7 +69,8 @@ pub(crate) fn parts(config: &Path) -> Vec<Part> {
 
 /// The U-Net that a configuration of kind `controlnet` names by a path, if it names one.
 pub fn unet_of(config: &Path) -> Option<PathBuf> {
-    let unet = parts(config).into_iter().find(|part| part.name == UNET)?;
+    let file = config_of(config).ok()?;
+    let unet = parts(&file).into_iter().find(|part| part.name == UNET)?;
     unet.path.ok()
 }
 
