@@ -167,10 +167,17 @@ impl Error {
     }
 
     /// Of what came up while an experiment was opened: its files and settings are wrong, whatever it would be of a run. But a full disk is
-    /// what it is.
+    /// what it is, and so is a device that fails.
     pub(crate) fn of_opening(self) -> Self {
+        let is_of_the_machine = matches!(
+            self,
+            Self::Base(_)
+                | Self::Tensor(TensorError::Backend { .. })
+                | Self::Model(ModelError::Tensor(TensorError::Backend { .. }))
+                | Self::Learn(dtta_learn::Error::Tensor(TensorError::Backend { .. }))
+        );
         match self.remedy() {
-            Remedy::None if !matches!(self, Self::Base(_)) => Self::Opening(Box::new(self)),
+            Remedy::None if !is_of_the_machine => Self::Opening(Box::new(self)),
             _ => self,
         }
     }
@@ -208,5 +215,32 @@ impl Error {
             Self::NotFinite { .. } | Self::Outputs { .. } => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_up_while_an_experiment_is_opened_can_be_mended_unless_the_machine_failed() {
+        let backend = || TensorError::Backend {
+            op: "to_device",
+            message: "out of memory".into(),
+        };
+        for failed in [
+            Error::Tensor(backend()),
+            Error::Model(ModelError::Tensor(backend())),
+            Error::Learn(dtta_learn::Error::Tensor(backend())),
+        ] {
+            assert_eq!(failed.of_opening().remedy(), Remedy::None);
+        }
+        let axis = TensorError::Kind {
+            op: "matmul",
+            argument: "the left",
+            found: dtta_tensor::Kind::Int,
+            expected: "floats",
+        };
+        assert_eq!(Error::Tensor(axis).of_opening().remedy(), Remedy::Mend);
     }
 }
