@@ -30,6 +30,12 @@ impl Raised {
         Some(error)
     }
 
+    /// Whether an exception was kept.
+    pub fn is_there(&self) -> bool {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.is_some()
+    }
+
     /// Whether the exception that was kept ends a program, as Ctrl-C's does.
     pub fn is_a_stop(&self, py: Python<'_>) -> bool {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

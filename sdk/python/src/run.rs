@@ -130,7 +130,13 @@ pub fn run(
         };
         prepared.run(&options, vec![Box::new(watch)])
     });
-    let summary = outcome.map_err(|error| raised.or(py, &error))?;
+    let summary = match outcome {
+        // The caller knows what was asked.
+        Err(dtta::Error::Interrupted { .. }) if !raised.is_there() => {
+            return Ok((out, String::new()));
+        }
+        outcome => outcome.map_err(|error| raised.or(py, &error))?,
+    };
     // A mapper or a metric may have raised, and its batch have been skipped.
     if let Some(error) = raised.of(PROGRESS) {
         return Err(error);

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -379,6 +380,17 @@ def test_signals_are_what_they_were_before_and_those_with_handlers_are_left_alon
         with pytest.raises(KeyboardInterrupt):
             run(signal.SIGINT)
         assert dtta.load(tmp_path / "run").status == "interrupted"
+        # It reaches the process that waits for this one.
+        again = pickle.loads(pickle.dumps(found.value))
+        assert type(again) is dtta.Interrupted and again.signal == signal.SIGTERM and again.code == 75
+
+        # What fails beside a stop is told, not the stop.
+        def broken(done, total, domain):
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("of mine")
+
+        with pytest.raises(ValueError, match="of mine"):
+            dtta.run(path, changes, out=tmp_path / "run", progress=broken, force=True)
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))

@@ -82,5 +82,8 @@ class Interrupted(SystemExit):
         super().__init__(self.exit_code)
         self.signal = Signals(number)
 
+    def __reduce__(self) -> "tuple[type[Interrupted], tuple[int]]":
+        return type(self), (int(self.signal),)
+
     def __str__(self) -> str:
         return f"{self.signal.name} ended the run after its batch"

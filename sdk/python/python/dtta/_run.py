@@ -167,8 +167,8 @@ def run(
     `shard` is a part of the run, `"3/8"`, or `"auto"` for the one that Slurm, Kubernetes, SkyPilot or torchrun say, as `--shard` of the command.
     A shard goes on where it was, and a finished one is loaded, as is a finished run with `resume=True`; nothing is computed then.
 
-    Ctrl-C, SIGTERM and SIGHUP stop the run after its batch, with a checkpoint that `resume=True` or a `shard` continues; the second one does not
-    wait. Then `KeyboardInterrupt` or `Interrupted` is raised, also where the run was finished just then. That is so in Python's main thread, for
+    Ctrl-C, SIGTERM and SIGHUP stop the run after its batch, with a checkpoint that `resume=True` or a `shard` continues. They are heard between
+    batches and while Python is at work, so not before models and data are opened; a second one does not wait once the first was heard. Then `KeyboardInterrupt` or `Interrupted` is raised, also where the run was finished just then. That is so in Python's main thread, for
     signals that have no handler of yours.
 
     Raises `ExperimentError` for what a user can mend, `LockedError` where another process works in the folder, `RunError` for what fails, and
@@ -303,7 +303,8 @@ class _Signals:
 
     def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         self._restore()
-        if self._asked is None or isinstance(error, KeyboardInterrupt):
+        # What failed beside is more than a stop.
+        if self._asked is None or error is not None:
             return
         if self._asked == signal.SIGINT:
             raise KeyboardInterrupt from None
