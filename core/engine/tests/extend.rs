@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 
-use common::{Fixture, extensions};
+use common::{Fixture, extensions, without_denoiser};
 use dtta::{
     Adapter, Batch, DiffusionConfig, Document, Error, Finished, Mode, Prepared, RunOptions, Sink,
     Start, Summary, schema,
@@ -30,14 +30,7 @@ fn a_method_from_outside_runs_has_a_schema_and_stands_in_the_protocol() {
     extensions.methods.add::<register_a_method::NormConfig>();
     let mut experiment = Fixture::experiment();
     experiment["method"] = json!({"kind": "feature_norm", "rate": 0.1});
-    experiment["models"]
-        .as_object_mut()
-        .unwrap()
-        .remove("denoiser");
-    experiment["plugins"]
-        .as_object_mut()
-        .unwrap()
-        .remove("mapper");
+    without_denoiser(&mut experiment);
     let path = fixture.write(&experiment);
     let document = Document::load(&path, &[], &extensions.methods).unwrap();
     let stop = AtomicBool::new(false);

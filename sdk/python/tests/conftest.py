@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -72,3 +73,26 @@ def while_it_runs(process, what):
             process.kill()
             pytest.fail("it did not come to that in five minutes")
         time.sleep(0.01)
+
+
+def expect_other_threads_go_on(work):
+    """A lock that is held while `work` runs would leave a gap as long as it in what another thread does."""
+    done, turns = threading.Event(), []
+
+    def count():
+        while not done.is_set():
+            turns.append(time.monotonic())
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    begun = time.monotonic()
+    try:
+        work()
+    finally:
+        ended = time.monotonic()
+        done.set()
+        thread.join()
+    during = [turn for turn in turns if begun < turn < ended]
+    longest = max(b - a for a, b in zip([begun, *during], [*during, ended]))
+    assert longest < 0.5 * (ended - begun), (longest, ended - begun)

@@ -86,10 +86,10 @@ impl MethodRuns {
         } = self.experiment();
         let digests = &self.first().run.identity.digests;
         let of_task = digests.iter().filter(|(name, _)| {
+            let part = name.split('/').next().unwrap_or_default();
             // Its texts are part of a zero-shot model; those of the denoiser are not.
-            let parts = ["backbone/", "head/", "label_space/", "prompts/backbone/"];
-            let whole = ["backbone", "head", "label_space"].contains(&name.as_str());
-            whole || parts.iter().any(|part| name.starts_with(part))
+            ["backbone", "head", "label_space"].contains(&part)
+                || name.starts_with("prompts/backbone/")
         });
         json!({
             "digests": of_task.collect::<Vec<_>>(), "preprocess": models.backbone.preprocess,

@@ -403,13 +403,13 @@ pub fn experiment(method: &Value) -> Value {
         experiment["models"]["backbone"]["config"] = json!("masked.json");
     }
     experiment["adaptation"]["mode"] = json!({"kind": "online", "reset": "never"});
-    experiment["models"]
-        .as_object_mut()
-        .unwrap()
-        .remove("denoiser");
-    experiment["plugins"]
-        .as_object_mut()
-        .unwrap()
-        .remove("mapper");
+    without_denoiser(&mut experiment);
     experiment
+}
+
+/// Takes out of an experiment what methods without a denoiser do not need.
+pub fn without_denoiser(experiment: &mut Value) {
+    for (part, role) in [("models", "denoiser"), ("plugins", "mapper")] {
+        experiment[part].as_object_mut().unwrap().remove(role);
+    }
 }

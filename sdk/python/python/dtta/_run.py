@@ -168,8 +168,9 @@ def run(
     A shard goes on where it was, and a finished one is loaded, as is a finished run with `resume=True`; nothing is computed then.
 
     Ctrl-C, SIGTERM and SIGHUP stop the run after its batch, with a checkpoint that `resume=True` or a `shard` continues. They are heard between
-    batches and while Python is at work, so not before models and data are opened; a second one does not wait once the first was heard. Then `KeyboardInterrupt` or `Interrupted` is raised, also where the run was finished just then. That is so in Python's main thread, for
-    signals that have no handler of yours.
+    batches and while Python is at work, so not before models and data are opened; a second one does not wait once the first was heard. Then
+    `KeyboardInterrupt` or `Interrupted` is raised, also where the run was finished just then. That is so in Python's main thread, for signals that
+    have no handler of yours. An exception of what failed meanwhile comes before them.
 
     Raises `ExperimentError` for what a user can mend, `LockedError` where another process works in the folder, `RunError` for what fails, and
     whatever a network or a function of Python raised.
